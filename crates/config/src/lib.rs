@@ -1,0 +1,1 @@
+//! Configuration: YAML to model with positions, built-in plans, manifests.

@@ -1,0 +1,1 @@
+//! The control plane: monitor, orchestrator, health and pre-flight probes.

@@ -1,0 +1,1 @@
+//! The data plane: accept, admit, route, forward, observe.

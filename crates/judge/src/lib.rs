@@ -1,0 +1,1 @@
+//! Statistics of the canary decision: windows, thresholds, verdicts. Pure.

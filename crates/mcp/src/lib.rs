@@ -1,0 +1,1 @@
+//! MCP as a gateway sees it: eras, envelope, SSE, response scanner, tool-contract difference. Pure.

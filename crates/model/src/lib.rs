@@ -1,0 +1,1 @@
+//! Events, decide and apply, plans, the rollout machine, the routing snapshot. Pure.
