@@ -1,1 +1,7 @@
-//! Statistics of the canary decision: windows, thresholds, verdicts. Pure.
+//! Statistics of the canary decision: histograms, windows, thresholds, verdicts.
+//!
+//! Pure: no clock, no I/O. The sources are named at each item.
+
+mod histogram;
+
+pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};

@@ -1,1 +1,11 @@
-//! Events, decide and apply, plans, the rollout machine, the routing snapshot. Pure.
+//! What Serin knows and how it decides: names, services, plans, events, `decide` and `apply`, and the snapshot by which the
+//! data plane routes.
+//!
+//! Pure: no clock, no I/O, no randomness. Time and new ids are arguments.
+
+pub mod name;
+pub mod observe;
+pub mod service;
+pub mod share;
+pub mod snapshot;
+pub mod text;

@@ -1,0 +1,112 @@
+//! The routing table by which the data plane decides: immutable, made by the control plane, swapped as a whole.
+
+use crate::{
+    name::{EndpointId, RolloutId, ServiceName, VersionName},
+    service::{Protocol, ServiceSettings, VersionStage},
+    share::Share,
+};
+use std::sync::Arc;
+
+/// Everything the gateway needs to route, as of one position of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The last event that is in it.
+    pub position: u64,
+    /// The services, longest path first, so that the first that fits is the right one.
+    pub services: Vec<Arc<ServiceRoute>>,
+}
+
+/// One service.
+#[derive(Clone, Debug)]
+pub struct ServiceRoute {
+    /// Its name.
+    pub name: ServiceName,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The path below which it is reached, without a slash at the end (`/` is empty).
+    pub path: String,
+    /// The hosts under which it is reached, lower case; empty means any.
+    pub hosts: Vec<String>,
+    /// Its versions, in the order of their names.
+    pub versions: Vec<VersionRoute>,
+    /// Which of `versions` serves everyone.
+    pub stable: usize,
+    /// The split of new callers, while a rollout is under way.
+    pub split: Option<Split>,
+    /// How its calls are treated.
+    pub settings: ServiceSettings,
+}
+
+/// The split of new callers between stable and candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The rollout; part of the hash that assigns callers.
+    pub rollout: RolloutId,
+    /// Which of the service's versions is the candidate.
+    pub candidate: usize,
+    /// How many of the new callers get it.
+    pub share: Share,
+    /// Whether the tool contracts of the two versions differ: lists are then private and short-lived.
+    pub contract_differs: bool,
+}
+
+/// One version.
+#[derive(Clone, Debug)]
+pub struct VersionRoute {
+    /// Its name.
+    pub name: VersionName,
+    /// Where it is in its life: sessions of a `Withdrawn` version are moved off it.
+    pub stage: VersionStage,
+    /// Where it runs.
+    pub endpoints: Vec<EndpointRoute>,
+    /// The tools it lists, as far as they are known: the only names that become labels.
+    pub tools: Arc<[Arc<str>]>,
+}
+
+/// One URL where a version runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointRoute {
+    /// Its id.
+    pub id: EndpointId,
+    /// `http://host:port/path`.
+    pub url: String,
+    /// What the probes say. With no healthy endpoint left, a version's calls go to any of them.
+    pub healthy: bool,
+}
+
+impl Snapshot {
+    /// The service for a request: the longest path that is a whole-segment prefix, on a host the service admits.
+    pub fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<ServiceRoute>> {
+        self.services
+            .iter()
+            .find(|service| service.admits(host, path))
+    }
+}
+
+impl ServiceRoute {
+    fn admits(&self, host: Option<&str>, path: &str) -> bool {
+        let rest = path.strip_prefix(self.path.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && (self.hosts.is_empty()
+                || host.is_some_and(|host| self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host))))
+    }
+
+    /// The version a new caller gets.
+    pub fn assign(&self, affinity_key: Option<&[u8]>) -> usize {
+        match (&self.split, affinity_key) {
+            (Some(split), Some(key)) if split.share.includes(split.rollout, key) => split.candidate,
+            _ => self.stable,
+        }
+    }
+
+    /// The version and endpoint that an id names, while it exists.
+    pub fn endpoint(&self, id: EndpointId) -> Option<(usize, &EndpointRoute)> {
+        self.versions.iter().enumerate().find_map(|(at, version)| {
+            version
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.id == id)
+                .map(|endpoint| (at, endpoint))
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! How durations stand in files: `250ms`, `30s`, `2h`, `1h 30m`.
+
+use std::time::Duration;
+
+/// Reads a duration as people write it. Only whole, positive spans: `-3s` and `soon` are refused with what would do.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refuse =
+        || format!("`{text}` is not a duration; write for example 500ms, 30s, 10m, 2h or 1h 30m");
+    let span: jiff::SignedDuration = text.trim().parse().map_err(|_| refuse())?;
+    Duration::try_from(span).map_err(|_| refuse())
+}
+
+/// Writes a duration the way [`parse_duration`] reads it.
+pub fn format_duration(duration: Duration) -> String {
+    jiff::SignedDuration::try_from(duration)
+        .map_or_else(|_| "endless".to_owned(), |span| format!("{span:#}"))
+}
+
+/// For `#[serde(with = "serin_model::text::duration")]`.
+pub mod duration {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::{borrow::Cow, time::Duration};
+
+    /// Writes it as text.
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::format_duration(*value))
+    }
+
+    /// Reads it from text.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        super::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
+
+/// For `#[serde(with = "serin_model::text::duration_option", default)]`.
+pub mod duration_option {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::time::Duration;
+
+    /// Writes it as text, or null.
+    #[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.serialize_some(&super::format_duration(*value)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads it from text, or null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::parse_duration(&text).map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_back_as_written() {
+        for (text, seconds) in [
+            ("2h", 7200.0),
+            ("1h 30m", 5400.0),
+            ("500ms", 0.5),
+            ("24h", 86400.0),
+            ("90s", 90.0),
+        ] {
+            let duration = parse_duration(text).unwrap();
+            assert!((duration.as_secs_f64() - seconds).abs() < 1e-9, "{text}");
+            assert_eq!(
+                parse_duration(&format_duration(duration)).unwrap(),
+                duration,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_an_example() {
+        for text in ["", "soon", "-3s", "5"] {
+            assert!(parse_duration(text).unwrap_err().contains("30s"), "{text}");
+        }
+    }
+}
