@@ -1,1 +1,24 @@
 //! The log and the blocks, on SQLite.
+//!
+//! [`Log`] holds every event, in order: what [`Log::append`] has acknowledged
+//! is on the disk and stays there. [`Blocks`] holds the sealed counts that
+//! control judges, in a file of its own, since counts are many, packed, and
+//! may be pruned, none of which is true of events.
+//!
+//! Both store what they are given: this crate knows no event and no count.
+//!
+//! **Invariant:** no caller hears of a success before the write-ahead log was
+//! synced (`synchronous = FULL`); `tests/durability.rs` watches the system
+//! calls, cuts the write-ahead log at every byte and kills a real process.
+
+mod blocks;
+mod error;
+mod file;
+mod log;
+
+pub use blocks::{BLOCK_BYTES_MAX, Block, BlockKey, Blocks, KEY_BYTES_MAX};
+pub use error::{AppendError, Problem, StoreError, TooLarge};
+pub use file::{BUSY_SECONDS_MAX, READ_BYTES_MAX, READ_ROWS_MAX};
+pub use log::{
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BODY_BYTES_MAX, Log, NAME_BYTES_MAX, NewRecord, Record,
+};
