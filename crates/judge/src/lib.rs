@@ -1,7 +1,16 @@
-//! Statistics of the canary decision: histograms, windows, thresholds, verdicts.
+//! Statistics of the canary decision: histograms, tallies, limits, and the monitor that turns blocks of counts into findings.
 //!
-//! Pure: no clock, no I/O. The sources are named at each item.
+//! Pure: no clock, no I/O; time is an argument, in seconds since any fixed point. The sources are named at each item.
 
+pub mod binomial;
 mod histogram;
+mod limit;
+mod monitor;
+mod tally;
 
 pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};
+pub use limit::{Direction, Limit, LimitError, Metric, Unit};
+pub use monitor::{
+    Assessment, Check, Criterion, Finding, Level, Monitor, Scope, Threshold, Verdict,
+};
+pub use tally::{Arm, Tally};

@@ -5,6 +5,7 @@
 
 pub mod name;
 pub mod observe;
+pub mod plan;
 pub mod service;
 pub mod share;
 pub mod snapshot;

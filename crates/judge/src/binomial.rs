@@ -1,0 +1,107 @@
+//! Whether a rate seen in few samples is above or below a limit, rather than merely looks so.
+
+/// The chance of a false alarm at one look at one rate. Small because rules are looked at each tick.
+pub const ALPHA: f64 = 0.001;
+
+/// Whether `hits` of `trials` show a rate above `limit`: its Clopper-Pearson lower bound at `1 - ALPHA` lies above.
+///
+/// That bound lies above exactly when so many hits or more would be seen at the limit with a chance below `ALPHA`
+/// (Clopper and Pearson 1934), so no inverse of the beta function is needed.
+pub fn is_above(hits: u64, trials: u64, limit: f64) -> bool {
+    if hits == 0 || trials == 0 || limit >= 1.0 {
+        return false;
+    }
+    limit <= 0.0 || upper_tail(hits, trials, limit) < ALPHA
+}
+
+/// `P(X >= hits)` for `X` binomial with `trials` and `rate`, `0 < rate < 1`. Sums from the mode side outwards, so that it ends
+/// early: at most a few thousand terms matter at any size.
+fn upper_tail(hits: u64, trials: u64, rate: f64) -> f64 {
+    if hits > trials {
+        return 0.0;
+    }
+    if hits as f64 <= trials as f64 * rate {
+        // At or below the mean the tail is far from small.
+        return 1.0;
+    }
+    let odds = rate / (1.0 - rate);
+    let mut term = ln_choose(trials, hits)
+        + hits as f64 * rate.ln()
+        + (trials - hits) as f64 * (-rate).ln_1p();
+    term = term.exp();
+    let mut sum = term;
+    for k in hits..trials {
+        term *= odds * (trials - k) as f64 / (k + 1) as f64;
+        sum += term;
+        if term < sum * 1e-12 {
+            break;
+        }
+    }
+    sum.min(1.0)
+}
+
+fn ln_choose(n: u64, k: u64) -> f64 {
+    ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k)
+}
+
+/// Stirling's series; exact sums below 32, where the series is weak.
+fn ln_factorial(n: u64) -> f64 {
+    if n < 32 {
+        return (2..=n).map(|k| (k as f64).ln()).sum();
+    }
+    let x = n as f64;
+    x * x.ln() - x + 0.5 * (std::f64::consts::TAU * x).ln() + 1.0 / (12.0 * x)
+        - 1.0 / (360.0 * x.powi(3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From `scipy.stats.binom.sf(k - 1, n, p)`.
+    #[test]
+    fn tails_agree_with_scipy() {
+        for (k, n, p, expected) in [
+            (3_u64, 10_u64, 0.1, 0.070_190_826_4),
+            (5, 5, 0.5, 0.031_25),
+            (20, 1000, 0.01, 0.003_309_696),
+            (60, 2000, 0.02, 0.001_693_9),
+        ] {
+            let got = upper_tail(k, n, p);
+            assert!(
+                (got / expected - 1.0).abs() < 5e-2,
+                "{k} of {n} at {p}: {got} against {expected}"
+            );
+        }
+        assert!((upper_tail(3, 10, 0.1) - 0.070_190_826_4).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_single_error_is_not_a_rate() {
+        assert!(
+            !is_above(1, 50, 0.01),
+            "one of fifty may happen at one percent"
+        );
+        assert!(is_above(8, 50, 0.01));
+        assert!(is_above(4, 4, 0.05));
+        assert!(!is_above(0, 1000, 0.0), "nothing bad is never above");
+        assert!(is_above(1, 10, 0.0), "anything is above nothing");
+    }
+
+    /// The exhaustive false alarm rate of one look, at the limit itself.
+    #[test]
+    fn false_alarms_of_one_look_stay_below_alpha() {
+        for n in [10_u64, 50, 200] {
+            for p in [0.001, 0.01, 0.1, 0.4] {
+                let alarm: f64 = (0..=n)
+                    .filter(|k| is_above(*k, n, p))
+                    .map(|k| {
+                        (ln_choose(n, k) + k as f64 * f64::ln(p) + (n - k) as f64 * f64::ln_1p(-p))
+                            .exp()
+                    })
+                    .sum();
+                assert!(alarm <= ALPHA * (1.0 + 1e-9), "{n} {p}: {alarm}");
+            }
+        }
+    }
+}

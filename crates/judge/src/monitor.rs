@@ -1,0 +1,529 @@
+//! The monitor of one phase: it takes blocks of counts and says how the candidate stands against the plan's rules.
+//!
+//! Fixed rules with sliding windows and minimum samples. A sequential judge adds its own [`Verdict`] to the same
+//! [`Assessment`]; who reads assessments need not know which of them spoke.
+
+use crate::{Arm, Direction, Limit, Metric, Tally, binomial};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// A rule that takes the candidate back (critical) or holds the rollout (warning).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// What it looks at.
+    pub metric: Metric,
+    /// Beyond it, the rollout holds.
+    pub warning: Option<Limit>,
+    /// Beyond it, the candidate is taken back.
+    pub critical: Option<Limit>,
+    /// How long it must be so before it counts.
+    pub lasting: Duration,
+    /// How far back it looks.
+    pub window: Duration,
+    /// Fewer calls than this in the window say nothing.
+    pub min_samples: u64,
+    /// Whether it also looks at each tool by itself.
+    pub per_tool: bool,
+}
+
+/// A condition that must hold, for so long, before a phase may pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// What it looks at.
+    pub metric: Metric,
+    /// The candidate must be at or within it.
+    pub limit: Limit,
+    /// How long it must have held.
+    pub lasting: Duration,
+    /// How far back it looks.
+    pub window: Duration,
+    /// Fewer calls than this in the window say nothing.
+    pub min_samples: u64,
+}
+
+/// How bad a breach is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Holds the rollout.
+    Warning,
+    /// Takes the candidate back.
+    Critical,
+}
+
+/// What a check found. States are never conflated: silence is not health, and too little is not enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// The candidate had no call.
+    NoData,
+    /// It had too few.
+    Insufficient,
+    /// Within the limit.
+    Pass,
+    /// Beyond the limit, not yet for long enough.
+    Pending,
+    /// Beyond the limit for long enough; for a criterion: not met.
+    Fail,
+}
+
+/// Whose calls a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All calls.
+    All,
+    /// The calls of one tool.
+    Tool(Arc<str>),
+}
+
+/// One rule, looked at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub metric: Metric,
+    /// Whose calls.
+    pub scope: Scope,
+    /// The level of the rule; nothing for a criterion.
+    pub level: Option<Level>,
+    /// What was found.
+    pub check: Check,
+    /// The limit as the plan has it.
+    pub limit: Limit,
+    /// The candidate's value.
+    pub candidate: Option<f64>,
+    /// Stable's value.
+    pub stable: Option<f64>,
+    /// The candidate's calls in the window.
+    pub samples: u64,
+    /// Whether stable is beyond the limit too: then the limit says nothing about the candidate.
+    pub stable_too: bool,
+}
+
+/// What all evidence says about the candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Worse than the plan allows.
+    Regression,
+    /// Shown to be within what the plan allows. Fixed rules never say so.
+    Safe,
+    /// Neither, so far.
+    Continue,
+}
+
+/// How the candidate stands at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assessment {
+    /// What all evidence says.
+    pub verdict: Verdict,
+    /// Every threshold that is breached or pending, worst first.
+    pub findings: Vec<Finding>,
+    /// Every criterion.
+    pub criteria: Vec<Finding>,
+    /// Calls of the candidate since the phase began.
+    pub trials: u64,
+    /// Calls of stable since the phase began.
+    pub stable_calls: u64,
+}
+
+impl Assessment {
+    /// The worst threshold that fails for good, if any.
+    pub fn worst(&self, level: Level) -> Option<&Finding> {
+        self.findings
+            .iter()
+            .find(|f| f.level == Some(level) && f.check == Check::Fail && !f.stable_too)
+    }
+
+    /// Whether every criterion is met.
+    pub fn criteria_met(&self) -> bool {
+        self.criteria.iter().all(|f| f.check == Check::Pass)
+    }
+}
+
+/// The monitor of one phase of one rollout.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    thresholds: Vec<Threshold>,
+    criteria: Vec<Criterion>,
+    windows: BTreeMap<Duration, Window>,
+    /// Since when each rule has been breached (thresholds) or met (criteria).
+    since: BTreeMap<(Rule, Scope), f64>,
+    began: f64,
+    stable_total: Tally,
+    candidate_total: Tally,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rule {
+    Threshold(usize, Level),
+    Criterion(usize),
+}
+
+impl Monitor {
+    /// A monitor for a phase that begins at `now`.
+    pub fn new(thresholds: Vec<Threshold>, criteria: Vec<Criterion>, now: f64) -> Self {
+        let spans = thresholds
+            .iter()
+            .map(|t| t.window)
+            .chain(criteria.iter().map(|c| c.window));
+        let windows = spans.map(|span| (span, Window::default())).collect();
+        Self {
+            thresholds,
+            criteria,
+            windows,
+            since: BTreeMap::new(),
+            began: now,
+            stable_total: Tally::default(),
+            candidate_total: Tally::default(),
+        }
+    }
+
+    /// Takes the counts of the period that ends at `now`.
+    pub fn add(&mut self, now: f64, stable: &Arm, candidate: &Arm) {
+        self.stable_total.merge(&stable.pooled);
+        self.candidate_total.merge(&candidate.pooled);
+        let block = Arc::new((stable.clone(), candidate.clone()));
+        for (span, window) in &mut self.windows {
+            window.push(now, &block);
+            window.forget(now - span.as_secs_f64());
+        }
+    }
+
+    /// All calls of stable and candidate since the phase began.
+    pub fn totals(&self) -> (&Tally, &Tally) {
+        (&self.stable_total, &self.candidate_total)
+    }
+
+    /// How the candidate stands at `now`.
+    pub fn assess(&mut self, now: f64) -> Assessment {
+        let mut findings = Vec::new();
+        for (index, threshold) in self.thresholds.iter().enumerate() {
+            let Some(window) = self.windows.get_mut(&threshold.window) else {
+                continue;
+            };
+            window.forget(now - threshold.window.as_secs_f64());
+            let seconds = threshold.window.as_secs_f64().min(now - self.began);
+            let mut scopes = vec![(
+                Scope::All,
+                Some(&window.stable.pooled),
+                &window.candidate.pooled,
+            )];
+            if threshold.per_tool {
+                let tools = window.candidate.tools.iter();
+                scopes.extend(tools.map(|(tool, tally)| {
+                    (
+                        Scope::Tool(Arc::clone(tool)),
+                        window.stable.tools.get(tool),
+                        tally,
+                    )
+                }));
+            }
+            for (scope, stable, candidate) in scopes {
+                for (level, limit) in [
+                    (Level::Critical, threshold.critical),
+                    (Level::Warning, threshold.warning),
+                ] {
+                    let Some(limit) = limit else { continue };
+                    let look = Look {
+                        metric: threshold.metric,
+                        limit,
+                        seconds,
+                        min_samples: threshold.min_samples,
+                    };
+                    let mut finding = look.at(scope.clone(), stable, candidate);
+                    finding.level = Some(level);
+                    let key = (Rule::Threshold(index, level), scope.clone());
+                    if finding.check == Check::Fail {
+                        let since = *self.since.entry(key).or_insert(now);
+                        if now - since < threshold.lasting.as_secs_f64() {
+                            finding.check = Check::Pending;
+                        }
+                        findings.push(finding);
+                    } else {
+                        self.since.remove(&key);
+                    }
+                }
+            }
+        }
+        findings.sort_by_key(|f| {
+            (
+                f.stable_too,
+                f.check != Check::Fail,
+                std::cmp::Reverse(f.level),
+                f.scope.clone(),
+            )
+        });
+        let criteria = self.criteria(now);
+        let mut assessment = Assessment {
+            verdict: Verdict::Continue,
+            findings,
+            criteria,
+            trials: self.candidate_total.calls,
+            stable_calls: self.stable_total.calls,
+        };
+        if assessment.worst(Level::Critical).is_some() {
+            assessment.verdict = Verdict::Regression;
+        }
+        assessment
+    }
+
+    fn criteria(&mut self, now: f64) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for (index, criterion) in self.criteria.iter().enumerate() {
+            let Some(window) = self.windows.get_mut(&criterion.window) else {
+                continue;
+            };
+            window.forget(now - criterion.window.as_secs_f64());
+            let seconds = criterion.window.as_secs_f64().min(now - self.began);
+            let look = Look {
+                metric: criterion.metric,
+                limit: criterion.limit,
+                seconds,
+                min_samples: criterion.min_samples.max(1),
+            };
+            let mut finding = look.plainly(&window.stable.pooled, &window.candidate.pooled);
+            let key = (Rule::Criterion(index), Scope::All);
+            if finding.check == Check::Pass {
+                let since = *self.since.entry(key).or_insert(now);
+                if now - since < criterion.lasting.as_secs_f64() {
+                    finding.check = Check::Pending;
+                }
+            } else {
+                self.since.remove(&key);
+            }
+            found.push(finding);
+        }
+        found
+    }
+}
+
+/// One look at one metric.
+struct Look {
+    metric: Metric,
+    limit: Limit,
+    seconds: f64,
+    min_samples: u64,
+}
+
+impl Look {
+    /// As a threshold looks: a rate must be shown to be beyond its limit, not merely look so.
+    fn at(&self, scope: Scope, stable: Option<&Tally>, candidate: &Tally) -> Finding {
+        let stable_value = stable.and_then(|tally| tally.value(self.metric, self.seconds));
+        let resolved = self.limit.resolve(self.metric, stable_value);
+        let check = match resolved {
+            _ if candidate.calls == 0 => Check::NoData,
+            _ if candidate.calls < self.min_samples => Check::Insufficient,
+            // A tool or a traffic that stable does not have cannot be compared with stable's.
+            None => Check::Insufficient,
+            Some(limit) if self.breaches(candidate, limit) => Check::Fail,
+            Some(_) => Check::Pass,
+        };
+        let absolute = !matches!(self.limit, Limit::AgainstStable { .. });
+        let stable_too = absolute
+            && check == Check::Fail
+            && resolved.is_some_and(|limit| {
+                stable.is_some_and(|stable| {
+                    stable.calls >= self.min_samples && self.breaches(stable, limit)
+                })
+            });
+        Finding {
+            stable_too,
+            ..self.finding(scope, check, stable_value, candidate)
+        }
+    }
+
+    /// As a criterion looks: the plain value, at or within the limit.
+    fn plainly(&self, stable: &Tally, candidate: &Tally) -> Finding {
+        let stable_value = stable.value(self.metric, self.seconds);
+        let value = candidate.value(self.metric, self.seconds);
+        let check = match (value, self.limit.resolve(self.metric, stable_value)) {
+            _ if candidate.calls == 0 => Check::NoData,
+            _ if candidate.calls < self.min_samples => Check::Insufficient,
+            (Some(value), Some(limit)) => {
+                let met = match self.metric.direction() {
+                    Direction::Max => value <= limit,
+                    Direction::Min => value >= limit,
+                };
+                if met { Check::Pass } else { Check::Fail }
+            }
+            _ => Check::Insufficient,
+        };
+        self.finding(Scope::All, check, stable_value, candidate)
+    }
+
+    fn finding(
+        &self,
+        scope: Scope,
+        check: Check,
+        stable: Option<f64>,
+        candidate: &Tally,
+    ) -> Finding {
+        Finding {
+            metric: self.metric,
+            scope,
+            level: None,
+            check,
+            limit: self.limit,
+            candidate: candidate.value(self.metric, self.seconds),
+            stable,
+            samples: candidate.calls,
+            stable_too: false,
+        }
+    }
+
+    fn breaches(&self, tally: &Tally, limit: f64) -> bool {
+        if let Some((hits, trials)) = tally.rate(self.metric) {
+            let limit = if self.metric.direction() == Direction::Min {
+                1.0 - limit
+            } else {
+                limit
+            };
+            return binomial::is_above(hits, trials, limit);
+        }
+        tally
+            .value(self.metric, self.seconds)
+            .is_some_and(|value| match self.metric.direction() {
+                Direction::Max => value > limit,
+                Direction::Min => value < limit,
+            })
+    }
+}
+
+/// A sliding window: the sum of the blocks that are not too old.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    blocks: VecDeque<(f64, Arc<(Arm, Arm)>)>,
+    stable: Arm,
+    candidate: Arm,
+}
+
+impl Window {
+    fn push(&mut self, at: f64, block: &Arc<(Arm, Arm)>) {
+        self.stable.merge(&block.0);
+        self.candidate.merge(&block.1);
+        self.blocks.push_back((at, Arc::clone(block)));
+    }
+
+    fn forget(&mut self, before: f64) {
+        while let Some((_, block)) = self.blocks.pop_front_if(|(at, _)| *at <= before) {
+            self.stable.unmerge(&block.0);
+            self.candidate.unmerge(&block.1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threshold(lasting_seconds: u64, min_samples: u64) -> Threshold {
+        Threshold {
+            metric: Metric::ErrorRate,
+            warning: Some(Limit::Percent(5.0)),
+            critical: Some(Limit::Percent(20.0)),
+            lasting: Duration::from_secs(lasting_seconds),
+            window: Duration::from_secs(60),
+            min_samples,
+            per_tool: true,
+        }
+    }
+
+    fn arm(tool: &str, calls: u64, bad: u64) -> Arm {
+        let mut arm = Arm::default();
+        arm.add(
+            &tool.into(),
+            &Tally {
+                calls,
+                bad,
+                ..Tally::default()
+            },
+        );
+        arm
+    }
+
+    #[test]
+    fn a_fault_in_one_tool_is_found_and_named() {
+        let mut monitor = Monitor::new(vec![threshold(0, 10)], vec![], 0.0);
+        let mut candidate = arm("search", 20, 20);
+        candidate.merge(&arm("echo", 180, 0));
+        monitor.add(1.0, &arm("search", 100, 0), &candidate);
+        let assessment = monitor.assess(1.0);
+        assert_eq!(assessment.verdict, Verdict::Regression);
+        let worst = assessment.worst(Level::Critical).unwrap();
+        assert_eq!(worst.scope, Scope::Tool("search".into()));
+        assert_eq!((worst.samples, worst.candidate), (20, Some(1.0)));
+    }
+
+    #[test]
+    fn too_few_calls_say_nothing() {
+        let mut monitor = Monitor::new(vec![threshold(0, 50)], vec![], 0.0);
+        monitor.add(1.0, &Arm::default(), &arm("search", 49, 49));
+        assert_eq!(monitor.assess(1.0).verdict, Verdict::Continue);
+        monitor.add(2.0, &Arm::default(), &arm("search", 1, 1));
+        assert_eq!(monitor.assess(2.0).verdict, Verdict::Regression);
+    }
+
+    #[test]
+    fn a_breach_must_last() {
+        let mut monitor = Monitor::new(vec![threshold(5, 10)], vec![], 0.0);
+        monitor.add(1.0, &Arm::default(), &arm("search", 20, 20));
+        assert_eq!(monitor.assess(1.0).verdict, Verdict::Continue);
+        assert_eq!(monitor.assess(1.0).findings[0].check, Check::Pending);
+        assert_eq!(monitor.assess(5.9).verdict, Verdict::Continue);
+        assert_eq!(monitor.assess(6.0).verdict, Verdict::Regression);
+    }
+
+    #[test]
+    fn old_blocks_are_forgotten() {
+        let mut monitor = Monitor::new(vec![threshold(0, 10)], vec![], 0.0);
+        monitor.add(1.0, &Arm::default(), &arm("search", 20, 20));
+        assert_eq!(monitor.assess(60.9).verdict, Verdict::Regression);
+        assert_eq!(monitor.assess(61.0).verdict, Verdict::Continue);
+        assert_eq!(
+            monitor.totals().1.calls,
+            20,
+            "totals are of the whole phase"
+        );
+    }
+
+    #[test]
+    fn a_limit_that_stable_breaks_too_says_nothing_about_the_candidate() {
+        let mut monitor = Monitor::new(vec![threshold(0, 10)], vec![], 0.0);
+        monitor.add(1.0, &arm("search", 100, 60), &arm("search", 100, 60));
+        let assessment = monitor.assess(1.0);
+        assert_eq!(assessment.verdict, Verdict::Continue);
+        assert!(
+            assessment.findings.iter().all(|f| f.stable_too) && !assessment.findings.is_empty()
+        );
+    }
+
+    #[test]
+    fn criteria_need_data_and_time() {
+        let criterion = Criterion {
+            metric: Metric::Availability,
+            limit: Limit::Percent(99.0),
+            lasting: Duration::from_secs(10),
+            window: Duration::from_secs(60),
+            min_samples: 10,
+        };
+        let mut monitor = Monitor::new(vec![], vec![criterion], 0.0);
+        assert_eq!(monitor.assess(1.0).criteria[0].check, Check::NoData);
+        monitor.add(2.0, &Arm::default(), &arm("echo", 5, 0));
+        assert_eq!(monitor.assess(2.0).criteria[0].check, Check::Insufficient);
+        monitor.add(3.0, &Arm::default(), &arm("echo", 95, 1));
+        assert_eq!(
+            monitor.assess(3.0).criteria[0].check,
+            Check::Pending,
+            "99 % is met, inclusively, but not yet for long"
+        );
+        assert!(!monitor.assess(12.9).criteria_met());
+        assert!(monitor.assess(13.0).criteria_met());
+        monitor.add(14.0, &Arm::default(), &arm("echo", 10, 10));
+        assert!(!monitor.assess(14.0).criteria_met());
+    }
+}

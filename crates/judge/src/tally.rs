@@ -1,0 +1,173 @@
+//! Counts of one arm, stable or candidate: all calls together and tool by tool.
+
+use crate::{LogHistogram, Metric};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Counts of calls. Cancelled calls are in none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Calls that ended.
+    pub calls: u64,
+    /// Calls for which the version is to blame.
+    pub bad: u64,
+    /// Calls answered with a status from 400 to 499.
+    pub client_errors: u64,
+    /// Of these, 401 and 403.
+    pub auth_failures: u64,
+    /// Seconds to the first byte, of calls that did not fail.
+    pub first_byte: LogHistogram,
+    /// Seconds to the last byte, of calls that did not fail.
+    pub last_byte: LogHistogram,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.bad += other.bad;
+        self.client_errors += other.client_errors;
+        self.auth_failures += other.auth_failures;
+        self.first_byte.merge(&other.first_byte);
+        self.last_byte.merge(&other.last_byte);
+    }
+
+    /// Takes out a tally that was added before.
+    pub fn unmerge(&mut self, other: &Self) {
+        self.calls = self.calls.saturating_sub(other.calls);
+        self.bad = self.bad.saturating_sub(other.bad);
+        self.client_errors = self.client_errors.saturating_sub(other.client_errors);
+        self.auth_failures = self.auth_failures.saturating_sub(other.auth_failures);
+        self.first_byte.unmerge(&other.first_byte);
+        self.last_byte.unmerge(&other.last_byte);
+    }
+
+    /// The value of a metric over so many seconds, and how many samples are behind it; nothing without samples.
+    ///
+    /// Failed calls count as endless in the latency quantiles, so that failing fast never looks like an improvement
+    /// (judge.md section 2).
+    pub fn value(&self, metric: Metric, seconds: f64) -> Option<f64> {
+        if let Some((hits, trials)) = self.rate(metric) {
+            let ratio = (trials > 0).then(|| hits as f64 / trials as f64)?;
+            return Some(if metric == Metric::Availability {
+                1.0 - ratio
+            } else {
+                ratio
+            });
+        }
+        match metric {
+            Metric::Throughput => (seconds > 0.0).then(|| self.calls as f64 / seconds),
+            _ => self.quantile(metric),
+        }
+    }
+
+    /// The hits and trials behind a metric that is a rate. For availability the hits are the failures.
+    pub(crate) fn rate(&self, metric: Metric) -> Option<(u64, u64)> {
+        match metric {
+            Metric::ErrorRate | Metric::Availability => Some((self.bad, self.calls)),
+            Metric::ClientErrors => Some((self.client_errors, self.calls)),
+            Metric::AuthFailures => Some((self.auth_failures, self.calls)),
+            _ => None,
+        }
+    }
+
+    fn quantile(&self, metric: Metric) -> Option<f64> {
+        let (histogram, q) = match metric {
+            Metric::LatencyP50 => (&self.last_byte, 0.50),
+            Metric::LatencyP95 => (&self.last_byte, 0.95),
+            Metric::LatencyP99 => (&self.last_byte, 0.99),
+            Metric::FirstByteP50 => (&self.first_byte, 0.50),
+            Metric::FirstByteP95 => (&self.first_byte, 0.95),
+            Metric::FirstByteP99 => (&self.first_byte, 0.99),
+            _ => return None,
+        };
+        let good = histogram.count();
+        if good == 0 {
+            return None;
+        }
+        // The quantile among all, where the failed ones lie above every other.
+        let of_good = q * (good + self.bad) as f64 / good as f64;
+        if of_good > 1.0 {
+            Some(f64::INFINITY)
+        } else {
+            histogram.quantile_seconds(of_good)
+        }
+    }
+}
+
+/// One arm in one period.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arm {
+    /// All calls.
+    pub pooled: Tally,
+    /// The calls of each tool.
+    pub tools: BTreeMap<Arc<str>, Tally>,
+}
+
+impl Arm {
+    /// Adds a tally of one tool's calls.
+    pub fn add(&mut self, tool: &Arc<str>, tally: &Tally) {
+        self.pooled.merge(tally);
+        self.tools.entry(Arc::clone(tool)).or_default().merge(tally);
+    }
+
+    /// Adds another period.
+    pub fn merge(&mut self, other: &Self) {
+        self.pooled.merge(&other.pooled);
+        for (tool, tally) in &other.tools {
+            self.tools.entry(Arc::clone(tool)).or_default().merge(tally);
+        }
+    }
+
+    /// Takes out a period that was added before.
+    pub fn unmerge(&mut self, other: &Self) {
+        self.pooled.unmerge(&other.pooled);
+        for (tool, tally) in &other.tools {
+            if let Some(mine) = self.tools.get_mut(tool) {
+                mine.unmerge(tally);
+            }
+        }
+        self.tools.retain(|_, tally| tally.calls > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failing_fast_does_not_look_fast() {
+        let mut tally = Tally {
+            calls: 100,
+            bad: 10,
+            ..Tally::default()
+        };
+        for _ in 0..90 {
+            tally.last_byte.record(0.010);
+        }
+        assert!(
+            tally
+                .value(Metric::LatencyP50, 1.0)
+                .is_some_and(|v| v < 0.011)
+        );
+        assert_eq!(tally.value(Metric::LatencyP95, 1.0), Some(f64::INFINITY));
+    }
+
+    #[test]
+    fn no_samples_is_no_value() {
+        let tally = Tally::default();
+        assert_eq!(tally.value(Metric::ErrorRate, 1.0), None);
+        assert_eq!(tally.value(Metric::LatencyP95, 1.0), None);
+        assert_eq!(tally.value(Metric::Throughput, 2.0), Some(0.0));
+    }
+
+    #[test]
+    fn availability_is_the_rest_of_errors() {
+        let tally = Tally {
+            calls: 200,
+            bad: 1,
+            ..Tally::default()
+        };
+        assert_eq!(tally.value(Metric::Availability, 1.0), Some(0.995));
+    }
+}
