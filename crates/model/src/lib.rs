@@ -3,6 +3,7 @@
 //!
 //! Pure: no clock, no I/O, no randomness. Time and new ids are arguments.
 
+pub mod manifest;
 pub mod name;
 pub mod observe;
 pub mod plan;
