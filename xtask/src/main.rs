@@ -1,2 +1,67 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: the project's own commands. What they need beyond cargo they install when it is missing, and say so.
+
+mod ci;
+mod conformance;
+mod gateway;
+mod interop;
+mod process;
+mod test;
+mod tools;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// An error is a sentence for the person who ran the command.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the workspace's tests
+    Test {
+        /// Given to the test runner, after `--`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run everything a change must pass
+    Ci,
+    /// Run the public MCP conformance suite directly and through the gateway, and compare check by check
+    Conformance(conformance::Args),
+    /// Call the sample server with real MCP clients, directly and through the gateway
+    Interop(interop::Args),
+    /// Install what the other commands need
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Test { arguments } => test::run(&arguments),
+        Command::Ci => return ci::run(),
+        Command::Conformance(args) => conformance::run(&args),
+        Command::Interop(args) => interop::run(&args),
+        Command::Tools => tools::install_all(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The checkout this program was built from.
+fn root() -> PathBuf {
+    let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().map_or_else(|| xtask.clone(), PathBuf::from)
+}

@@ -1,0 +1,174 @@
+//! `serin run` in a folder of its own, for the checks that go through the gateway.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::{
+    Result,
+    process::{self, Server},
+    root,
+};
+
+/// The one service of the gateway.
+const SERVICE: &str = "tools";
+
+/// The metrics page answers at once or not at all.
+const METRICS_SECONDS_MAX: u64 = 10;
+
+/// A version and where it runs.
+pub(crate) struct Version<'a> {
+    name: &'a str,
+    endpoints: &'a [&'a str],
+}
+
+impl<'a> Version<'a> {
+    pub(crate) fn new(name: &'a str, endpoints: &'a [&'a str]) -> Self {
+        Self { name, endpoints }
+    }
+}
+
+/// A running gateway; it ends when dropped.
+pub(crate) struct Gateway {
+    /// Where MCP clients connect.
+    pub(crate) mcp_url: String,
+    admin_url: String,
+    folder: PathBuf,
+    _server: Server,
+}
+
+impl Gateway {
+    /// Builds the `serin` program.
+    pub(crate) fn build() -> Result<()> {
+        let mut cargo = Command::new("cargo");
+        process::run(
+            cargo
+                .args(["build", "--quiet", "--package", "serin", "--bin", "serin"])
+                .current_dir(root()),
+        )
+    }
+
+    /// Starts it in `folder` with one service at `/mcp`; the first of `versions` is stable.
+    pub(crate) fn start(folder: &Path, versions: &[Version<'_>]) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("serin.yaml"), config(versions))?;
+        let mut command = Command::new(process::built("serin")?);
+        command
+            .args(["run", "-c", "serin.yaml"])
+            .current_dir(folder);
+        let server = Server::start(&mut command, &folder.join("serin.log"))?;
+        let gateway_url = server.wait_for("gateway listening on ")?;
+        let admin_url = server.wait_for("admin listening on ")?;
+        Ok(Self {
+            mcp_url: format!("{gateway_url}/mcp"),
+            admin_url,
+            folder: folder.to_owned(),
+            _server: server,
+        })
+    }
+
+    /// Rolls out `candidate` by the plan in a file.
+    pub(crate) fn start_rollout(&self, candidate: &str, plan: &Path) -> Result<()> {
+        let plan = plan.to_str().ok_or("the plan's path is not UTF-8")?;
+        self.serin(&[
+            "rollout", "start", SERVICE, "--to", candidate, "--plan", plan,
+        ])
+    }
+
+    /// Ends the rollout, so that another with a new id can begin.
+    pub(crate) fn abort_rollout(&self) -> Result<()> {
+        self.serin(&["rollout", "abort", SERVICE, "--reason", "conformance"])
+    }
+
+    /// Calls served so far by `v1` and `v2`.
+    pub(crate) fn calls(&self) -> Result<[u64; 2]> {
+        let page = get(&format!("{}/metrics", self.admin_url))?;
+        Ok(["v1", "v2"].map(|version| served(&page, version)))
+    }
+
+    fn serin(&self, arguments: &[&str]) -> Result<()> {
+        let mut serin = Command::new(process::built("serin")?);
+        serin
+            .args(arguments)
+            .args(["--admin", &self.admin_url])
+            .current_dir(&self.folder);
+        process::output(&mut serin).map(drop)
+    }
+}
+
+fn config(versions: &[Version<'_>]) -> String {
+    let stable = versions.first().map_or("", |version| version.name);
+    let mut config = format!(
+        "environment: test
+gateway: {{ listen: 127.0.0.1:0 }}
+admin: {{ listen: 127.0.0.1:0 }}
+store: sqlite:serin.db
+services:
+  {SERVICE}:
+    protocol: mcp
+    path: /mcp
+    stable: {stable}
+    versions:
+"
+    );
+    config.extend(versions.iter().map(|Version { name, endpoints }| {
+        format!(
+            "      {name}: {{ endpoints: [{}] }}\n",
+            endpoints.join(", ")
+        )
+    }));
+    config
+}
+
+/// Sums `serin_requests_total` over the series of `version`.
+fn served(page: &str, version: &str) -> u64 {
+    let label = format!("version=\"{version}\"");
+    page.lines()
+        .filter(|line| line.starts_with("serin_requests_total{") && line.contains(&label))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
+}
+
+/// A plain GET: the metrics page needs no more than this.
+fn get(url: &str) -> Result<String> {
+    let (address, path) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+        .ok_or_else(|| format!("{url} is not an http URL with a path"))?;
+    let failed = |error: std::io::Error| format!("GET {url}: {error}");
+    let mut stream = TcpStream::connect(address).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(METRICS_SECONDS_MAX)))?;
+    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {address}\r\n\r\n").map_err(failed)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(failed)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("GET {url}: no HTTP answer"))?;
+    if head.split_whitespace().nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(format!("GET {url}: {}", head.lines().next().unwrap_or_default()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::served;
+
+    #[test]
+    fn calls_are_summed_over_tools_and_outcomes() {
+        let page = "# TYPE serin_requests counter\n\
+            serin_requests_total{service=\"tools\",version=\"v1\",tool=\"a\",outcome=\"ok\"} 3\n\
+            serin_requests_total{service=\"tools\",version=\"v1\",tool=\"b\",outcome=\"ok\"} 4\n\
+            serin_requests_total{service=\"tools\",version=\"v2\",tool=\"a\",outcome=\"ok\"} 5\n";
+        assert_eq!(
+            (served(page, "v1"), served(page, "v2"), served(page, "v3")),
+            (7, 5, 0)
+        );
+    }
+}

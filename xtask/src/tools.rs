@@ -1,0 +1,164 @@
+//! What the checks need beyond cargo: which packages, which versions, and how they get here.
+//!
+//! Debian packages go into the system; everything else into `.tools/` of the checkout.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{Result, process, root};
+
+/// Program on the path, and the Debian package that brings it.
+const DEBIAN: [(&str, &str); 4] = [
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("python3", "python3"),
+    ("strace", "strace"),
+];
+
+/// npm package and version. The conformance suite needs Node 22, which comes from npm too.
+const NPM: [(&str, &str); 5] = [
+    ("node", "22.23.3"),
+    ("@modelcontextprotocol/conformance", "0.2.0-alpha.12"),
+    ("@modelcontextprotocol/inspector", "2.12.0"),
+    ("@modelcontextprotocol/sdk", "1.32.2"),
+    ("@modelcontextprotocol/client", "2.4.0"),
+];
+
+/// Virtual environment, `PyPI` package and version: the versions exclude one another.
+const PYPI: [(&str, &str, &str); 3] = [
+    ("fastmcp", "fastmcp", "4.1.2"),
+    ("mcp1", "mcp", "1.30.0"),
+    ("mcp2", "mcp", "2.3.0"),
+];
+
+/// Installs everything that is missing.
+pub(crate) fn install_all() -> Result<()> {
+    strace()?;
+    npm()?;
+    PYPI.iter()
+        .try_for_each(|(venv, ..)| python(venv).map(drop))
+}
+
+/// `strace`, which the store's tests run under.
+pub(crate) fn strace() -> Result<()> {
+    debian(&["strace"])
+}
+
+/// The folder with `node_modules`, complete.
+pub(crate) fn npm() -> Result<PathBuf> {
+    debian(&["node", "npm"])?;
+    let folder = root().join(".tools/npm");
+    let packages = NPM.map(|(name, version)| format!("{name}@{version}"));
+    once(&folder, &packages.join("\n"), || {
+        fs::write(folder.join("package.json"), r#"{ "private": true }"#)?;
+        let mut install = Command::new("npm");
+        install
+            .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
+            .args(&packages)
+            .current_dir(&folder);
+        process::run(&mut install)
+    })?;
+    Ok(folder)
+}
+
+/// Node 22, from [`npm`]'s folder.
+pub(crate) fn node() -> Result<Command> {
+    Ok(Command::new(npm()?.join("node_modules/.bin/node")))
+}
+
+/// The Python of the virtual environment `venv`, complete.
+pub(crate) fn python(venv: &str) -> Result<PathBuf> {
+    let (_, package, version) = PYPI
+        .iter()
+        .find(|(name, ..)| *name == venv)
+        .ok_or_else(|| format!("no virtual environment {venv}"))?;
+    debian(&["python3"])?;
+    // Debian splits the module that fills a new environment from Python itself.
+    if process::output(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
+        apt(&["python3-venv"])?;
+    }
+    let folder = root().join(".tools/venv").join(venv);
+    let python = folder.join("bin/python");
+    let package = format!("{package}=={version}");
+    once(&folder, &package, || {
+        process::run(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(&folder),
+        )?;
+        let mut install = Command::new(&python);
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            &package,
+        ]);
+        process::run(&mut install)
+    })?;
+    Ok(python)
+}
+
+/// Runs `install` unless `folder` already holds `content`, and notes it there when it succeeds.
+fn once(folder: &Path, content: &str, install: impl FnOnce() -> Result<()>) -> Result<()> {
+    let stamp = folder.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    println!(
+        "installing into {}: {}",
+        folder.display(),
+        content.replace('\n', ", ")
+    );
+    fs::create_dir_all(folder)?;
+    install()?;
+    Ok(fs::write(stamp, content)?)
+}
+
+/// Sees to it that `programs` are on the path.
+fn debian(programs: &[&str]) -> Result<()> {
+    let missing: Vec<_> = DEBIAN
+        .iter()
+        .filter(|(program, _)| programs.contains(program) && !process::exists(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        apt(&missing)
+    }
+}
+
+/// Installs Debian packages, or says how to.
+fn apt(packages: &[&str]) -> Result<()> {
+    let command = format!(
+        "apt-get install -y --no-install-recommends {}",
+        packages.join(" ")
+    );
+    if !process::exists("apt-get") {
+        return Err(format!(
+            "missing: {}; install it and run this again",
+            packages.join(", ")
+        )
+        .into());
+    }
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        return Err(format!("missing: {}; run: sudo {command}", packages.join(", ")).into());
+    }
+    println!("installing: {command}");
+    let apt_get = |arguments: &[&str]| {
+        process::run(
+            Command::new("apt-get")
+                .args(["-q"])
+                .args(arguments)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )
+    };
+    apt_get(&["update"])?;
+    apt_get(&[&["install", "-y", "--no-install-recommends"], packages].concat())
+}
