@@ -1,0 +1,17 @@
+//! What Serin is tried against: sample and fixture MCP servers, fault injection and a client population.
+//!
+//! For `serin demo`, the tests and the benchmarks only; nothing here serves anyone.
+//!
+//! - [`client`]: an MCP client of either era, close to the wire.
+//! - [`sample`]: an MCP server in two versions whose answers say who gave them.
+//! - [`faults`]: makes a sample server fail in a chosen way, from a chosen instant.
+//! - [`population`]: clients of both eras that check every answer on the wire.
+//! - [`fixture`]: the server that the public conformance suite expects.
+
+pub mod client;
+#[cfg(feature = "faults")]
+pub mod faults;
+pub mod fixture;
+pub mod population;
+pub mod sample;
+mod serve;

@@ -1,0 +1,1 @@
+//! Clients of both eras that check every answer.
