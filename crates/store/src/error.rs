@@ -73,6 +73,9 @@ pub enum Problem {
     /// An argument is over its limit.
     #[error(transparent)]
     TooLarge(TooLarge),
+    /// The runtime stopped before SQLite answered.
+    #[error("the program was stopping; open it again and see what it holds")]
+    Interrupted,
     /// The store was closed before.
     #[error("has been closed; open it again")]
     Closed,
@@ -154,20 +157,24 @@ impl StoreError {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Problem::Corrupt,
             _ => Problem::Refused,
         };
+        Self::because(path, problem, error)
+    }
+
+    pub(crate) fn because(
+        path: &Path,
+        problem: Problem,
+        why: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self {
             path: path.to_owned(),
             problem,
-            source: Some(Box::new(error)),
+            source: Some(why.into()),
         }
     }
 
     /// A row that cannot have been written by us.
     pub(crate) fn damaged(path: &Path, why: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            path: path.to_owned(),
-            problem: Problem::Corrupt,
-            source: Some(why.into()),
-        }
+        Self::because(path, Problem::Corrupt, why)
     }
 }
 

@@ -26,6 +26,9 @@ pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Connections for reading: a slow reader shall not hold up the others.
 const READERS_MAX: u32 = 2;
 
+/// A database has one page at least, and this is the smallest page.
+const DATABASE_BYTES_MIN: u64 = 512;
+
 /// How long to leave a lock alone that SQLite does not wait for by itself.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
@@ -60,6 +63,13 @@ impl File {
             .busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))
             .disable_statement_logging();
 
+        // SQLite takes a very short file for an empty one and writes over it.
+        // (Not read here: closing a second descriptor would drop the locks
+        // that another handle of this process has on the file.)
+        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if path.is_file() && (1..DATABASE_BYTES_MIN).contains(&bytes) {
+            return Err(StoreError::new(&path, Problem::NotADatabase));
+        }
         prepare(&path, &options, schema).await?;
 
         let pool = || {

@@ -11,6 +11,8 @@
 //! synced (`synchronous = FULL`); `tests/durability.rs` watches the system
 //! calls, cuts the write-ahead log at every byte and kills a real process.
 
+#![allow(clippy::doc_markdown, reason = "SQLite is a name, not code")]
+
 mod blocks;
 mod error;
 mod file;

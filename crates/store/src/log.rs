@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row};
 use tokio::sync::watch;
 
-use crate::error::{AppendError, StoreError, TooLarge};
+use crate::error::{AppendError, Problem, StoreError, TooLarge};
 use crate::file::{File, READ_BYTES_MAX, READ_ROWS_MAX, Schema, to_sql};
 
 /// Bytes of one record's body. The largest events hold a plan or a manifest,
@@ -130,9 +130,9 @@ impl Log {
         // behind that no subscriber hears of.
         tokio::spawn(async move { inner.append(expected, epoch, &records).await })
             .await
-            .unwrap_or_else(|panic| {
-                let why = StoreError::damaged(self.inner.file.path(), panic);
-                Err(AppendError::Store(why))
+            .unwrap_or_else(|stopped| {
+                let path = self.inner.file.path();
+                Err(StoreError::because(path, Problem::Interrupted, stopped).into())
             })
     }
 
@@ -313,4 +313,103 @@ fn record(file: &File, row: &SqliteRow) -> Result<Record, StoreError> {
 
 fn from_sql(file: &File, number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|e| StoreError::damaged(file.path(), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Problem;
+
+    fn batch(size: usize) -> Vec<NewRecord> {
+        let record = |n| NewRecord {
+            at: Timestamp::UNIX_EPOCH,
+            actor: "test".into(),
+            kind: "padding".into(),
+            version: 1,
+            body: format!("\"{n}{}\"", "x".repeat(10_000)),
+        };
+        (0..size).map(record).collect()
+    }
+
+    /// Sets a trap on the writing connection, meets it, and requires that
+    /// nothing was stored and that the log works again without the trap.
+    async fn trap(pragma: &'static str, expected: Problem) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(&folder.path().join("log")).await.unwrap();
+        let epoch = log.claim_epoch().await.unwrap();
+        let head = log.append(0, epoch, &batch(2)).await.unwrap();
+        let before = log.read(0, 100).await.unwrap();
+
+        let mut conn = log.inner.file.writer().await.unwrap();
+        sqlx::raw_sql(pragma).execute(&mut *conn).await.unwrap();
+        conn.return_to_pool().await;
+
+        let failed = log.append(head, epoch, &batch(50)).await.unwrap_err();
+        let AppendError::Store(error) = failed else {
+            panic!("{failed}");
+        };
+        assert_eq!(error.problem, expected);
+        assert!(error.to_string().contains(folder.path().to_str().unwrap()));
+        assert_eq!(log.read(0, 100).await.unwrap(), before);
+        assert_eq!(*log.subscribe().borrow(), head);
+
+        let head = log.append(head, epoch, &batch(50)).await.unwrap();
+        assert_eq!(head, 52);
+        assert_eq!(log.read(0, 100).await.unwrap().len(), 52);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_changes_nothing_and_is_got_over() {
+        trap("PRAGMA max_page_count = 20", Problem::Full).await;
+    }
+
+    #[tokio::test]
+    async fn a_read_only_file_changes_nothing_and_is_got_over() {
+        trap("PRAGMA query_only = ON", Problem::ReadOnly).await;
+    }
+
+    #[tokio::test]
+    async fn a_lock_held_by_another_is_waited_for_and_then_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = Log::open(&path).await.unwrap();
+        let epoch = log.claim_epoch().await.unwrap();
+        let other = Log::open(&path).await.unwrap();
+        let mut holder = other.inner.file.writer().await.unwrap();
+        let lock = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
+
+        let mut conn = log.inner.file.writer().await.unwrap();
+        sqlx::raw_sql("PRAGMA busy_timeout = 20")
+            .execute(&mut *conn)
+            .await
+            .unwrap();
+        conn.return_to_pool().await;
+        let failed = log.append(0, epoch, &batch(1)).await.unwrap_err();
+        let AppendError::Store(error) = failed else {
+            panic!("{failed}");
+        };
+        assert_eq!(error.problem, Problem::Locked);
+
+        // With the usual patience, a lock that is let go in time is no error.
+        let log_again = log.clone();
+        let waiting = tokio::spawn(async move { log_again.append(0, epoch, &batch(1)).await });
+        tokio::task::yield_now().await;
+        lock.rollback().await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_connection_syncs_in_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(&folder.path().join("log")).await.unwrap();
+        let mut conn = log.inner.file.writer().await.unwrap();
+        let (mode, synchronous): (String, i64) = sqlx::query_as(
+            "SELECT (SELECT journal_mode FROM pragma_journal_mode),
+                    (SELECT synchronous FROM pragma_synchronous)",
+        )
+        .fetch_one(&mut *conn)
+        .await
+        .unwrap();
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
 }
