@@ -3,11 +3,15 @@
 //!
 //! Pure: no clock, no I/O, no randomness. Time and new ids are arguments.
 
+pub mod decide;
+pub mod event;
 pub mod manifest;
 pub mod name;
 pub mod observe;
 pub mod plan;
+pub mod rollout;
 pub mod service;
 pub mod share;
 pub mod snapshot;
+pub mod state;
 pub mod text;

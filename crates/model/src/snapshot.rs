@@ -2,10 +2,15 @@
 
 use crate::{
     name::{EndpointId, RolloutId, ServiceName, VersionName},
-    service::{Protocol, ServiceSettings, VersionStage},
+    service::{Protocol, Service, ServiceSettings, VersionStage},
     share::Share,
+    state::State,
 };
-use std::sync::Arc;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Everything the gateway needs to route, as of one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +79,30 @@ pub struct EndpointRoute {
     pub healthy: bool,
 }
 
+/// What is known of the running world and is not in the log: it is asked anew after a restart.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The endpoints that failed their probes.
+    pub unhealthy: BTreeSet<EndpointId>,
+    /// The tools that each version lists.
+    pub tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
+}
+
 impl Snapshot {
+    /// The table that follows from the state and what is observed.
+    pub fn build(state: &State, observed: &Observed) -> Self {
+        let mut services: Vec<_> = state
+            .services
+            .values()
+            .map(|s| Arc::new(route(state, s, observed)))
+            .collect();
+        services.sort_by_key(|service| (Reverse(service.path.len()), service.hosts.is_empty()));
+        Self {
+            position: state.position,
+            services,
+        }
+    }
+
     /// The service for a request: the longest path that is a whole-segment prefix, on a host the service admits.
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<ServiceRoute>> {
         self.services
@@ -108,5 +136,45 @@ impl ServiceRoute {
                 .find(|endpoint| endpoint.id == id)
                 .map(|endpoint| (at, endpoint))
         })
+    }
+}
+
+fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute {
+    let index = |name: &VersionName| service.versions.keys().position(|v| v == name);
+    let versions = service.versions.iter().map(|(name, version)| VersionRoute {
+        name: name.clone(),
+        stage: version.stage,
+        endpoints: version
+            .endpoints
+            .iter()
+            .map(|e| EndpointRoute {
+                id: e.id,
+                url: e.url.clone(),
+                healthy: !observed.unhealthy.contains(&e.id),
+            })
+            .collect(),
+        tools: observed
+            .tools
+            .get(&(service.name.clone(), name.clone()))
+            .cloned()
+            .unwrap_or_default(),
+    });
+    let split = state.active(&service.name).and_then(|rollout| {
+        Some(Split {
+            rollout: rollout.id,
+            candidate: index(&rollout.to)?,
+            share: rollout.share,
+            contract_differs: rollout.preflight.contract_differs,
+        })
+    });
+    ServiceRoute {
+        name: service.name.clone(),
+        protocol: service.protocol,
+        path: service.path.clone(),
+        hosts: service.hosts.clone(),
+        versions: versions.collect(),
+        stable: index(&service.stable).unwrap_or_default(),
+        split,
+        settings: service.settings.clone(),
     }
 }

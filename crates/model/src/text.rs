@@ -39,7 +39,6 @@ pub mod duration_option {
     use std::time::Duration;
 
     /// Writes it as text, or null.
-    #[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
     pub fn serialize<S: Serializer>(
         value: &Option<Duration>,
         serializer: S,

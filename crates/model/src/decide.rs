@@ -1,0 +1,689 @@
+//! Commands, and what follows from them: `decide` answers with events or with a refusal, and changes nothing itself.
+
+use crate::{
+    event::{Event, Preflight, PreflightResult, Started},
+    manifest::Manifest,
+    name::{EndpointId, RolloutId, ServiceName, VersionName},
+    plan::{Plan, RollbackStrategy},
+    rollout::{Rollout, Status},
+    service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
+    share::Share,
+    state::State,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_judge::Assessment;
+use std::collections::BTreeMap;
+
+/// What somebody wants, or what was observed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Make what the manifest describes.
+    Apply {
+        /// The wish.
+        manifest: Box<Manifest>,
+        /// Where it comes from.
+        source: Source,
+        /// Whether what it does not name is removed.
+        prune: bool,
+    },
+    /// Begin a rollout.
+    Start(Box<Start>),
+    /// Set the share by hand.
+    SetShare {
+        /// The service.
+        service: ServiceName,
+        /// The share.
+        share: Share,
+        /// Why.
+        reason: String,
+    },
+    /// Go on to the next phase, or to the end.
+    Promote {
+        /// The service.
+        service: ServiceName,
+        /// To the end at once.
+        full: bool,
+        /// Without the evidence, for this reason.
+        overridden: Option<String>,
+        /// How the candidate stands.
+        assessment: Option<Box<Assessment>>,
+    },
+    /// Stop where it is.
+    Pause {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        reason: String,
+    },
+    /// Go on.
+    Resume {
+        /// The service.
+        service: ServiceName,
+    },
+    /// End it: the desired version is stable.
+    Abort {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        reason: String,
+    },
+    /// Take the candidate back; after a promotion, make the version before stable again.
+    Rollback {
+        /// The service.
+        service: ServiceName,
+        /// How live sessions leave it.
+        strategy: RollbackStrategy,
+        /// Why.
+        reason: String,
+    },
+    /// How a candidate stands.
+    Judge {
+        /// The rollout.
+        rollout: RolloutId,
+        /// How its candidate stands.
+        assessment: Box<Assessment>,
+    },
+    /// The candidate is gone.
+    Catastrophe {
+        /// The rollout.
+        rollout: RolloutId,
+        /// In words.
+        cause: String,
+    },
+}
+
+/// Where a manifest comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The file that the process was started with: only what its author changed since the last start is applied, so that a
+    /// restart does not undo what was applied in between.
+    Start,
+    /// Somebody who asks for it now.
+    Request,
+}
+
+/// The wish for a rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// The id it gets.
+    pub rollout: RolloutId,
+    /// The service.
+    pub service: ServiceName,
+    /// The candidate.
+    pub to: VersionName,
+    /// What the plan is called.
+    pub plan_name: String,
+    /// The plan.
+    pub plan: Plan,
+    /// Why.
+    pub reason: String,
+    /// What was checked before.
+    pub preflight: Preflight,
+    /// Whether a change that clients will notice is accepted.
+    pub accept_breaking: bool,
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}")]
+pub struct Refusal {
+    /// What kind of refusal.
+    pub kind: RefusalKind,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// The kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// What the command names does not exist.
+    NotFound,
+    /// The state does not allow it.
+    Conflict,
+    /// The command itself is wrong.
+    Invalid,
+}
+
+fn refuse<T>(
+    kind: RefusalKind,
+    what: impl Into<String>,
+    help: impl Into<String>,
+) -> Result<T, Refusal> {
+    Err(Refusal {
+        kind,
+        what: what.into(),
+        help: help.into(),
+    })
+}
+
+/// What follows from a command. No events: there is nothing to do.
+pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+    match command {
+        Command::Apply {
+            manifest,
+            source,
+            prune,
+        } => apply_manifest(state, manifest, *source, *prune),
+        Command::Start(start) => begin(state, start),
+        Command::SetShare {
+            service,
+            share,
+            reason,
+        } => set_share(state, service, *share, reason),
+        Command::Promote {
+            service,
+            full,
+            overridden,
+            assessment,
+        } => promote(
+            state,
+            service,
+            *full,
+            overridden.as_deref(),
+            assessment.as_deref(),
+        ),
+        Command::Pause { service, reason } => {
+            let rollout = active(state, service)?;
+            if rollout.status == Status::Paused {
+                return Ok(Vec::new());
+            }
+            Ok(vec![Event::Paused {
+                rollout: rollout.id,
+                reason: reason.clone(),
+            }])
+        }
+        Command::Resume { service } => Ok(resume(active(state, service)?)),
+        Command::Abort { service, reason } => abort(state, service, reason),
+        Command::Rollback {
+            service,
+            strategy,
+            reason,
+        } => roll_back(state, service, *strategy, reason),
+        Command::Judge {
+            rollout,
+            assessment,
+        } => Ok(state
+            .rollout(*rollout)
+            .map(|r| r.advance(assessment, now))
+            .unwrap_or_default()),
+        Command::Catastrophe { rollout, cause } => Ok(state
+            .rollout(*rollout)
+            .map(|r| r.catastrophe(cause.clone()))
+            .unwrap_or_default()),
+    }
+}
+
+fn service<'a>(state: &'a State, name: &ServiceName) -> Result<&'a Service, Refusal> {
+    state.services.get(name).ok_or_else(|| Refusal {
+        kind: RefusalKind::NotFound,
+        what: format!("there is no service `{name}`"),
+        help: listed("services", state.services.keys().map(ServiceName::as_str)),
+    })
+}
+
+fn active<'a>(state: &'a State, name: &ServiceName) -> Result<&'a Rollout, Refusal> {
+    service(state, name)?;
+    state.active(name).ok_or_else(|| Refusal {
+        kind: RefusalKind::Conflict,
+        what: format!("service `{name}` has no rollout under way"),
+        help: format!("begin one with `serin rollout start {name} --to VERSION`"),
+    })
+}
+
+fn listed<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        return format!(
+            "there are no {what}; describe them in a file and run `serin apply -f FILE`"
+        );
+    }
+    format!("the {what} are: {}", names.join(", "))
+}
+
+fn begin(state: &State, start: &Start) -> Result<Vec<Event>, Refusal> {
+    let service = service(state, &start.service)?;
+    let name = &start.service;
+    if let Some(rollout) = state.active(name) {
+        return refuse(
+            RefusalKind::Conflict,
+            format!("service `{name}` has a rollout to {} under way", rollout.to),
+            format!("let it end, or end it with `serin rollout abort {name}`, and start again"),
+        );
+    }
+    let Some(version) = service.versions.get(&start.to) else {
+        return refuse(
+            RefusalKind::NotFound,
+            format!("service `{name}` has no version `{}`", start.to),
+            listed("versions", service.versions.keys().map(VersionName::as_str)),
+        );
+    };
+    if service.stable == start.to {
+        return refuse(
+            RefusalKind::Conflict,
+            format!("version `{}` is already stable", start.to),
+            listed(
+                "other versions",
+                service
+                    .versions
+                    .keys()
+                    .filter(|v| **v != start.to)
+                    .map(VersionName::as_str),
+            ),
+        );
+    }
+    if version.endpoints.is_empty() {
+        return refuse(
+            RefusalKind::Conflict,
+            format!("version `{}` has no endpoint", start.to),
+            "add one under `endpoints:` and run `serin apply -f FILE`",
+        );
+    }
+    if state.rollout(start.rollout).is_some() {
+        return refuse(
+            RefusalKind::Conflict,
+            "this rollout id was used before",
+            "give a new one",
+        );
+    }
+    if let Some(problem) = start.plan.problems().into_iter().find(|p| p.fatal) {
+        return refuse(
+            RefusalKind::Invalid,
+            format!(
+                "plan `{}`, {}: {}",
+                start.plan_name, problem.at, problem.what
+            ),
+            problem.help,
+        );
+    }
+    for check in &start.preflight.checks {
+        match check.result {
+            PreflightResult::Failed => {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!("pre-flight `{}` failed: {}", check.name, check.detail),
+                    format!(
+                        "mend version {} (`serin service show {name}` shows its endpoints) and start again",
+                        start.to
+                    ),
+                );
+            }
+            PreflightResult::Breaking if !start.accept_breaking => {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!("pre-flight `{}`: {}", check.name, check.detail),
+                    "clients will notice; if that is meant, start again with `--accept-breaking`",
+                );
+            }
+            _ => {}
+        }
+    }
+    let share = start
+        .plan
+        .phases
+        .first()
+        .map(|phase| phase.share)
+        .unwrap_or_default();
+    Ok(vec![
+        Event::RolloutStarted(Box::new(Started {
+            rollout: start.rollout,
+            service: name.clone(),
+            from: service.stable.clone(),
+            to: start.to.clone(),
+            plan_name: start.plan_name.clone(),
+            plan: start.plan.clone(),
+            reason: start.reason.clone(),
+            preflight: start.preflight.clone(),
+        })),
+        Event::PhaseEntered {
+            rollout: start.rollout,
+            phase: 0,
+            share,
+            evidence: None,
+            overridden: None,
+        },
+    ])
+}
+
+fn set_share(
+    state: &State,
+    name: &ServiceName,
+    share: Share,
+    reason: &str,
+) -> Result<Vec<Event>, Refusal> {
+    let rollout = active(state, name)?;
+    if reason.trim().is_empty() {
+        return refuse(
+            RefusalKind::Invalid,
+            "a share set by hand needs a reason",
+            "add `--reason \"...\"`",
+        );
+    }
+    if share == Share::FULL {
+        return refuse(
+            RefusalKind::Invalid,
+            "100 % by hand would promote without the evidence that the plan asks for",
+            format!("use `serin rollout promote {name} --full --override --reason \"...\"`"),
+        );
+    }
+    let mut events = vec![Event::ShareSet {
+        rollout: rollout.id,
+        share,
+        reason: reason.to_owned(),
+    }];
+    if share == Share::ZERO && rollout.status != Status::Paused {
+        events.push(Event::Paused {
+            rollout: rollout.id,
+            reason: "the share was set to 0 %".to_owned(),
+        });
+    }
+    Ok(events)
+}
+
+fn promote(
+    state: &State,
+    name: &ServiceName,
+    full: bool,
+    overridden: Option<&str>,
+    assessment: Option<&Assessment>,
+) -> Result<Vec<Event>, Refusal> {
+    let rollout = active(state, name)?;
+    let skips = full && rollout.phase + 2 < rollout.plan.phases.len();
+    let missing = match assessment {
+        None => Some("nothing is known about the candidate yet".to_owned()),
+        Some(assessment) => rollout.evidence_missing(assessment),
+    }
+    .or_else(|| skips.then(|| "phases that the plan asks for would be skipped".to_owned()));
+    let overridden = match (missing, overridden.map(str::trim)) {
+        (None, _) => None,
+        (Some(_), Some(reason)) if !reason.is_empty() => Some(reason.to_owned()),
+        (Some(missing), _) => {
+            return refuse(
+                RefusalKind::Conflict,
+                format!(
+                    "phase {} has not shown what its plan asks for: {missing}",
+                    rollout.phase + 1
+                ),
+                "wait, or promote all the same with `--override --reason \"...\"`",
+            );
+        }
+    };
+    let mut events = match rollout.status {
+        Status::Paused => vec![Event::Resumed {
+            rollout: rollout.id,
+        }],
+        _ => Vec::new(),
+    };
+    if full {
+        let evidence = assessment.cloned().map(Box::new);
+        events.push(Event::Promoted {
+            rollout: rollout.id,
+            evidence,
+            overridden,
+        });
+    } else {
+        events.extend(rollout.pass(assessment, overridden));
+    }
+    Ok(events)
+}
+
+fn resume(rollout: &Rollout) -> Vec<Event> {
+    if rollout.status != Status::Paused {
+        return Vec::new();
+    }
+    let mut events = vec![Event::Resumed {
+        rollout: rollout.id,
+    }];
+    if rollout.share == Share::ZERO
+        && let Some(phase) = rollout.plan.phases.get(rollout.phase)
+    {
+        events.push(Event::PhaseEntered {
+            rollout: rollout.id,
+            phase: rollout.phase,
+            share: phase.share,
+            evidence: None,
+            overridden: None,
+        });
+    }
+    events
+}
+
+fn abort(state: &State, name: &ServiceName, reason: &str) -> Result<Vec<Event>, Refusal> {
+    service(state, name)?;
+    match state.latest(name) {
+        Some(rollout) if !rollout.status.is_terminal() => Ok(vec![Event::Aborted {
+            rollout: rollout.id,
+            reason: reason.to_owned(),
+        }]),
+        Some(rollout) if rollout.status == Status::Promoted => refuse(
+            RefusalKind::Conflict,
+            format!("the rollout to {} is over: it was promoted", rollout.to),
+            format!(
+                "to return to {}, use `serin rollout rollback {name} --reason \"...\"`",
+                rollout.from
+            ),
+        ),
+        Some(_) => Ok(Vec::new()),
+        None => active(state, name).map(|_| Vec::new()),
+    }
+}
+
+fn roll_back(
+    state: &State,
+    name: &ServiceName,
+    strategy: RollbackStrategy,
+    reason: &str,
+) -> Result<Vec<Event>, Refusal> {
+    let service = service(state, name)?;
+    match state.latest(name) {
+        Some(rollout) if !rollout.status.is_terminal() => Ok(vec![Event::RolledBack {
+            rollout: rollout.id,
+            strategy,
+            reason: reason.to_owned(),
+            evidence: None,
+        }]),
+        Some(rollout) if rollout.status == Status::Promoted && service.stable == rollout.to => {
+            if !service.versions.contains_key(&rollout.from) {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!("version `{}` is no longer registered", rollout.from),
+                    "describe it again in a file, run `serin apply -f FILE`, and start a rollout to it",
+                );
+            }
+            Ok(vec![Event::Reverted {
+                service: name.clone(),
+                from: rollout.to.clone(),
+                to: rollout.from.clone(),
+                strategy,
+                reason: reason.to_owned(),
+            }])
+        }
+        Some(_) => Ok(Vec::new()),
+        None => active(state, name).map(|_| Vec::new()),
+    }
+}
+
+fn apply_manifest(
+    state: &State,
+    manifest: &Manifest,
+    source: Source,
+    prune: bool,
+) -> Result<Vec<Event>, Refusal> {
+    let before = match source {
+        Source::Start => state.manifest_read.as_ref(),
+        Source::Request => None,
+    };
+    let mut events = Vec::new();
+    let mut next_endpoint = state.next_endpoint;
+    for (name, plan) in &manifest.plans {
+        if before.and_then(|m| m.plans.get(name)) == Some(plan)
+            || state.plans.get(name) == Some(plan)
+        {
+            continue;
+        }
+        if let Some(problem) = plan.problems().into_iter().find(|p| p.fatal) {
+            let what = format!("plan `{name}`, {}: {}", problem.at, problem.what);
+            return refuse(RefusalKind::Invalid, what, problem.help);
+        }
+        events.push(Event::PlanSet {
+            name: name.clone(),
+            plan: Box::new(plan.clone()),
+        });
+    }
+    for (name, spec) in &manifest.services {
+        if before.and_then(|m| m.services.get(name)) == Some(spec) {
+            continue;
+        }
+        let live = state.services.get(name);
+        let wanted = describe_service(state, name, spec, live, prune, &mut next_endpoint)?;
+        if live == Some(&wanted) {
+            continue;
+        }
+        let wanted = Box::new(wanted);
+        events.push(if live.is_some() {
+            Event::ServiceChanged(wanted)
+        } else {
+            Event::ServiceCreated(wanted)
+        });
+    }
+    if prune {
+        for name in state
+            .services
+            .keys()
+            .filter(|name| !manifest.services.contains_key(name))
+        {
+            if let Some(rollout) = state.active(name) {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!(
+                        "service `{name}` cannot be removed while its rollout to {} is under way",
+                        rollout.to
+                    ),
+                    format!("end it first with `serin rollout abort {name}`"),
+                );
+            }
+            events.push(Event::ServiceRemoved {
+                service: name.clone(),
+            });
+        }
+        for name in state
+            .plans
+            .keys()
+            .filter(|name| !manifest.plans.contains_key(*name))
+        {
+            events.push(Event::PlanRemoved { name: name.clone() });
+        }
+    }
+    refuse_overlaps(state, &events)?;
+    if source == Source::Start && state.manifest_read.as_ref() != Some(manifest) {
+        events.push(Event::ManifestRead(Box::new(manifest.clone())));
+    }
+    Ok(events)
+}
+
+/// The service that the wish makes of what there is.
+fn describe_service(
+    state: &State,
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    live: Option<&Service>,
+    prune: bool,
+    next_endpoint: &mut u32,
+) -> Result<Service, Refusal> {
+    let stable = live.map_or(&spec.stable, |live| &live.stable).clone();
+    let mut versions: BTreeMap<_, _> = live.map(|live| live.versions.clone()).unwrap_or_default();
+    if prune {
+        let candidate = state.active(name).map(|rollout| &rollout.to);
+        if let Some(used) = [Some(&stable), candidate]
+            .into_iter()
+            .flatten()
+            .find(|used| !spec.versions.contains_key(*used))
+        {
+            return refuse(
+                RefusalKind::Conflict,
+                format!("version `{used}` of service `{name}` is in use and cannot be removed"),
+                "keep it in the file, or move its callers away first",
+            );
+        }
+        versions.retain(|version, _| spec.versions.contains_key(version));
+    }
+    for (version, wanted) in &spec.versions {
+        let known = versions.get(version);
+        let endpoints = wanted.endpoints.iter().map(|url| {
+            let same = known
+                .and_then(|v| v.endpoints.iter().find(|e| e.url == *url))
+                .cloned();
+            same.unwrap_or_else(|| {
+                let id = EndpointId(*next_endpoint);
+                *next_endpoint += 1;
+                Endpoint {
+                    id,
+                    url: url.clone(),
+                }
+            })
+        });
+        let endpoints = endpoints.collect();
+        let stage = match known {
+            Some(known) => known.stage,
+            None if *version == stable => VersionStage::Serving,
+            None => VersionStage::Registered,
+        };
+        versions.insert(version.clone(), Version { endpoints, stage });
+    }
+    if !versions.contains_key(&stable) {
+        return refuse(
+            RefusalKind::Invalid,
+            format!("service `{name}` has no version `{stable}`, which is to be stable"),
+            listed("versions", versions.keys().map(VersionName::as_str)),
+        );
+    }
+    Ok(Service {
+        name: name.clone(),
+        protocol: spec.protocol,
+        path: spec.path.trim_end_matches('/').to_owned(),
+        hosts: spec
+            .hosts
+            .iter()
+            .map(|host| host.to_ascii_lowercase())
+            .collect(),
+        stable,
+        versions,
+        settings: spec.settings.clone(),
+    })
+}
+
+/// Two services must not claim the same path on the same host.
+fn refuse_overlaps(state: &State, events: &[Event]) -> Result<(), Refusal> {
+    let mut services: BTreeMap<&ServiceName, &Service> = state.services.iter().collect();
+    for event in events {
+        match event {
+            Event::ServiceCreated(service) | Event::ServiceChanged(service) => {
+                services.insert(&service.name, service);
+            }
+            Event::ServiceRemoved { service } => {
+                services.remove(service);
+            }
+            _ => {}
+        }
+    }
+    let mut claims: BTreeMap<(&str, &str), &ServiceName> = BTreeMap::new();
+    for service in services.into_values() {
+        let any = service.hosts.is_empty().then_some("*");
+        for host in service.hosts.iter().map(String::as_str).chain(any) {
+            if let Some(other) = claims.insert((&service.path, host), &service.name) {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!(
+                        "services `{other}` and `{}` both claim {host}{}",
+                        service.name, service.path
+                    ),
+                    "give one of them another `path:` or `hosts:`",
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! Events: everything that has changed, in order. State is a fold over them.
+
+use crate::{
+    manifest::Manifest,
+    name::{RolloutId, ServiceName, VersionName},
+    plan::{Plan, RollbackStrategy},
+    service::Service,
+    share::Share,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_judge::Assessment;
+
+/// One change. Boxed where it is large, so that a list of events stays small.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+pub enum Event {
+    /// The manifest that the process was started with, kept to see what its author changes the next time.
+    ManifestRead(Box<Manifest>),
+    /// A service that was not there before.
+    ServiceCreated(Box<Service>),
+    /// A service described anew; which version is stable is as before.
+    ServiceChanged(Box<Service>),
+    /// A service that is no more.
+    ServiceRemoved {
+        /// Its name.
+        service: ServiceName,
+    },
+    /// A plan, new or replaced.
+    PlanSet {
+        /// Its name.
+        name: String,
+        /// The recipe.
+        plan: Box<Plan>,
+    },
+    /// A plan that is no more.
+    PlanRemoved {
+        /// Its name.
+        name: String,
+    },
+    /// An attempt to replace stable.
+    RolloutStarted(Box<Started>),
+    /// A phase began: its share is in force.
+    PhaseEntered {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Which phase of its plan, from 0.
+        phase: usize,
+        /// The share that the plan has for it.
+        share: Share,
+        /// What the phase before has shown, if one was passed.
+        evidence: Option<Box<Assessment>>,
+        /// Why it was entered without that, if it was.
+        overridden: Option<String>,
+    },
+    /// A share set by hand.
+    ShareSet {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The share.
+        share: Share,
+        /// Why.
+        reason: String,
+    },
+    /// A warning holds the rollout where it is.
+    Held {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: String,
+        /// The numbers behind it.
+        evidence: Box<Assessment>,
+    },
+    /// The warning is over.
+    Released {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// The phase has shown what it must, but the plan leaves the promotion to a person.
+    PhaseReady {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The numbers behind it.
+        evidence: Box<Assessment>,
+    },
+    /// Stopped by hand; critical breaches still take the candidate back.
+    Paused {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: String,
+    },
+    /// Goes on. The time of the pause does not count.
+    Resumed {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// The phase ran out of time and got it again.
+    Extended {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: String,
+    },
+    /// The phase ran out of time; a person must decide.
+    Inconclusive {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: String,
+        /// The numbers behind it.
+        evidence: Box<Assessment>,
+    },
+    /// The candidate is the new stable.
+    Promoted {
+        /// The rollout.
+        rollout: RolloutId,
+        /// What the last phase has shown.
+        evidence: Option<Box<Assessment>>,
+        /// Why it was promoted without that, if it was.
+        overridden: Option<String>,
+    },
+    /// The candidate was taken back.
+    RolledBack {
+        /// The rollout.
+        rollout: RolloutId,
+        /// How live sessions leave it.
+        strategy: RollbackStrategy,
+        /// Why.
+        reason: String,
+        /// The numbers behind it, where it was not by hand.
+        evidence: Option<Box<Assessment>>,
+    },
+    /// Ended by hand: the desired version is stable.
+    Aborted {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: String,
+    },
+    /// After a promotion, the version before was made stable again.
+    Reverted {
+        /// The service.
+        service: ServiceName,
+        /// The version that was stable.
+        from: VersionName,
+        /// The version that is stable again.
+        to: VersionName,
+        /// How live sessions leave `from`.
+        strategy: RollbackStrategy,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The beginning of a rollout. The plan is copied: later changes to it do not touch a rollout under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its id; part of the hash that assigns callers.
+    pub rollout: RolloutId,
+    /// The service.
+    pub service: ServiceName,
+    /// The stable version.
+    pub from: VersionName,
+    /// The candidate.
+    pub to: VersionName,
+    /// What the plan is called.
+    pub plan_name: String,
+    /// The plan.
+    pub plan: Plan,
+    /// Why.
+    pub reason: String,
+    /// What was checked before.
+    pub preflight: Preflight,
+}
+
+/// What was found before a rollout began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preflight {
+    /// The checks, in order.
+    pub checks: Vec<PreflightCheck>,
+    /// Whether the tool contracts of the two versions differ.
+    pub contract_differs: bool,
+}
+
+/// One check before a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreflightCheck {
+    /// What was checked: `health`, `eras`, `contract`.
+    pub name: String,
+    /// What was found.
+    pub result: PreflightResult,
+    /// In words.
+    pub detail: String,
+}
+
+/// What a check before a rollout found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreflightResult {
+    /// Nothing wrong.
+    Passed,
+    /// Worth knowing.
+    Risky,
+    /// Clients will notice; needs to be accepted by hand.
+    Breaking,
+    /// The rollout cannot begin.
+    Failed,
+}
+
+/// Who caused a change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Actor(String);
+
+/// Longest name of an actor, in characters.
+const ACTOR_CHARS_MAX: usize = 100;
+
+impl Actor {
+    /// Serin itself.
+    pub fn serin() -> Self {
+        Self("serin".to_owned())
+    }
+
+    /// A person or program by its name; cut to 100 characters, control characters dropped.
+    pub fn named(name: &str) -> Self {
+        Self(
+            name.chars()
+                .filter(|c| !c.is_control())
+                .take(ACTOR_CHARS_MAX)
+                .collect(),
+        )
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An event with its place in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Its place, from 1.
+    pub position: u64,
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub actor: Actor,
+    /// Under which writer.
+    pub epoch: u64,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The version in which events are written now. Older ones are upcast in [`Event::decode`].
+pub const EVENT_VERSION: u16 = 1;
+
+/// Why a stored event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a later release.
+    #[error(
+        "an event `{kind}` of version {version} was written by a later release of Serin; run that release, or a newer one"
+    )]
+    Newer {
+        /// Its kind.
+        kind: String,
+        /// Its version.
+        version: u16,
+    },
+    /// Not what its kind promises.
+    #[error("an event `{kind}` cannot be read; the log is damaged: restore it from a backup")]
+    Body {
+        /// Its kind.
+        kind: String,
+        /// What serde says.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl Event {
+    /// What it is called in the log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ManifestRead(_) => "manifest_read",
+            Self::ServiceCreated(_) => "service_created",
+            Self::ServiceChanged(_) => "service_changed",
+            Self::ServiceRemoved { .. } => "service_removed",
+            Self::PlanSet { .. } => "plan_set",
+            Self::PlanRemoved { .. } => "plan_removed",
+            Self::RolloutStarted(_) => "rollout_started",
+            Self::PhaseEntered { .. } => "phase_entered",
+            Self::ShareSet { .. } => "share_set",
+            Self::Held { .. } => "held",
+            Self::Released { .. } => "released",
+            Self::PhaseReady { .. } => "phase_ready",
+            Self::Paused { .. } => "paused",
+            Self::Resumed { .. } => "resumed",
+            Self::Extended { .. } => "extended",
+            Self::Inconclusive { .. } => "inconclusive",
+            Self::Promoted { .. } => "promoted",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Aborted { .. } => "aborted",
+            Self::Reverted { .. } => "reverted",
+        }
+    }
+
+    /// Its body as it is stored beside its kind.
+    pub fn encode_body(&self) -> Result<String, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        Ok(value
+            .get_mut("body")
+            .map(serde_json::Value::take)
+            .unwrap_or_default()
+            .to_string())
+    }
+
+    /// Reads an event as it was stored.
+    pub fn decode(kind: &str, version: u16, body: &str) -> Result<Self, DecodeError> {
+        if version > EVENT_VERSION {
+            return Err(DecodeError::Newer {
+                kind: kind.to_owned(),
+                version,
+            });
+        }
+        let failed = |source| DecodeError::Body {
+            kind: kind.to_owned(),
+            source,
+        };
+        let body: serde_json::Value = serde_json::from_str(body).map_err(failed)?;
+        serde_json::from_value(serde_json::json!({ "kind": kind, "body": body })).map_err(failed)
+    }
+
+    /// The rollout it is about, if it is about one.
+    pub fn rollout(&self) -> Option<RolloutId> {
+        match self {
+            Self::RolloutStarted(started) => Some(started.rollout),
+            Self::PhaseEntered { rollout, .. }
+            | Self::ShareSet { rollout, .. }
+            | Self::Held { rollout, .. }
+            | Self::Released { rollout }
+            | Self::PhaseReady { rollout, .. }
+            | Self::Paused { rollout, .. }
+            | Self::Resumed { rollout }
+            | Self::Extended { rollout, .. }
+            | Self::Inconclusive { rollout, .. }
+            | Self::Promoted { rollout, .. }
+            | Self::RolledBack { rollout, .. }
+            | Self::Aborted { rollout, .. } => Some(*rollout),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The rollout machine: where a rollout is, and what follows from how its candidate stands.
+
+use crate::{
+    event::{Actor, Event, Preflight},
+    name::{RolloutId, ServiceName, VersionName},
+    plan::{EXTENSIONS_MAX, Evidence, Inconclusive, Plan, RollbackStrategy},
+    share::Share,
+    text::format_duration,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_judge::{Assessment, Finding, Level, Scope};
+use std::time::Duration;
+
+/// One attempt to replace stable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Its id.
+    pub id: RolloutId,
+    /// The service.
+    pub service: ServiceName,
+    /// The stable version.
+    pub from: VersionName,
+    /// The candidate.
+    pub to: VersionName,
+    /// What its plan is called.
+    pub plan_name: String,
+    /// Its own copy of the plan.
+    pub plan: Plan,
+    /// Where it is.
+    pub status: Status,
+    /// Which phase of the plan, from 0.
+    pub phase: usize,
+    /// Counts up whenever the share is set, by plan or by hand: counts of one step are not mixed with those of another.
+    pub step: u32,
+    /// The share in force.
+    pub share: Share,
+    /// Whether the share was set by hand.
+    pub share_by_hand: bool,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// By whom.
+    pub started_by: Actor,
+    /// When the present step began, moved on by pauses.
+    pub step_started_at: Timestamp,
+    /// Since when it is paused.
+    pub paused_at: Option<Timestamp>,
+    /// The warning that holds it.
+    pub held: Option<String>,
+    /// Whether the phase has passed and waits for a person.
+    pub ready: bool,
+    /// How often the present phase was extended.
+    pub extensions: u32,
+    /// What was checked before it began.
+    pub preflight: Preflight,
+    /// When and why it ended.
+    pub ended: Option<Ended>,
+}
+
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Goes on by itself.
+    Running,
+    /// Stopped by hand.
+    Paused,
+    /// Ran out of time; a person must decide.
+    Inconclusive,
+    /// Over: the candidate is stable.
+    Promoted,
+    /// Over: the candidate was taken back.
+    RolledBack,
+    /// Over: ended by hand.
+    Aborted,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Paused,
+        Self::Inconclusive,
+        Self::Promoted,
+        Self::RolledBack,
+        Self::Aborted,
+    ];
+
+    /// Whether it never moves again.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Promoted | Self::RolledBack | Self::Aborted)
+    }
+
+    /// As it stands in labels and answers.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Inconclusive => "inconclusive",
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// The end of a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// The numbers behind it.
+    pub evidence: Option<Assessment>,
+}
+
+impl Rollout {
+    /// Time spent in the present step, pauses not counted.
+    pub fn step_elapsed(&self, now: Timestamp) -> Duration {
+        elapsed(self.step_started_at, self.paused_at.unwrap_or(now))
+    }
+
+    /// What the present phase holds for.
+    pub fn hold(&self) -> Duration {
+        self.plan
+            .phases
+            .get(self.phase)
+            .map(|phase| phase.hold)
+            .unwrap_or_default()
+    }
+
+    /// The time after which the present phase is inconclusive, extensions counted.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.plan
+            .deadline(self.phase)
+            .map(|deadline| deadline * (1 + self.extensions))
+    }
+
+    /// Why the present phase may not pass on the evidence, if it may not; the hold is not part of it.
+    pub fn evidence_missing(&self, assessment: &Assessment) -> Option<String> {
+        if let Some(finding) = assessment
+            .worst(Level::Critical)
+            .or_else(|| assessment.worst(Level::Warning))
+        {
+            return Some(describe(finding));
+        }
+        match self.plan.evidence(self.phase) {
+            Evidence::Trials(needed) if assessment.trials < needed => {
+                return Some(format!("{} of {needed} trials seen", assessment.trials));
+            }
+            Evidence::Safe if assessment.verdict != serin_judge::Verdict::Safe => {
+                return Some("the candidate is not shown to be safe".to_owned());
+            }
+            _ => {}
+        }
+        assessment
+            .criteria
+            .iter()
+            .find(|f| f.check != serin_judge::Check::Pass)
+            .map(describe)
+    }
+
+    /// What follows from how the candidate stands.
+    pub fn advance(&self, assessment: &Assessment, now: Timestamp) -> Vec<Event> {
+        if self.status.is_terminal() {
+            return Vec::new();
+        }
+        if let Some(finding) = assessment.worst(Level::Critical) {
+            if self.plan.auto_rollback {
+                return vec![self.roll_back(describe(finding), Some(assessment))];
+            }
+            return self.hold_for(
+                format!("{} (auto_rollback is off)", describe(finding)),
+                assessment,
+            );
+        }
+        if self.status != Status::Running {
+            return Vec::new();
+        }
+        if let Some(longest) = self.plan.longest
+            && elapsed(self.started_at, now) > longest
+        {
+            let reason = format!("the rollout took longer than {}", format_duration(longest));
+            return vec![self.roll_back(reason, Some(assessment))];
+        }
+        let warning = assessment.worst(Level::Warning);
+        if let Some(warning) = warning
+            && self.held.is_none()
+        {
+            return self.hold_for(describe(warning), assessment);
+        }
+        if warning.is_none() && self.held.is_some() {
+            return vec![Event::Released { rollout: self.id }];
+        }
+        match self.evidence_missing(assessment) {
+            None if self.step_elapsed(now) >= self.hold() => {
+                if self.plan.auto_promote {
+                    return self.pass(Some(assessment), None);
+                }
+                if self.ready {
+                    return Vec::new();
+                }
+                vec![Event::PhaseReady {
+                    rollout: self.id,
+                    evidence: Box::new(assessment.clone()),
+                }]
+            }
+            missing => self.out_of_time(missing, assessment, now),
+        }
+    }
+
+    /// The next phase, or the end.
+    pub(crate) fn pass(
+        &self,
+        assessment: Option<&Assessment>,
+        overridden: Option<String>,
+    ) -> Vec<Event> {
+        let evidence = assessment.cloned().map(Box::new);
+        let next = self.phase + 1;
+        let Some(phase) = self.plan.phases.get(next) else {
+            return vec![Event::Promoted {
+                rollout: self.id,
+                evidence,
+                overridden,
+            }];
+        };
+        let mut events = vec![Event::PhaseEntered {
+            rollout: self.id,
+            phase: next,
+            share: phase.share,
+            evidence: evidence.clone(),
+            overridden: overridden.clone(),
+        }];
+        // A last phase that asks for nothing is the promotion itself.
+        let asks_nothing =
+            phase.hold.is_zero() && phase.evidence.is_none() && phase.criteria.is_empty();
+        if next + 1 == self.plan.phases.len() && asks_nothing {
+            events.push(Event::Promoted {
+                rollout: self.id,
+                evidence,
+                overridden,
+            });
+        }
+        events
+    }
+
+    /// The candidate is taken back by Serin itself.
+    pub(crate) fn roll_back(&self, reason: String, assessment: Option<&Assessment>) -> Event {
+        Event::RolledBack {
+            rollout: self.id,
+            strategy: self.plan.rollback,
+            reason,
+            evidence: assessment.cloned().map(Box::new),
+        }
+    }
+
+    /// The candidate is gone: no statistics, no grace for its sessions.
+    pub(crate) fn catastrophe(&self, cause: String) -> Vec<Event> {
+        if self.status.is_terminal() || !self.plan.auto_rollback {
+            return Vec::new();
+        }
+        let strategy = RollbackStrategy::Immediate;
+        vec![Event::RolledBack {
+            rollout: self.id,
+            strategy,
+            reason: cause,
+            evidence: None,
+        }]
+    }
+
+    fn hold_for(&self, reason: String, assessment: &Assessment) -> Vec<Event> {
+        if self.held.is_some() {
+            return Vec::new();
+        }
+        vec![Event::Held {
+            rollout: self.id,
+            reason,
+            evidence: Box::new(assessment.clone()),
+        }]
+    }
+
+    fn out_of_time(
+        &self,
+        missing: Option<String>,
+        assessment: &Assessment,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let Some(deadline) = self
+            .deadline()
+            .filter(|deadline| self.step_elapsed(now) > *deadline)
+        else {
+            return Vec::new();
+        };
+        let missing = missing.unwrap_or_else(|| "nothing is missing but the hold".to_owned());
+        let reason = format!(
+            "no decision within {}: {missing}",
+            format_duration(deadline)
+        );
+        match self.plan.inconclusive {
+            Inconclusive::Rollback => vec![self.roll_back(reason, Some(assessment))],
+            Inconclusive::Extend if self.extensions < EXTENSIONS_MAX => {
+                vec![Event::Extended {
+                    rollout: self.id,
+                    reason,
+                }]
+            }
+            _ => vec![Event::Inconclusive {
+                rollout: self.id,
+                reason,
+                evidence: Box::new(assessment.clone()),
+            }],
+        }
+    }
+}
+
+/// A finding in words: `error_rate of tool search is 96 %, limit 20 % (stable 0 %), 25 calls`.
+pub fn describe(finding: &Finding) -> String {
+    let metric = finding.metric;
+    let whose = match &finding.scope {
+        Scope::All => String::new(),
+        Scope::Tool(tool) => format!(" of tool {tool}"),
+    };
+    let value = finding
+        .candidate
+        .map_or_else(|| "unknown".to_owned(), |value| metric.show(value));
+    let stable = finding
+        .stable
+        .map(|value| format!(", stable {}", metric.show(value)))
+        .unwrap_or_default();
+    format!(
+        "{metric}{whose} is {value}, limit {}{stable}, in {} calls",
+        finding.limit, finding.samples
+    )
+}
+
+pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}

@@ -1,0 +1,272 @@
+//! State, and the one way it changes: `apply` of one event after another.
+
+use crate::{
+    event::{Event, Recorded, Started},
+    manifest::Manifest,
+    name::{RolloutId, ServiceName, VersionName},
+    plan::{Plan, RollbackStrategy},
+    rollout::{Ended, Rollout, Status, elapsed},
+    service::{Service, VersionStage},
+    share::Share,
+};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use serin_judge::Assessment;
+use std::collections::BTreeMap;
+
+/// How many ended rollouts of a service stay in memory; the log keeps all.
+pub const ENDED_ROLLOUTS_KEPT: usize = 50;
+
+/// Everything Serin knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The last event that is in it.
+    pub position: u64,
+    /// The services.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// The plans that manifests brought; the built-in ones are not among them.
+    pub plans: BTreeMap<String, Plan>,
+    /// The rollouts under way and the latest that ended, oldest first.
+    pub rollouts: Vec<Rollout>,
+    /// The id that the next endpoint gets.
+    pub next_endpoint: u32,
+    /// The manifest that the process was last started with.
+    pub manifest_read: Option<Manifest>,
+}
+
+impl State {
+    /// The rollout of a service that is under way.
+    pub fn active(&self, service: &ServiceName) -> Option<&Rollout> {
+        self.rollouts
+            .iter()
+            .rev()
+            .find(|r| r.service == *service && !r.status.is_terminal())
+    }
+
+    /// The rollout of a service that began last.
+    pub fn latest(&self, service: &ServiceName) -> Option<&Rollout> {
+        self.rollouts.iter().rev().find(|r| r.service == *service)
+    }
+
+    /// A rollout by its id.
+    pub fn rollout(&self, id: RolloutId) -> Option<&Rollout> {
+        self.rollouts.iter().rev().find(|r| r.id == id)
+    }
+
+    /// The state after one more event. Events are facts: they are not checked again.
+    pub fn apply(&mut self, recorded: &Recorded) {
+        self.position = recorded.position;
+        match &recorded.event {
+            Event::ManifestRead(manifest) => self.manifest_read = Some(manifest.as_ref().clone()),
+            Event::ServiceCreated(service) | Event::ServiceChanged(service) => {
+                self.set_service(service);
+            }
+            Event::ServiceRemoved { service } => {
+                self.services.remove(service);
+                self.rollouts.retain(|r| r.service != *service);
+            }
+            Event::PlanSet { name, plan } => {
+                self.plans.insert(name.clone(), plan.as_ref().clone());
+            }
+            Event::PlanRemoved { name } => {
+                self.plans.remove(name);
+            }
+            Event::RolloutStarted(started) => self.start(started, recorded),
+            Event::Reverted {
+                service,
+                from,
+                to,
+                strategy,
+                ..
+            } => {
+                self.set_stage(service, from, left(*strategy));
+                self.set_stage(service, to, VersionStage::Serving);
+                if let Some(service) = self.services.get_mut(service) {
+                    service.stable = to.clone();
+                }
+            }
+            event => self.move_rollout(event, recorded),
+        }
+    }
+
+    fn set_service(&mut self, service: &Service) {
+        let ids = service
+            .versions
+            .values()
+            .flat_map(|v| &v.endpoints)
+            .map(|e| e.id.0);
+        self.next_endpoint = ids.map(|id| id + 1).fold(self.next_endpoint, u32::max);
+        self.services.insert(service.name.clone(), service.clone());
+    }
+
+    fn start(&mut self, started: &Started, recorded: &Recorded) {
+        self.set_stage(&started.service, &started.to, VersionStage::Serving);
+        self.rollouts.push(Rollout {
+            id: started.rollout,
+            service: started.service.clone(),
+            from: started.from.clone(),
+            to: started.to.clone(),
+            plan_name: started.plan_name.clone(),
+            plan: started.plan.clone(),
+            status: Status::Running,
+            phase: 0,
+            step: 0,
+            share: Share::ZERO,
+            share_by_hand: false,
+            started_at: recorded.at,
+            started_by: recorded.actor.clone(),
+            step_started_at: recorded.at,
+            paused_at: None,
+            held: None,
+            ready: false,
+            extensions: 0,
+            preflight: started.preflight.clone(),
+            ended: None,
+        });
+        let ended = self
+            .rollouts
+            .iter()
+            .filter(|r| r.service == started.service && r.status.is_terminal())
+            .count();
+        if ended > ENDED_ROLLOUTS_KEPT
+            && let Some(oldest) = self
+                .rollouts
+                .iter()
+                .position(|r| r.service == started.service)
+        {
+            self.rollouts.remove(oldest);
+        }
+    }
+
+    fn move_rollout(&mut self, event: &Event, recorded: &Recorded) {
+        let Some(id) = event.rollout() else { return };
+        let Some(rollout) = self.rollouts.iter_mut().rev().find(|r| r.id == id) else {
+            return;
+        };
+        let now = recorded.at;
+        let set_share = |rollout: &mut Rollout, share: Share, by_hand: bool| {
+            rollout.share = share;
+            rollout.share_by_hand = by_hand;
+            rollout.step += 1;
+            rollout.step_started_at = now;
+            rollout.paused_at = rollout.paused_at.map(|_| now);
+            rollout.extensions = 0;
+            rollout.ready = false;
+            rollout.held = None;
+            if rollout.status == Status::Inconclusive {
+                rollout.status = Status::Running;
+            }
+        };
+        let end =
+            |rollout: &mut Rollout, status: Status, reason: &str, evidence: Option<&Assessment>| {
+                rollout.status = status;
+                rollout.paused_at = None;
+                rollout.held = None;
+                rollout.ready = false;
+                rollout.share = if status == Status::Promoted {
+                    Share::FULL
+                } else {
+                    Share::ZERO
+                };
+                rollout.ended = Some(Ended {
+                    at: now,
+                    by: recorded.actor.clone(),
+                    reason: reason.to_owned(),
+                    evidence: evidence.cloned(),
+                });
+            };
+        // The stage that the candidate has afterwards.
+        let mut candidate = None;
+        match event {
+            Event::PhaseEntered { phase, share, .. } => {
+                rollout.phase = *phase;
+                set_share(rollout, *share, false);
+                candidate = Some(VersionStage::Serving);
+            }
+            Event::ShareSet { share, .. } => {
+                set_share(rollout, *share, true);
+                // None of the new callers and none of the old: the rollout is kept for inspection only.
+                candidate = Some(if *share == Share::ZERO {
+                    VersionStage::Withdrawn
+                } else {
+                    VersionStage::Serving
+                });
+            }
+            Event::Held { reason, .. } => rollout.held = Some(reason.clone()),
+            Event::Released { .. } => rollout.held = None,
+            Event::PhaseReady { .. } => rollout.ready = true,
+            Event::Paused { .. } => {
+                rollout.status = Status::Paused;
+                rollout.paused_at = Some(now);
+            }
+            Event::Resumed { .. } => {
+                rollout.status = Status::Running;
+                if let Some(paused_at) = rollout.paused_at.take() {
+                    let pause =
+                        SignedDuration::try_from(elapsed(paused_at, now)).unwrap_or_default();
+                    rollout.step_started_at = rollout
+                        .step_started_at
+                        .checked_add(pause)
+                        .unwrap_or(rollout.step_started_at);
+                }
+            }
+            Event::Extended { .. } => rollout.extensions += 1,
+            Event::Inconclusive { .. } => rollout.status = Status::Inconclusive,
+            Event::Promoted {
+                evidence,
+                overridden,
+                ..
+            } => {
+                let reason = overridden.as_deref().unwrap_or("every phase passed");
+                end(rollout, Status::Promoted, reason, evidence.as_deref());
+                let (service, from, to) = (
+                    rollout.service.clone(),
+                    rollout.from.clone(),
+                    rollout.to.clone(),
+                );
+                self.set_stage(&service, &from, VersionStage::Draining);
+                self.set_stage(&service, &to, VersionStage::Serving);
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.stable = to;
+                }
+                return;
+            }
+            Event::RolledBack {
+                strategy,
+                reason,
+                evidence,
+                ..
+            } => {
+                end(rollout, Status::RolledBack, reason, evidence.as_deref());
+                candidate = Some(left(*strategy));
+            }
+            Event::Aborted { reason, .. } => {
+                end(rollout, Status::Aborted, reason, None);
+                candidate = Some(VersionStage::Withdrawn);
+            }
+            _ => {}
+        }
+        if let Some(stage) = candidate {
+            let (service, to) = (rollout.service.clone(), rollout.to.clone());
+            self.set_stage(&service, &to, stage);
+        }
+    }
+
+    fn set_stage(&mut self, service: &ServiceName, version: &VersionName, stage: VersionStage) {
+        let version = self
+            .services
+            .get_mut(service)
+            .and_then(|service| service.versions.get_mut(version));
+        if let Some(version) = version {
+            version.stage = stage;
+        }
+    }
+}
+
+/// The stage of a version that was taken back.
+const fn left(strategy: RollbackStrategy) -> VersionStage {
+    match strategy {
+        RollbackStrategy::Immediate => VersionStage::Withdrawn,
+        RollbackStrategy::Gradual => VersionStage::Draining,
+    }
+}

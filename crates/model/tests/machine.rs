@@ -1,0 +1,623 @@
+//! The promises of the rollout machine, over random sequences of commands and observations.
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use serin_judge::{Assessment, Check, Finding, Level, Limit, Metric, Scope, Verdict};
+use serin_model::{
+    decide::{Command, RefusalKind, Source, Start, decide},
+    event::{Actor, Event, Preflight, PreflightCheck, PreflightResult, Recorded},
+    manifest::Manifest,
+    name::{RolloutId, ServiceName},
+    plan::{Evidence, Plan, RollbackStrategy},
+    rollout::Status,
+    service::VersionStage,
+    share::Share,
+    snapshot::{Observed, Snapshot},
+    state::State,
+};
+use uuid::Uuid;
+
+const TRIALS: u64 = 100;
+
+fn tools() -> ServiceName {
+    "tools".parse().unwrap()
+}
+
+fn manifest() -> Manifest {
+    serde_json::from_str(
+        r#"{"services": {"tools": {"protocol": "mcp", "path": "/mcp", "stable": "v1", "versions": {
+            "v1": {"endpoints": ["http://127.0.0.1:9001/mcp"]}, "v2": {"endpoints": ["http://127.0.0.1:9002/mcp"]},
+            "v3": {"endpoints": []}}}}}"#,
+    )
+    .unwrap()
+}
+
+fn plan(auto_promote: bool, inconclusive: &str) -> Plan {
+    serde_json::from_str(&format!(
+        r#"{{"phases": [{{"share": "5 %", "hold": "60s"}}, {{"share": "25 %", "hold": "60s"}}, {{"share": "100 %"}}],
+            "evidence": "trials {TRIALS}", "auto_promote": {auto_promote}, "inconclusive": "{inconclusive}"}}"#
+    ))
+    .unwrap()
+}
+
+/// A log in memory: what the store and the orchestrator do, without either.
+#[derive(Default)]
+struct World {
+    state: State,
+    log: Vec<Recorded>,
+    now: Timestamp,
+    ids: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self::default();
+        let manifest = Box::new(manifest());
+        world
+            .run(&Command::Apply {
+                manifest,
+                source: Source::Start,
+                prune: false,
+            })
+            .unwrap();
+        world
+    }
+
+    fn run(&mut self, command: &Command) -> Result<Vec<Event>, RefusalKind> {
+        let events = decide(&self.state, command, self.now).map_err(|refusal| refusal.kind)?;
+        for event in events.clone() {
+            let recorded = Recorded {
+                position: self.log.len() as u64 + 1,
+                at: self.now,
+                actor: Actor::named("ops"),
+                epoch: 1,
+                event,
+            };
+            self.state.apply(&recorded);
+            self.log.push(recorded);
+        }
+        Ok(events)
+    }
+
+    fn start(&mut self, to: &str, plan: Plan) -> Result<Vec<Event>, RefusalKind> {
+        self.ids += 1;
+        self.run(&Command::Start(Box::new(Start {
+            rollout: RolloutId(Uuid::from_u128(self.ids)),
+            service: tools(),
+            to: to.parse().unwrap(),
+            plan_name: "test".into(),
+            plan,
+            reason: String::new(),
+            preflight: Preflight::default(),
+            accept_breaking: false,
+        })))
+    }
+
+    fn judge(&mut self, assessment: Assessment) -> Result<Vec<Event>, RefusalKind> {
+        let Some(rollout) = self.state.latest(&tools()).map(|r| r.id) else {
+            return Ok(vec![]);
+        };
+        self.run(&Command::Judge {
+            rollout,
+            assessment: Box::new(assessment),
+        })
+    }
+}
+
+fn assessment(trials: u64, level: Option<Level>) -> Assessment {
+    let findings = level.map(|level| Finding {
+        metric: Metric::ErrorRate,
+        scope: Scope::All,
+        level: Some(level),
+        check: Check::Fail,
+        limit: Limit::Percent(1.0),
+        candidate: Some(0.5),
+        stable: Some(0.0),
+        samples: trials,
+        stable_too: false,
+    });
+    let verdict = if level == Some(Level::Critical) {
+        Verdict::Regression
+    } else {
+        Verdict::Continue
+    };
+    Assessment {
+        verdict,
+        findings: findings.into_iter().collect(),
+        criteria: vec![],
+        trials,
+        stable_calls: trials,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(i64),
+    Start {
+        to: usize,
+        auto_promote: bool,
+        inconclusive: usize,
+    },
+    Share(u16),
+    Promote {
+        full: bool,
+        overridden: bool,
+        trials: u64,
+    },
+    Pause,
+    Resume,
+    Abort,
+    Rollback,
+    Judge {
+        trials: u64,
+        level: Option<Level>,
+    },
+    Catastrophe,
+    Apply {
+        prune: bool,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let level = prop_oneof![6 => Just(None), 1 => Just(Some(Level::Warning)), 1 => Just(Some(Level::Critical))];
+    let step = prop_oneof![
+        4 => (0_i64..200).prop_map(Step::Wait),
+        4 => (0_usize..3, any::<bool>(), 0_usize..3)
+            .prop_map(|(to, auto_promote, inconclusive)| Step::Start { to, auto_promote, inconclusive }),
+        2 => (0_u16..=100).prop_map(Step::Share),
+        2 => (any::<bool>(), any::<bool>(), 0_u64..200)
+            .prop_map(|(full, overridden, trials)| Step::Promote { full, overridden, trials }),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
+        1 => Just(Step::Abort),
+        1 => Just(Step::Rollback),
+        8 => (0_u64..200, level).prop_map(|(trials, level)| Step::Judge { trials, level }),
+        1 => Just(Step::Catastrophe),
+        1 => any::<bool>().prop_map(|prune| Step::Apply { prune }),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
+    let service = tools();
+    let reason = "because".to_owned();
+    match step {
+        Step::Wait(seconds) => {
+            world.now = world
+                .now
+                .checked_add(SignedDuration::from_secs(*seconds))
+                .unwrap();
+            Ok(vec![])
+        }
+        Step::Start {
+            to,
+            auto_promote,
+            inconclusive,
+        } => {
+            let inconclusive = ["hold", "extend", "rollback"][*inconclusive];
+            world.start(["v1", "v2", "v3"][*to], plan(*auto_promote, inconclusive))
+        }
+        Step::Share(percent) => {
+            let share = Share::from_percent(f64::from(*percent)).unwrap();
+            world.run(&Command::SetShare {
+                service,
+                share,
+                reason,
+            })
+        }
+        Step::Promote {
+            full,
+            overridden,
+            trials,
+        } => world.run(&Command::Promote {
+            service,
+            full: *full,
+            overridden: overridden.then_some(reason),
+            assessment: Some(Box::new(assessment(*trials, None))),
+        }),
+        Step::Pause => world.run(&Command::Pause { service, reason }),
+        Step::Resume => world.run(&Command::Resume { service }),
+        Step::Abort => world.run(&Command::Abort { service, reason }),
+        Step::Rollback => world.run(&Command::Rollback {
+            service,
+            strategy: RollbackStrategy::Immediate,
+            reason,
+        }),
+        Step::Judge { trials, level } => world.judge(assessment(*trials, *level)),
+        Step::Catastrophe => match world.state.active(&service).map(|r| r.id) {
+            Some(rollout) => world.run(&Command::Catastrophe {
+                rollout,
+                cause: reason,
+            }),
+            None => Ok(vec![]),
+        },
+        Step::Apply { prune } => {
+            let manifest = Box::new(manifest());
+            world.run(&Command::Apply {
+                manifest,
+                source: Source::Request,
+                prune: *prune,
+            })
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_promises_hold_over_any_history(steps in steps()) {
+        let mut world = World::new();
+        for step in &steps {
+            let before = world.state.clone();
+            let outcome = take(&mut world, step);
+            if outcome.is_err() {
+                prop_assert_eq!(&before, &world.state, "a refused change changes nothing");
+            }
+            // One active rollout a service.
+            prop_assert!(world.state.rollouts.iter().filter(|r| !r.status.is_terminal()).count() <= 1);
+            for rollout in &world.state.rollouts {
+                // A terminal rollout never moves again.
+                if let Some(earlier) = before.rollout(rollout.id).filter(|r| r.status.is_terminal()) {
+                    prop_assert_eq!(earlier, rollout);
+                }
+                // Shares only take the plan's values, or one set by hand.
+                let planned = rollout.plan.phases.iter().any(|phase| phase.share == rollout.share);
+                let none = rollout.share == Share::ZERO && rollout.status.is_terminal();
+                prop_assert!(planned || rollout.share_by_hand || none, "{:?}", rollout.share);
+                prop_assert_eq!(rollout.share == Share::FULL, rollout.status == Status::Promoted);
+            }
+            // What routes is stable alone unless a rollout is under way, and stable serves.
+            let service = &world.state.services[&tools()];
+            prop_assert_eq!(service.versions[&service.stable].stage, VersionStage::Serving);
+            let route = Snapshot::build(&world.state, &Observed::default());
+            prop_assert_eq!(route.services[0].split.is_some(), world.state.active(&tools()).is_some());
+        }
+        // Each way to 100 % had the evidence that the plan asks for, or a reason.
+        for recorded in &world.log {
+            let (evidence, overridden) = match &recorded.event {
+                Event::Promoted { evidence, overridden, .. } => (evidence, overridden),
+                Event::PhaseEntered { share, evidence, overridden, .. } if *share == Share::FULL => (evidence, overridden),
+                Event::ShareSet { share, reason, .. } => {
+                    prop_assert!(*share < Share::FULL && !reason.is_empty());
+                    continue;
+                }
+                _ => continue,
+            };
+            let shown = evidence.as_ref().is_some_and(|e| e.trials >= TRIALS && e.findings.is_empty());
+            prop_assert!(shown || overridden.is_some(), "{:?}", recorded.event);
+        }
+        // Folding the log twice, through its stored form, gives the same state.
+        let mut again = State::default();
+        for recorded in &world.log {
+            let body = recorded.event.encode_body().unwrap();
+            let event = Event::decode(recorded.event.kind(), 1, &body).unwrap();
+            prop_assert_eq!(&event, &recorded.event);
+            again.apply(&Recorded { event, ..recorded.clone() });
+        }
+        prop_assert_eq!(again, world.state);
+    }
+
+    #[test]
+    fn abort_wins_from_every_phase_and_twice_is_once(steps in steps()) {
+        let mut world = World::new();
+        for step in &steps {
+            let _ = take(&mut world, step);
+        }
+        let abort = Command::Abort { service: tools(), reason: "stop".into() };
+        if world.state.active(&tools()).is_some() {
+            prop_assert_eq!(world.run(&abort).unwrap().len(), 1);
+            let rollout = world.state.latest(&tools()).unwrap();
+            prop_assert_eq!((rollout.status, rollout.share), (Status::Aborted, Share::ZERO));
+            prop_assert_eq!(world.state.services[&tools()].stable.as_str(), rollout.from.as_str());
+            prop_assert_eq!(world.run(&abort).unwrap(), vec![]);
+            prop_assert_eq!(world.judge(assessment(TRIALS * 2, None)).unwrap(), vec![]);
+        }
+    }
+}
+
+#[test]
+fn a_good_candidate_is_promoted_phase_by_phase() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    assert_eq!(
+        world.judge(assessment(TRIALS, None)).unwrap(),
+        vec![],
+        "the hold is not over"
+    );
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(60))
+        .unwrap();
+    assert_eq!(
+        world.judge(assessment(TRIALS - 1, None)).unwrap(),
+        vec![],
+        "too few trials"
+    );
+    assert_eq!(world.judge(assessment(TRIALS, None)).unwrap().len(), 1);
+    assert_eq!(
+        world.state.active(&tools()).unwrap().share.percent() as u8,
+        25
+    );
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(60))
+        .unwrap();
+    let events = world.judge(assessment(TRIALS, None)).unwrap();
+    assert!(
+        matches!(
+            events[..],
+            [Event::PhaseEntered { .. }, Event::Promoted { .. }]
+        ),
+        "{events:?}"
+    );
+    let service = &world.state.services[&tools()];
+    assert_eq!(service.stable.as_str(), "v2");
+    assert_eq!(
+        service.versions[&"v1".parse().unwrap()].stage,
+        VersionStage::Draining
+    );
+    // And back again, by hand.
+    let rollback = Command::Rollback {
+        service: tools(),
+        strategy: RollbackStrategy::Immediate,
+        reason: "complaints".into(),
+    };
+    assert_eq!(world.run(&rollback).unwrap().len(), 1);
+    let service = &world.state.services[&tools()];
+    assert_eq!(service.stable.as_str(), "v1");
+    assert_eq!(
+        service.versions[&"v2".parse().unwrap()].stage,
+        VersionStage::Withdrawn
+    );
+    assert_eq!(world.run(&rollback).unwrap(), vec![], "twice is once");
+}
+
+#[test]
+fn a_warning_holds_and_a_critical_breach_takes_back() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(61))
+        .unwrap();
+    assert!(matches!(
+        world
+            .judge(assessment(TRIALS, Some(Level::Warning)))
+            .unwrap()[..],
+        [Event::Held { .. }]
+    ));
+    assert_eq!(
+        world
+            .judge(assessment(TRIALS, Some(Level::Warning)))
+            .unwrap(),
+        vec![]
+    );
+    assert!(matches!(
+        world.judge(assessment(TRIALS, None)).unwrap()[..],
+        [Event::Released { .. }]
+    ));
+    let events = world
+        .judge(assessment(TRIALS, Some(Level::Critical)))
+        .unwrap();
+    let [
+        Event::RolledBack {
+            reason, evidence, ..
+        },
+    ] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert!(
+        reason.contains("error_rate") && reason.contains("50 %"),
+        "{reason}"
+    );
+    assert!(evidence.is_some());
+    let service = &world.state.services[&tools()];
+    assert_eq!(
+        service.versions[&"v2".parse().unwrap()].stage,
+        VersionStage::Withdrawn
+    );
+}
+
+#[test]
+fn without_decision_time_runs_out_and_never_promotes() {
+    for (policy, expected) in [("hold", "inconclusive"), ("rollback", "rolled_back")] {
+        let mut world = World::new();
+        world.start("v2", plan(true, policy)).unwrap();
+        world.now = world
+            .now
+            .checked_add(SignedDuration::from_secs(121))
+            .unwrap();
+        world.judge(assessment(0, None)).unwrap();
+        assert_eq!(
+            world.state.latest(&tools()).unwrap().status.label(),
+            expected
+        );
+    }
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    for expected in ["running", "running", "inconclusive"] {
+        world.now = world
+            .now
+            .checked_add(SignedDuration::from_secs(121))
+            .unwrap();
+        world.judge(assessment(0, None)).unwrap();
+        assert_eq!(
+            world.state.latest(&tools()).unwrap().status.label(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn the_time_of_a_pause_does_not_count() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "hold")).unwrap();
+    world
+        .run(&Command::Pause {
+            service: tools(),
+            reason: "lunch".into(),
+        })
+        .unwrap();
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(3600))
+        .unwrap();
+    assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
+    world.run(&Command::Resume { service: tools() }).unwrap();
+    assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
+    assert_eq!(
+        world
+            .state
+            .active(&tools())
+            .unwrap()
+            .step_elapsed(world.now)
+            .as_secs(),
+        0
+    );
+}
+
+#[test]
+fn refusals_say_what_would_do() {
+    let mut world = World::new();
+    assert_eq!(
+        world.start("v9", plan(true, "hold")),
+        Err(RefusalKind::NotFound)
+    );
+    assert_eq!(
+        world.start("v1", plan(true, "hold")),
+        Err(RefusalKind::Conflict)
+    );
+    assert_eq!(
+        world.start("v3", plan(true, "hold")),
+        Err(RefusalKind::Conflict),
+        "no endpoint"
+    );
+    world.start("v2", plan(true, "hold")).unwrap();
+    assert_eq!(
+        world.start("v2", plan(true, "hold")),
+        Err(RefusalKind::Conflict),
+        "one at a time"
+    );
+    let share = Command::SetShare {
+        service: tools(),
+        share: Share::FULL,
+        reason: "now".into(),
+    };
+    assert_eq!(world.run(&share), Err(RefusalKind::Invalid));
+    let share = Command::SetShare {
+        service: tools(),
+        share: Share::ZERO,
+        reason: "  ".into(),
+    };
+    assert_eq!(world.run(&share), Err(RefusalKind::Invalid));
+}
+
+#[test]
+fn pre_flight_decides_whether_a_rollout_begins() {
+    for (result, accept_breaking, begins) in [
+        (PreflightResult::Passed, false, true),
+        (PreflightResult::Risky, false, true),
+        (PreflightResult::Breaking, false, false),
+        (PreflightResult::Breaking, true, true),
+        (PreflightResult::Failed, true, false),
+    ] {
+        let mut world = World::new();
+        let check = PreflightCheck {
+            name: "contract".into(),
+            result,
+            detail: "tool `search` removed".into(),
+        };
+        let outcome = world.run(&Command::Start(Box::new(Start {
+            rollout: RolloutId(Uuid::from_u128(1)),
+            service: tools(),
+            to: "v2".parse().unwrap(),
+            plan_name: "test".into(),
+            plan: plan(true, "hold"),
+            reason: String::new(),
+            preflight: Preflight {
+                checks: vec![check],
+                contract_differs: true,
+            },
+            accept_breaking,
+        })));
+        assert_eq!(outcome.is_ok(), begins, "{result:?} {accept_breaking}");
+    }
+}
+
+#[test]
+fn a_restart_with_the_same_file_changes_nothing_even_after_a_promotion() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    let full = Command::Promote {
+        service: tools(),
+        full: true,
+        overridden: Some("sure".into()),
+        assessment: None,
+    };
+    world.run(&full).unwrap();
+    let again = Command::Apply {
+        manifest: Box::new(manifest()),
+        source: Source::Start,
+        prune: false,
+    };
+    assert_eq!(world.run(&again).unwrap(), vec![]);
+    assert_eq!(world.state.services[&tools()].stable.as_str(), "v2");
+}
+
+#[test]
+fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
+    let mut world = World::new();
+    let mut changed = manifest();
+    let service = changed.services.get_mut(&tools()).unwrap();
+    let v2 = service.versions.get_mut(&"v2".parse().unwrap()).unwrap();
+    v2.endpoints = vec![
+        "http://127.0.0.1:9003/mcp".into(),
+        "http://127.0.0.1:9002/mcp".into(),
+    ];
+    world
+        .run(&Command::Apply {
+            manifest: Box::new(changed),
+            source: Source::Request,
+            prune: false,
+        })
+        .unwrap();
+    let ids = |world: &World| -> Vec<u32> {
+        let versions = &world.state.services[&tools()].versions;
+        versions
+            .values()
+            .flat_map(|v| &v.endpoints)
+            .map(|e| e.id.0)
+            .collect()
+    };
+    assert_eq!(ids(&world), [0, 2, 1]);
+    world
+        .run(&Command::Apply {
+            manifest: Box::new(manifest()),
+            source: Source::Request,
+            prune: false,
+        })
+        .unwrap();
+    assert_eq!(ids(&world), [0, 1]);
+    assert_eq!(world.state.next_endpoint, 3);
+}
+
+#[test]
+fn two_services_may_not_claim_the_same_path() {
+    let mut world = World::new();
+    let mut changed = manifest();
+    let twin = changed.services[&tools()].clone();
+    changed.services.insert("twin".parse().unwrap(), twin);
+    let apply = Command::Apply {
+        manifest: Box::new(changed),
+        source: Source::Request,
+        prune: false,
+    };
+    assert_eq!(world.run(&apply), Err(RefusalKind::Conflict));
+}
+
+#[test]
+fn evidence_is_part_of_the_plan() {
+    assert_eq!(plan(true, "hold").evidence(0), Evidence::Trials(TRIALS));
+}
