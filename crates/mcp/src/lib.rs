@@ -22,6 +22,8 @@ pub mod era;
 pub mod error;
 pub mod header;
 mod json;
+pub mod scan;
+pub mod sse;
 
 pub use json::{MAX_DEPTH, Syntax};
 
