@@ -29,6 +29,9 @@ const SHARE_MIN: f64 = 0.3;
 /// often in a row (1 in 2,000) is not fair.
 const ROLLOUTS_MAX: u32 = 12;
 
+/// Directly it takes a quarter of a minute; a gateway that makes scenarios wait for their time-outs takes longer.
+const SUITE_SECONDS_MAX: u32 = 300;
+
 /// One step at 50 % that outlasts every run; nothing in it can end the rollout.
 const PLAN: &str = "phases:\n  - { share: 50 %, hold: 24h }\n  - { share: 100 % }\n";
 
@@ -239,7 +242,7 @@ fn fixture(out: &Path, version: &str, number: u32) -> Result<(Server, String)> {
 
 /// Runs the suite against `url` and reads what it found.
 fn suite(revision: &str, url: &str, out: &Path) -> Result<Checks> {
-    let mut suite = tools::node()?;
+    let mut suite = process::bounded(SUITE_SECONDS_MAX, &tools::node()?);
     let program: PathBuf =
         tools::npm()?.join("node_modules/@modelcontextprotocol/conformance/dist/index.js");
     suite

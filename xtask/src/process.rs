@@ -14,6 +14,13 @@ use crate::Result;
 /// A server is ready within this time, on the slowest machine we know, or it is broken.
 const READY_SECONDS_MAX: u64 = 30;
 
+/// A command that ends after `seconds`, whatever `program` does.
+pub(crate) fn bounded(seconds: u32, program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(seconds.to_string()).arg(program);
+    command
+}
+
 /// Runs `command` with its output on our own, and fails unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command

@@ -65,9 +65,18 @@ pub(crate) fn npm() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Node 22, from [`npm`]'s folder.
-pub(crate) fn node() -> Result<Command> {
-    Ok(Command::new(npm()?.join("node_modules/.bin/node")))
+/// Node 22, in [`npm`]'s folder.
+pub(crate) fn node() -> Result<PathBuf> {
+    Ok(npm()?.join("node_modules/.bin/node"))
+}
+
+/// The pinned version of an npm package or of what a virtual environment holds.
+pub(crate) fn version(name: &str) -> &'static str {
+    let pypi = PYPI.iter().map(|(venv, _, version)| (*venv, *version));
+    NPM.into_iter()
+        .chain(pypi)
+        .find(|(known, _)| *known == name)
+        .map_or("", |(_, version)| version)
 }
 
 /// The Python of the virtual environment `venv`, complete.
