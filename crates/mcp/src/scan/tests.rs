@@ -195,3 +195,505 @@ fn outcomes_are_classified() {
         assert_eq!(scan(BodyKind::Json, &text).outcome, want, "{text}");
     }
 }
+
+#[test]
+fn values_are_minted_where_they_are_the_servers_own() {
+    const RELATED: &str = r#""_meta":{"io.modelcontextprotocol/related-task":{"taskId":"t"}}"#;
+    use Minted::{Cursor, RequestState, TaskId};
+    let related_result = format!(r#"{{"id":1,"result":{{{RELATED}}}}}"#);
+    let related_params = format!(r#"{{"method":"x","id":2,"params":{{{RELATED}}}}}"#);
+    for (text, want) in [
+        (
+            r#"{"id":1,"result":{"tools":[],"nextCursor":"t"}}"#,
+            vec![Cursor],
+        ),
+        (
+            r#"{"result":{"next\u0043ursor":"t","tools":[]},"id":1}"#,
+            vec![Cursor],
+        ),
+        (
+            r#"{"result":{"requestState":"t","resultType":"input_required"}}"#,
+            vec![RequestState],
+        ),
+        (
+            r#"{"result":{"taskId":"t","resultType":"task"}}"#,
+            vec![TaskId],
+        ),
+        (
+            r#"{"result":{"task":{"taskId":"t","status":"working"}}}"#,
+            vec![TaskId],
+        ),
+        (
+            r#"{"result":{"tasks":[{"taskId":"t"},{"x":[1],"taskId":"t"}],"nextCursor":"t"}}"#,
+            vec![TaskId, TaskId, Cursor],
+        ),
+        (
+            r#"[{"result":{"nextCursor":"t"}},{"result":{"nextCursor":"t"}}]"#,
+            vec![Cursor, Cursor],
+        ),
+        (
+            r#"{"method":"notifications/tasks/status","params":{"taskId":"t"}}"#,
+            vec![TaskId],
+        ),
+        (
+            r#"{"method":"notifications/tasks","params":{"taskId":"t","result":{"taskId":"u"}}}"#,
+            vec![TaskId],
+        ),
+        (
+            r#"{"params":{"taskId":"t"},"method":"notifications/tasks/status"}"#,
+            vec![TaskId],
+        ),
+        (related_result.as_str(), vec![TaskId]),
+        (related_params.as_str(), vec![TaskId]),
+        // The client's own task, asked for by the server.
+        (
+            r#"{"method":"tasks/get","id":1,"params":{"taskId":"t"}}"#,
+            vec![],
+        ),
+        (
+            r#"{"id":1,"params":{"taskId":"t"},"method":"tasks/get"}"#,
+            vec![],
+        ),
+        (
+            r#"{"method":"notifications/message","params":{"taskId":"t"}}"#,
+            vec![],
+        ),
+        // User data.
+        (
+            r#"{"result":{"content":[{"nextCursor":"t","taskId":"t"}]}}"#,
+            vec![],
+        ),
+        (
+            r#"{"result":{"structuredContent":{"nextCursor":"t","task":{"taskId":"t"}}}}"#,
+            vec![],
+        ),
+        (r#"{"result":{"contents":{"requestState":"t"}}}"#, vec![]),
+        (
+            r#"{"method":"sampling/createMessage","id":3,"params":{"arguments":{"taskId":"t"}}}"#,
+            vec![],
+        ),
+        (r#"{"nextCursor":"t","taskId":"t"}"#, vec![]),
+        (r#"{"error":{"data":{"taskId":"t"},"taskId":"t"}}"#, vec![]),
+        // Not strings.
+        (
+            r#"{"result":{"nextCursor":null,"taskId":7,"task":["taskId","t"],"tasks":{"taskId":"t"}}}"#,
+            vec![],
+        ),
+        // The value of a key that is not the last one read.
+        (
+            r#"{"result":{"x":"nextCursor","y":"t","nextCursor":{"nextCursor":"t"}}}"#,
+            vec![],
+        ),
+    ] {
+        let seen = scan(BodyKind::Json, text);
+        let kinds: Vec<_> = seen.minted.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, want, "{text}");
+        let expected = if want.is_empty() {
+            text.to_owned()
+        } else {
+            text.replace(r#""t""#, r#""<t>""#)
+        };
+        assert_eq!(seen.out, expected);
+        let stream = scan(BodyKind::EventStream, &events(&[text, "{}"]));
+        assert_eq!(stream.out, events(&[&expected, "{}"]));
+    }
+}
+
+#[test]
+fn an_escaped_value_is_minted_by_what_it_means() {
+    let text = "{\"result\":{\"nextCursor\":\"a\\\"\\u00e9\\ud83d\\ude00\u{e9}\"}}";
+    let seen = scan(BodyKind::Json, text);
+    assert_eq!(
+        seen.minted,
+        [(Minted::Cursor, "a\"\u{e9}\u{1f600}\u{e9}".to_owned())]
+    );
+    let back: Value = serde_json::from_str(&seen.out).unwrap();
+    assert_eq!(back["result"]["nextCursor"], "<a\"\u{e9}\u{1f600}\u{e9}>");
+}
+
+#[test]
+fn only_an_incomplete_minted_value_is_held_back() {
+    let mut scanner = Scanner::new(BodyKind::Json);
+    let mut mint = |_: Minted, value: &str| Some(value.to_uppercase());
+    let mut feed = |text: &'static str| {
+        let out = scanner.feed(Bytes::from_static(text.as_bytes()), Some(&mut mint));
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    assert_eq!(
+        feed(r#"{"result":{"nextCursor" : "#),
+        r#"{"result":{"nextCursor" : "#
+    );
+    assert_eq!(feed(r#" "ab"#), " ");
+    assert_eq!(feed(r"cd\"), "");
+    assert_eq!(feed(r#"nef""#), r#""ABCD\nEF""#);
+    assert_eq!(
+        feed(r#","content":[{"text":"ab"#),
+        r#","content":[{"text":"ab"#
+    );
+}
+
+#[test]
+fn an_untouched_piece_is_not_copied() {
+    let piece = Bytes::from(r#"{"id":1,"result":{"content":[{"type":"text","text":"x"}]}}"#);
+    let mut mint = |_: Minted, _: &str| None;
+    let out = Scanner::new(BodyKind::Json).feed(piece.clone(), Some(&mut mint));
+    assert_eq!(out.as_ptr(), piece.as_ptr());
+    assert_eq!(out, piece);
+}
+
+#[test]
+fn without_a_mint_nothing_is_held() {
+    let mut scanner = Scanner::new(BodyKind::Json);
+    let piece = Bytes::from_static(br#"{"result":{"nextCursor":"ab"#);
+    assert_eq!(scanner.feed(piece.clone(), None), piece);
+    scanner.feed(Bytes::from_static(br#""}}"#), None);
+    scanner.finish();
+    assert_eq!(scanner.outcome(), Some(Outcome::Ok));
+}
+
+#[test]
+fn a_value_too_long_to_hold_passes_as_it_is() {
+    for (extra, minted) in [(0, true), (1, false)] {
+        let value = "x".repeat(MAX_MINTED_BYTES + extra);
+        let body = format!(r#"{{"result":{{"requestState":"{value}","nextCursor":"c"}}}}"#);
+        for cuts in [&[] as &[usize], &[1000], &[65_536]] {
+            let (out, seen) = scan_bytes(BodyKind::Json, body.as_bytes(), cuts);
+            let want = body.replace(r#""c""#, r#""<c>""#);
+            let want = if minted {
+                want.replace(&value, &format!("<{value}>"))
+            } else {
+                want
+            };
+            assert!(out == want.as_bytes(), "{extra} {cuts:?}");
+            assert_eq!(seen.outcome, Some(Outcome::Ok));
+        }
+    }
+    let mut scanner = Scanner::new(BodyKind::Json);
+    let mut mint = |_: Minted, _: &str| None;
+    let body = format!(
+        r#"{{"result":{{"requestState":"{}"#,
+        "x".repeat(MAX_MINTED_BYTES + 1)
+    );
+    assert_eq!(
+        scanner
+            .feed(Bytes::from(body.clone()), Some(&mut mint))
+            .len(),
+        body.len()
+    );
+    assert_eq!(scanner.unminted(), 1);
+}
+
+#[test]
+fn broken_texts_pass_and_are_called_malformed() {
+    for text in [
+        "{",
+        "[",
+        "{]",
+        "nul",
+        "{\"result\":{}",
+        "{\"result\":{}}}",
+        "{\"result\":{}} x",
+        "{\"a\" 1}",
+        "{\"a\":1,}",
+        "[1,]",
+        "{\"a\":\"\n\"}",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":\"\\u12g4\"}",
+        "01",
+        "-",
+        "1.",
+        "1e",
+        "\u{feff}{}",
+        "{\"result\":{\"nextCursor\":\"ab",
+        "{\"result\":{\"nextCursor\":\"ab\\q\"}}",
+        "{\"result\":{\"nextCursor\":\"ab\n\"}}",
+        "<html>",
+        "{a:1}",
+        "'a'",
+        "tru\"",
+    ] {
+        let seen = scan(BodyKind::Json, text);
+        assert_eq!(seen.out, text);
+        assert_eq!(seen.outcome, Some(Outcome::Malformed), "{text}");
+        assert!(seen.answers.is_empty());
+        if text.contains('\n') {
+            continue;
+        }
+        // The next event is read afresh.
+        let stream = scan(
+            BodyKind::EventStream,
+            &events(&[text, r#"{"result":{"nextCursor":"c"}}"#]),
+        );
+        assert_eq!(
+            stream.out,
+            events(&[text, r#"{"result":{"nextCursor":"<c>"}}"#])
+        );
+        assert_eq!(
+            (stream.outcome, stream.malformed),
+            (Some(Outcome::Ok), true),
+            "{text}"
+        );
+    }
+    assert_eq!(scan(BodyKind::Json, "").outcome, None);
+    assert_eq!(scan(BodyKind::Json, " \r\n\t").outcome, None);
+}
+
+#[test]
+fn depth_is_limited() {
+    let nested = |depth: u32| {
+        let depth = depth as usize;
+        format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+    };
+    assert!(!scan(BodyKind::Json, &nested(crate::MAX_DEPTH)).malformed);
+    assert!(scan(BodyKind::Json, &nested(crate::MAX_DEPTH + 1)).malformed);
+    assert!(scan(BodyKind::Json, &nested(100_000)).malformed);
+}
+
+#[test]
+fn a_batch_gives_each_answer_and_the_worst() {
+    let text = r#"[{"id":1,"result":{}},{"id":"b","error":{"code":-32603}},{"id":null,"error":{"code":-32602}},
+        {"method":"notifications/message"},{"id":4,"result":{"isError":true}}]"#;
+    let seen = scan(BodyKind::Json, text);
+    let ids: Vec<_> = seen
+        .answers
+        .iter()
+        .map(|answer| answer.id.as_deref())
+        .collect();
+    assert_eq!(ids, [Some("1"), Some("\"b\""), None, Some("4")]);
+    assert_eq!(
+        seen.outcome,
+        Some(Outcome::RpcError {
+            code: -32603,
+            called_badly: false
+        })
+    );
+    let many = format!(
+        "[{}]",
+        vec![r#"{"id":1,"result":{}}"#; MAX_ANSWERS].join(",")
+    );
+    let more = many
+        .replacen('[', r#"[{"id":1,"result":{}},"#, 1)
+        .replace("}}]", r#"}},{"error":{"code":1}}]"#);
+    assert_eq!(scan(BodyKind::Json, &many).answers.len(), MAX_ANSWERS);
+    let more = scan(BodyKind::Json, &more);
+    assert_eq!(more.answers.len(), MAX_ANSWERS);
+    assert_eq!(
+        more.outcome,
+        Some(Outcome::RpcError {
+            code: 1,
+            called_badly: false
+        })
+    );
+}
+
+#[test]
+fn streams_tell_of_requests_tasks_and_the_first_real_event() {
+    let priming = "\u{feff}: hello\r\nid: 1\r\nretry: 3000\r\ndata: \r\n\r\nid: 2\r\ndata\r\n\r\n";
+    let request = r#"{"jsonrpc":"2.0","id":1,"method":"elicitation/create","params":{}}"#;
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+    let seen = scan(BodyKind::EventStream, priming);
+    assert_eq!(
+        (seen.first_event, seen.malformed, seen.outcome),
+        (false, false, None)
+    );
+    assert_eq!(seen.out, priming);
+    let seen = scan(
+        BodyKind::EventStream,
+        &format!("{priming}{}", events(&[note, request, request])),
+    );
+    assert_eq!(
+        (seen.first_event, seen.server_requests, seen.outcome),
+        (true, 2, None)
+    );
+    let task = r#"{"id":1,"result":{"task":{"status":"working"}}}"#;
+    assert!(scan(BodyKind::EventStream, &events(&[task])).task_created);
+    assert!(
+        !scan(
+            BodyKind::Json,
+            r#"{"id":1,"result":{"tasks":[{"taskId":"t"}]}}"#
+        )
+        .task_created
+    );
+    assert!(
+        scan(
+            BodyKind::Json,
+            r#"{"id":1,"result":{"resultType":"task","taskId":"t"}}"#
+        )
+        .task_created
+    );
+}
+
+#[test]
+fn the_first_event_flips_with_its_first_byte() {
+    let mut scanner = Scanner::new(BodyKind::EventStream);
+    for (piece, want) in [
+        ("id: 1\ndata: ", false),
+        ("\n", false),
+        ("\nda", false),
+        ("ta: ", false),
+        ("{", true),
+    ] {
+        scanner.feed(Bytes::from_static(piece.as_bytes()), None);
+        assert_eq!(scanner.first_event_seen(), want, "{piece:?}");
+    }
+    let mut scanner = Scanner::new(BodyKind::Json);
+    scanner.feed(Bytes::new(), None);
+    assert!(!scanner.first_event_seen());
+    scanner.feed(Bytes::from_static(b" "), None);
+    assert!(scanner.first_event_seen());
+}
+
+#[test]
+fn data_may_come_in_several_lines() {
+    let stream = "data: {\"id\":1\rid: 9\r\ndata:,\"result\":\ndata: {\"nextCursor\":\ndata:  \"c\"\ndata: ,\"isError\":true}}\n\n";
+    let seen = scan(BodyKind::EventStream, stream);
+    assert_eq!(seen.out, stream.replace("\"c\"", "\"<c>\""));
+    assert_eq!(
+        seen.outcome,
+        Some(Outcome::ToolError {
+            called_badly: false
+        })
+    );
+    assert_eq!(seen.answers[0].id.as_deref(), Some("1"));
+    // A line feed inside a string is no JSON.
+    let stream = "data: {\"result\":{\"nextCursor\":\"a\ndata: b\"}}\n\n";
+    let seen = scan(BodyKind::EventStream, stream);
+    assert_eq!(
+        (seen.out.as_str(), seen.outcome),
+        (stream, Some(Outcome::Malformed))
+    );
+}
+
+#[test]
+fn an_answer_counts_when_its_event_is_complete() {
+    let mut scanner = Scanner::new(BodyKind::EventStream);
+    scanner.feed(
+        Bytes::from_static(b"data: {\"id\":1,\"result\":{}}\n"),
+        None,
+    );
+    assert_eq!(scanner.outcome(), None);
+    scanner.feed(Bytes::from_static(b"\n"), None);
+    assert_eq!(scanner.outcome(), Some(Outcome::Ok));
+    let seen = scan(BodyKind::EventStream, "data: {\"id\":1,\"result\":{}}\n");
+    assert_eq!(
+        (seen.outcome, seen.malformed),
+        (Some(Outcome::Malformed), true)
+    );
+}
+
+#[test]
+fn other_bodies_pass_unread() {
+    let seen = scan(BodyKind::Other, r#"{"result":{"nextCursor":"c"}}"#);
+    assert_eq!(seen.out, r#"{"result":{"nextCursor":"c"}}"#);
+    assert_eq!(
+        (seen.outcome, seen.malformed, seen.first_event),
+        (None, false, true)
+    );
+}
+
+/// A JSON text made of the pieces that matter, mostly well formed, sometimes not.
+fn texts() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just(r#""t""#.to_owned()),
+        Just(r#""a\"\u00e9\\""#.to_owned()),
+        Just("true".to_owned()),
+        Just("-1.5e3".to_owned()),
+        Just("-32602".to_owned()),
+        Just("null".to_owned()),
+        Just("\"\u{e9}\u{1f600}\"".to_owned()),
+        Just("\"unterminated".to_owned()),
+        Just(r#""tasks/get""#.to_owned()),
+    ];
+    let keys = prop::sample::select(vec![
+        "id",
+        "method",
+        "params",
+        "result",
+        "error",
+        "_meta",
+        "io.modelcontextprotocol/related-task",
+        "taskId",
+        "task",
+        "tasks",
+        "nextCursor",
+        "requestState",
+        "isError",
+        "resultType",
+        "content",
+        "text",
+        "code",
+        "message",
+        "structuredContent",
+        "next\\u0043ursor",
+        "x",
+    ]);
+    leaf.prop_recursive(6, 60, 6, move |inner| {
+        prop_oneof![
+            3 => prop::collection::vec((keys.clone(), inner.clone()), 0..6).prop_map(|fields| {
+                let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\" :{value}")).collect();
+                format!("{{{}}}", fields.join(","))
+            }),
+            1 => prop::collection::vec(inner, 0..4).prop_map(|values| format!("[{}]", values.join(" ,"))),
+        ]
+    })
+}
+
+fn cuts() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(prop_oneof![1usize..4, 1usize..60], 1..10)
+}
+
+proptest! {
+    #[test]
+    fn cuts_do_not_matter(
+        texts in prop::collection::vec(texts(), 1..4), cuts in cuts(), end in prop::sample::select(vec!["\n", "\r", "\r\n"]),
+    ) {
+        let text = &texts[0];
+        prop_assert_eq!(scan_bytes(BodyKind::Json, text.as_bytes(), &cuts), scan_bytes(BodyKind::Json, text.as_bytes(), &[]));
+        let stream = events(&texts.iter().map(String::as_str).collect::<Vec<_>>()).replace('\n', end);
+        let whole = scan_bytes(BodyKind::EventStream, stream.as_bytes(), &[]);
+        prop_assert_eq!(&scan_bytes(BodyKind::EventStream, stream.as_bytes(), &cuts), &whole);
+        // A well-formed text comes out as one whose minted values differ and nothing else.
+        if serde_json::from_str::<Value>(text).is_ok() {
+            prop_assert!(!scan_bytes(BodyKind::Json, text.as_bytes(), &cuts).1.malformed);
+        }
+    }
+
+    #[test]
+    fn nothing_changes_when_the_mint_leaves_values(text in texts(), cuts in cuts()) {
+        for kind in [BodyKind::Json, BodyKind::EventStream] {
+            let body = if kind == BodyKind::Json { text.clone() } else { events(&[&text, &text]) };
+            let mut scanner = Scanner::new(kind);
+            let mut leave = |_: Minted, _: &str| None;
+            let (mut out, mut rest) = (Vec::new(), body.as_bytes());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, later) = rest.split_at((*cut).min(rest.len()));
+                rest = later;
+                out.extend_from_slice(&scanner.feed(Bytes::copy_from_slice(piece), Some(&mut leave)));
+            }
+            out.extend_from_slice(&scanner.finish());
+            prop_assert_eq!(out, body.into_bytes());
+        }
+    }
+
+    #[test]
+    fn any_bytes_pass_whole(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in cuts()) {
+        for kind in [BodyKind::Json, BodyKind::EventStream, BodyKind::Other] {
+            let (out, seen) = scan_bytes(kind, &bytes, &cuts);
+            prop_assert_eq!(&(out.clone(), seen), &scan_bytes(kind, &bytes, &[]));
+            prop_assert_eq!(&out, &bytes);
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_serde_jsons(text in r#"[\[\]{}:,"a\\0-9eE.+\- truefalsn]{0,14}"#) {
+        let judged = !scan_bytes(BodyKind::Json, text.as_bytes(), &[]).1.malformed;
+        let blank = text.trim().is_empty();
+        // `serde_json` also refuses numbers beyond f64, which the grammar allows.
+        let want = match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+            Ok(_) => true,
+            Err(error) => error.to_string().starts_with("number out of range"),
+        };
+        prop_assert_eq!(judged, want || blank, "{}", text);
+    }
+}
