@@ -15,3 +15,4 @@ pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod text;
+pub mod words;

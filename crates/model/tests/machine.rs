@@ -336,8 +336,8 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
     );
     assert_eq!(world.judge(assessment(TRIALS, None)).unwrap().len(), 1);
     assert_eq!(
-        world.state.active(&tools()).unwrap().share.percent() as u8,
-        25
+        world.state.active(&tools()).unwrap().share,
+        "25 %".parse().unwrap()
     );
     world.now = world
         .now
