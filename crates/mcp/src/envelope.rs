@@ -204,3 +204,6 @@ pub fn splice(body: &[u8], edits: &[(Range<usize>, &str)]) -> Option<Vec<u8>> {
     out.extend_from_slice(body.get(copied..)?);
     Some(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,26 +94,47 @@ impl ModernHeaders<'_> {
     /// # Errors
     /// [`Disagreement`]; the specification answers it with 400 and code [`MISMATCH_CODE`].
     pub fn agree_with(&self, message: &Message<'_>) -> Result<(), Disagreement> {
-        let pairs = [
-            (
-                PROTOCOL_VERSION,
-                self.protocol_version,
-                message.meta_protocol_version.as_deref(),
-            ),
-            (METHOD, self.method, message.method.as_deref()),
-            (NAME, self.name, name_of(message)),
-        ];
-        for (header, sent, in_body) in pairs {
-            let Some(in_body) = in_body else { continue };
-            let sent = sent.ok_or(Disagreement::Missing { header })?;
-            let sent =
-                decode(sent).map_err(|source| Disagreement::Unreadable { header, source })?;
-            if sent != in_body {
-                return Err(Disagreement::Different { header });
-            }
+        let version = message.meta_protocol_version.as_deref();
+        let name = name_of(message);
+        agree(PROTOCOL_VERSION, self.protocol_version, version)?;
+        agree(METHOD, self.method, message.method.as_deref())?;
+        agree(NAME, self.name, name)?;
+        // A header that names something and a body that does not: who believes the header would act on it.
+        if name.is_none() && self.name.is_some() && is_named(message.method()) {
+            return Err(Disagreement::Different { header: NAME });
         }
         Ok(())
     }
+}
+
+fn agree(
+    header: &'static str,
+    sent: Option<&str>,
+    in_body: Option<&str>,
+) -> Result<(), Disagreement> {
+    let Some(in_body) = in_body else {
+        return Ok(());
+    };
+    let sent = sent.ok_or(Disagreement::Missing { header })?;
+    let sent = decode(sent).map_err(|source| Disagreement::Unreadable { header, source })?;
+    if sent == in_body {
+        Ok(())
+    } else {
+        Err(Disagreement::Different { header })
+    }
+}
+
+/// Whether requests of this method carry [`NAME`].
+pub fn is_named(method: &str) -> bool {
+    matches!(
+        method,
+        "tools/call"
+            | "prompts/get"
+            | "resources/read"
+            | "tasks/get"
+            | "tasks/update"
+            | "tasks/cancel"
+    )
 }
 
 /// The part of the body that `Mcp-Name` mirrors, for the methods that have one.
@@ -152,4 +173,192 @@ pub enum Disagreement {
         /// Why.
         source: BadValue,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::envelope::Envelope;
+
+    #[test]
+    fn values_are_decoded() {
+        for (value, want) in [
+            ("add", Ok("add")),
+            ("", Ok("")),
+            ("=?base64?w6lt?=", Ok("\u{e9}m")),
+            ("=?base64??=", Ok("")),
+            ("=?base64?w6lt", Ok("=?base64?w6lt")),
+            ("=?base64?!?=", Err(BadValue::NotBase64)),
+            ("=?base64?/w==?=", Err(BadValue::NotBase64)),
+        ] {
+            assert_eq!(decode(value).as_deref(), want.as_ref().copied(), "{value}");
+        }
+        assert!(decode(&"a".repeat(MAX_VALUE_BYTES)).is_ok());
+        assert_eq!(
+            decode(&"a".repeat(MAX_VALUE_BYTES + 1)),
+            Err(BadValue::TooLong)
+        );
+    }
+
+    #[test]
+    fn headers_are_compared_with_the_body() {
+        const V: &str = "2026-07-28";
+        let missing = |header| Err(Disagreement::Missing { header });
+        let different = |header| Err(Disagreement::Different { header });
+        for (method, params, version, header_method, name, want) in [
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                Some("tools/call"),
+                Some("add"),
+                Ok(()),
+            ),
+            (
+                "tools/call",
+                r#""name":"a\u0064d""#,
+                Some(V),
+                Some("tools/call"),
+                Some("=?base64?YWRk?="),
+                Ok(()),
+            ),
+            (
+                "prompts/get",
+                r#""name":"p""#,
+                Some(V),
+                Some("prompts/get"),
+                Some("p"),
+                Ok(()),
+            ),
+            (
+                "resources/read",
+                r#""uri":"x://y","name":"z""#,
+                Some(V),
+                Some("resources/read"),
+                Some("x://y"),
+                Ok(()),
+            ),
+            (
+                "tasks/get",
+                r#""taskId":"t""#,
+                Some(V),
+                Some("tasks/get"),
+                Some("t"),
+                Ok(()),
+            ),
+            (
+                "tools/list",
+                r#""name":"x""#,
+                Some(V),
+                Some("tools/list"),
+                None,
+                Ok(()),
+            ),
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                Some("tools/call"),
+                None,
+                missing(NAME),
+            ),
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                Some("tools/call"),
+                Some("sub"),
+                different(NAME),
+            ),
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                Some("tools/list"),
+                Some("add"),
+                different(METHOD),
+            ),
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                None,
+                Some("add"),
+                missing(METHOD),
+            ),
+            // A name in the header alone, where the method has one and where it has none.
+            (
+                "tools/call",
+                r#""x":1"#,
+                Some(V),
+                Some("tools/call"),
+                Some("add"),
+                different(NAME),
+            ),
+            (
+                "tools/list",
+                r#""x":1"#,
+                Some(V),
+                Some("tools/list"),
+                Some("add"),
+                Ok(()),
+            ),
+            (
+                "tools/list",
+                r#""x":1"#,
+                Some("2025-11-25"),
+                Some("tools/list"),
+                None,
+                different(PROTOCOL_VERSION),
+            ),
+            (
+                "tools/list",
+                r#""x":1"#,
+                None,
+                Some("tools/list"),
+                None,
+                missing(PROTOCOL_VERSION),
+            ),
+            (
+                "tools/call",
+                r#""name":"add""#,
+                Some(V),
+                Some("tools/call"),
+                Some("=?base64?*?="),
+                Err(Disagreement::Unreadable {
+                    header: NAME,
+                    source: BadValue::NotBase64,
+                }),
+            ),
+        ] {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params},"_meta":{{"io.modelcontextprotocol/protocolVersion":"{V}"}}}}}}"#
+            );
+            let envelope = Envelope::read(body.as_bytes()).unwrap();
+            let headers = ModernHeaders {
+                protocol_version: version,
+                method: header_method,
+                name,
+            };
+            assert_eq!(
+                headers.agree_with(envelope.single().unwrap()),
+                want,
+                "{body}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_travels_and_comes_back(text in any::<String>(), inner in "[ -~]{0,9}") {
+            for text in [text, inner.clone(), format!("=?base64?{inner}?=")] {
+                let value = encode(&text);
+                prop_assert!(value.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+                prop_assert_eq!(value.trim_matches(' '), &*value);
+                prop_assert_eq!(decode(&value).unwrap(), &*text);
+            }
+        }
+    }
 }
