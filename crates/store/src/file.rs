@@ -23,9 +23,6 @@ pub const READ_ROWS_MAX: u32 = 10_000;
 /// A read ends with the row that reaches this many bytes of content.
 pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Connections for reading: a slow reader shall not hold up the others.
-const READERS_MAX: u32 = 2;
-
 /// A database has one page at least, and this is the smallest page.
 const DATABASE_BYTES_MIN: u64 = 512;
 
@@ -42,12 +39,12 @@ pub(crate) struct Schema {
     pub(crate) migrations: &'static [&'static str],
 }
 
-/// An open file. One connection writes, a few read; both are made anew when
-/// they failed.
+/// An open file: one connection that writes and one that reads, so that neither
+/// waits for the other. Each is made anew when it failed.
 pub(crate) struct File {
     path: PathBuf,
     writer: SqlitePool,
-    readers: SqlitePool,
+    reader: SqlitePool,
 }
 
 impl File {
@@ -72,19 +69,17 @@ impl File {
         }
         prepare(&path, &options, schema).await?;
 
-        let pool = || {
+        let connection = || {
             SqlitePoolOptions::new()
+                .max_connections(1)
                 .test_before_acquire(false)
                 .idle_timeout(None)
                 .max_lifetime(None)
+                .connect_lazy_with(options.clone().create_if_missing(false))
         };
         Ok(Self {
-            writer: pool()
-                .max_connections(1)
-                .connect_lazy_with(options.clone().create_if_missing(false)),
-            readers: pool()
-                .max_connections(READERS_MAX)
-                .connect_lazy_with(options.create_if_missing(false)),
+            writer: connection(),
+            reader: connection(),
             path,
         })
     }
@@ -98,7 +93,7 @@ impl File {
     }
 
     pub(crate) async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        self.readers.acquire().await.map_err(|e| self.error(e))
+        self.reader.acquire().await.map_err(|e| self.error(e))
     }
 
     pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {
@@ -107,7 +102,7 @@ impl File {
 
     /// Waits for what is under way, then writes the log back into the file.
     pub(crate) async fn close(&self) {
-        self.readers.close().await;
+        self.reader.close().await;
         self.writer.close().await;
     }
 }

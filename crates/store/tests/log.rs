@@ -162,7 +162,9 @@ async fn what_is_over_a_limit_is_refused_whole_and_at_the_limit_it_fits() {
     };
     let big = |bytes: usize, count: usize| {
         let mut records = records(0, count);
-        records.iter_mut().for_each(|r| r.body = "1".repeat(bytes));
+        for record in &mut records {
+            record.body = "1".repeat(bytes);
+        }
         records
     };
     let fits = BATCH_BYTES_MAX / BODY_BYTES_MAX;
@@ -211,9 +213,9 @@ async fn a_read_is_bounded_in_bytes_and_goes_on_where_it_ended() {
     let log = Log::open(&folder.path().join("log")).await.unwrap();
     let epoch = log.claim_epoch().await.unwrap();
     let mut eight = records(0, 8);
-    eight
-        .iter_mut()
-        .for_each(|r| r.body = "1".repeat(BODY_BYTES_MAX));
+    for record in &mut eight {
+        record.body = "1".repeat(BODY_BYTES_MAX);
+    }
     for n in 0..3 {
         log.append(8 * n, epoch, &eight).await.unwrap();
     }
