@@ -28,6 +28,9 @@ const NPM: [(&str, &str); 5] = [
     ("@modelcontextprotocol/client", "2.4.0"),
 ];
 
+/// Node 22 within the folder of npm packages.
+const NODE: &str = "node_modules/.bin/node";
+
 /// Virtual environment, `PyPI` package and version: the versions exclude one another.
 const PYPI: [(&str, &str, &str); 3] = [
     ("fastmcp", "fastmcp", "4.1.2"),
@@ -60,14 +63,16 @@ pub(crate) fn npm() -> Result<PathBuf> {
             .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
             .args(&packages)
             .current_dir(&folder);
-        process::run(&mut install)
+        process::run(&mut install)?;
+        // The package fetches its program in an install script, which npm can be told not to run.
+        process::output(Command::new(folder.join(NODE)).arg("--version")).map(drop)
     })?;
     Ok(folder)
 }
 
 /// Node 22, in [`npm`]'s folder.
 pub(crate) fn node() -> Result<PathBuf> {
-    Ok(npm()?.join("node_modules/.bin/node"))
+    Ok(npm()?.join(NODE))
 }
 
 /// The pinned version of an npm package or of what a virtual environment holds.
