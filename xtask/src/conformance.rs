@@ -50,7 +50,7 @@ pub(crate) struct Args {
 struct Run {
     setup: String,
     checks: Checks,
-    /// Calls served by stable and candidate.
+    /// Calls served by stable and candidate, where there are both.
     calls: Option<[u64; 2]>,
     /// Check ids that were better directly.
     worse: Vec<String>,
@@ -164,7 +164,7 @@ fn fill(runs: &mut Vec<Run>, revision: &str, expected: usize, direct_only: bool)
     runs.push(Run {
         setup: "two endpoints".into(),
         checks,
-        calls: Some(gateway.calls()?),
+        calls: None,
         worse,
     });
     drop(gateway);
