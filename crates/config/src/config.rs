@@ -1,0 +1,547 @@
+//! `serin.yaml`: the static settings (listeners, store, tick), and the resources that are applied at start.
+
+use crate::{
+    Checked, ConfigError, Diagnostic, Severity,
+    position::Path as Field,
+    read::{FILE_BYTES_MAX, Report, read, short},
+    service,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serin_model::{manifest::Manifest, name::ServiceName, plan::Plan, service::ServiceSpec, text};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::Read as _,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Where the gateway listens unless told.
+const GATEWAY_LISTEN: &str = "127.0.0.1:8080";
+/// Where the admin API listens unless told.
+const ADMIN_LISTEN: &str = "127.0.0.1:9090";
+/// Where the log is unless told.
+const STORE: &str = "sqlite:serin.db";
+/// Connections held at once unless told: with a few file descriptors each, inside the usual limit of 65,536.
+pub const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
+/// Largest head of a request unless told: session tokens are up to about 2 KiB, cookies and credentials the rest.
+pub const HEADER_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+/// Bounds of `header_bytes_max`: a session token must fit, and every connection may hold so much in memory.
+const HEADER_BYTES: std::ops::RangeInclusive<usize> = 8 * 1024..=1024 * 1024;
+/// Most connections that can be asked for: the file descriptors of a process end about here.
+const CONNECTIONS_MAX: usize = 1_000_000;
+/// Most cores that can be asked for.
+const CORES_MAX: usize = 1024;
+/// Shortest tick: the gateway seals its counts as often as this.
+pub const TICK_MIN: Duration = Duration::from_millis(100);
+/// Longest tick: beyond it a bad candidate would serve for too long.
+pub const TICK_MAX: Duration = Duration::from_mins(1);
+/// Longest drain on shutdown: whoever stops the process has given up long before.
+const DRAIN_MAX: Duration = Duration::from_hours(1);
+
+/// Where Serin runs. Flags and notices differ by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// A developer's machine.
+    #[default]
+    Development,
+    /// Automatic tests.
+    Test,
+    /// The last stop before production.
+    Staging,
+    /// A production of its own for candidates.
+    Canary,
+    /// Production.
+    Production,
+}
+
+/// A `serin.yaml`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where Serin runs.
+    pub environment: Environment,
+    /// The data plane.
+    pub gateway: Gateway,
+    /// The admin API.
+    pub admin: Admin,
+    /// Where the log is.
+    pub store: Store,
+    /// The control plane.
+    pub control: Control,
+    /// Services and plans to apply at start.
+    pub manifest: Manifest,
+}
+
+/// The data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How many threads carry calls.
+    pub cores: Cores,
+    /// `Host` names that calls may carry beside the listener's own, lower case.
+    pub hosts: Vec<String>,
+    /// `Origin` values that calls may carry beside the listener's own, such as `https://app.example.com`.
+    pub origins: Vec<String>,
+    /// Peers whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections held at once; more wait.
+    pub connections_max: usize,
+    /// Largest head of a request, in bytes.
+    pub header_bytes_max: usize,
+    /// Time for calls in flight to finish on shutdown.
+    pub drain: Duration,
+}
+
+/// How many threads carry calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cores {
+    /// As many as the process may use.
+    #[default]
+    Auto,
+    /// So many.
+    Count(NonZeroUsize),
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: AdminListen,
+    /// The file that holds its token; made at first start.
+    pub token_file: PathBuf,
+}
+
+/// Where the admin API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    /// A port; loopback unless `expose` is set.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+/// Where the log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A file, with the others of the store beside it.
+    Sqlite(PathBuf),
+}
+
+/// The control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Time from one look at the counts to the next.
+    pub tick: Duration,
+}
+
+impl Store {
+    /// The file of the log.
+    pub fn path(&self) -> &Path {
+        let Self::Sqlite(path) = self;
+        path
+    }
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths inside it start from its folder.
+    pub fn load(path: &Path) -> Result<Checked<Self>, ConfigError> {
+        let name = path.display().to_string();
+        let refuse = |message, help: &str| {
+            let diagnostic = Diagnostic {
+                severity: Severity::Error,
+                message,
+                help: help.to_owned(),
+                field: String::new(),
+                file: name.clone(),
+                position: None,
+                source: None,
+            };
+            ConfigError {
+                diagnostics: vec![diagnostic],
+            }
+        };
+        let read = || {
+            let mut text = String::new();
+            // One byte more than allowed, so that a file that is too large is seen as such and not read whole.
+            let limit = FILE_BYTES_MAX as u64 + 1;
+            std::fs::File::open(path)?
+                .take(limit)
+                .read_to_string(&mut text)
+                .map(|_| text)
+        };
+        let text = read().map_err(|error| {
+            let help = match error.kind() {
+                std::io::ErrorKind::InvalidData => "save it as UTF-8 text",
+                std::io::ErrorKind::NotFound => {
+                    "name another file with `-c FILE`, or create this one"
+                }
+                _ => "make it a file that this user may read",
+            };
+            refuse(format!("the file cannot be read: {error}"), help)
+        })?;
+        Self::parse_in(&text, &name, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Checks a text. `name` is what the diagnostics call it; relative paths stay as they are.
+    pub fn parse(text: &str, name: &str) -> Result<Checked<Self>, ConfigError> {
+        Self::parse_in(text, name, Path::new(""))
+    }
+
+    fn parse_in(text: &str, name: &str, folder: &Path) -> Result<Checked<Self>, ConfigError> {
+        let (file, mut report): (File, Report) = read(text, name)?;
+        let config = file.check(folder, &mut report);
+        service::check_manifest(&config.manifest, &mut report);
+        report.finish(config)
+    }
+}
+
+/// A file as it was written. Texts become addresses and paths in [`File::check`], so that several can be wrong at once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    environment: Environment,
+    gateway: GatewayFile,
+    admin: AdminFile,
+    store: Option<String>,
+    control: ControlFile,
+    services: BTreeMap<ServiceName, ServiceSpec>,
+    plans: BTreeMap<String, Plan>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GatewayFile {
+    listen: String,
+    cores: String,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    trusted_proxies: Vec<String>,
+    connections_max: usize,
+    header_bytes_max: usize,
+    #[serde(with = "text::duration")]
+    drain: Duration,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AdminFile {
+    listen: Option<String>,
+    socket: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+    expose: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ControlFile {
+    #[serde(with = "text::duration")]
+    tick: Duration,
+}
+
+impl Default for GatewayFile {
+    fn default() -> Self {
+        Self {
+            listen: GATEWAY_LISTEN.to_owned(),
+            cores: "auto".to_owned(),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+            header_bytes_max: HEADER_BYTES_MAX_DEFAULT,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for ControlFile {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(1),
+        }
+    }
+}
+
+impl File {
+    /// Its resources, unchecked.
+    pub(crate) fn manifest(self) -> Manifest {
+        Manifest {
+            services: self.services,
+            plans: self.plans,
+        }
+    }
+
+    /// The settings, with everything wrong in them reported. What could not be read stands as its default; the report
+    /// then refuses the whole.
+    fn check(self, folder: &Path, report: &mut Report) -> Config {
+        let store = check_store(self.store.as_deref().unwrap_or(STORE), folder, report);
+        let gateway = self.gateway.check(report);
+        let admin = self.admin.check(gateway.listen, &store, folder, report);
+        let tick = self.control.tick;
+        between(
+            tick,
+            TICK_MIN,
+            TICK_MAX,
+            &Field::default().key("control").key("tick"),
+            report,
+        );
+        Config {
+            environment: self.environment,
+            gateway,
+            admin,
+            store,
+            control: Control { tick },
+            manifest: Manifest {
+                services: self.services,
+                plans: self.plans,
+            },
+        }
+    }
+}
+
+impl GatewayFile {
+    fn check(self, report: &mut Report) -> Gateway {
+        let at = Field::default().key("gateway");
+        for (index, host) in self.hosts.iter().enumerate() {
+            service::check_host(host, &at.key("hosts").index(index), report);
+        }
+        for (index, origin) in self.origins.iter().enumerate() {
+            check_origin(origin, &at.key("origins").index(index), report);
+        }
+        let networks = self.trusted_proxies.iter().enumerate();
+        let trusted_proxies = networks
+            .filter_map(|(index, text)| {
+                network(text).or_else(|| {
+                    report.error(
+                        &at.key("trusted_proxies").index(index),
+                        format!("`{}` is not a network", short(text)),
+                        "write an address or a network such as `10.0.0.0/8`",
+                    );
+                    None
+                })
+            })
+            .collect();
+        between(
+            self.connections_max,
+            1,
+            CONNECTIONS_MAX,
+            &at.key("connections_max"),
+            report,
+        );
+        let (least, most) = HEADER_BYTES.into_inner();
+        between(
+            self.header_bytes_max,
+            least,
+            most,
+            &at.key("header_bytes_max"),
+            report,
+        );
+        if self.drain > DRAIN_MAX {
+            between(
+                self.drain,
+                Duration::ZERO,
+                DRAIN_MAX,
+                &at.key("drain"),
+                report,
+            );
+        }
+        Gateway {
+            listen: address(&self.listen, GATEWAY_LISTEN, &at.key("listen"), report),
+            cores: cores(&self.cores, &at.key("cores"), report),
+            hosts: self
+                .hosts
+                .iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
+            origins: self.origins,
+            trusted_proxies,
+            connections_max: self.connections_max,
+            header_bytes_max: self.header_bytes_max,
+            drain: self.drain,
+        }
+    }
+}
+
+impl AdminFile {
+    fn check(
+        self,
+        gateway: SocketAddr,
+        store: &Store,
+        folder: &Path,
+        report: &mut Report,
+    ) -> Admin {
+        let at = Field::default().key("admin");
+        let listen = match (self.listen, self.socket) {
+            (Some(_), Some(_)) => {
+                report.error(
+                    &at.key("socket"),
+                    "the admin API has both a port and a socket",
+                    "remove `listen` or `socket`",
+                );
+                None
+            }
+            (None, Some(socket)) => Some(AdminListen::Socket(folder.join(socket))),
+            (listen, None) => {
+                let text = listen.as_deref().unwrap_or(ADMIN_LISTEN);
+                let field = at.key("listen");
+                let listen = address(text, ADMIN_LISTEN, &field, report);
+                if !listen.ip().is_loopback() && !self.expose {
+                    report.error(
+                        &field,
+                        format!("the admin API would be reachable from other machines at {listen}"),
+                        format!(
+                            "write `listen: 127.0.0.1:{}`, or add `expose: true` beside it if that is wanted",
+                            listen.port()
+                        ),
+                    );
+                }
+                if listen == gateway && listen.port() != 0 {
+                    report.error(
+                        &field,
+                        format!("the gateway listens at {listen} too"),
+                        "give the admin API a port of its own",
+                    );
+                }
+                Some(AdminListen::Tcp(listen))
+            }
+        };
+        let token_file = self.token_file.map_or_else(
+            || {
+                let mut beside = store.path().as_os_str().to_owned();
+                beside.push(".token");
+                beside.into()
+            },
+            |path| folder.join(path),
+        );
+        let fallback = || AdminListen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Admin {
+            listen: listen.unwrap_or_else(fallback),
+            token_file,
+        }
+    }
+}
+
+fn check_store(text: &str, folder: &Path, report: &mut Report) -> Store {
+    let at = Field::default().key("store");
+    let (kind, path) = text.split_once(':').unwrap_or(("", text));
+    match kind {
+        "sqlite" if path.is_empty() || path.starts_with(':') => report.error(
+            &at,
+            "the log needs a file: what is only in memory would not outlive a restart",
+            format!("write `store: {STORE}`"),
+        ),
+        "sqlite" => {}
+        "postgres" | "postgresql" => report.error(
+            &at,
+            "PostgreSQL is not in this release",
+            format!("write `store: {STORE}`"),
+        ),
+        _ => report.error(
+            &at,
+            format!("`{}` is not a store", short(text)),
+            format!("write `store: {STORE}`"),
+        ),
+    }
+    // `sqlite://serin.db` is how other programs write it.
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Store::Sqlite(folder.join(path))
+}
+
+fn address(text: &str, example: &str, at: &Field, report: &mut Report) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| {
+        report.error(
+            at,
+            format!("`{}` is not an address and port", short(text)),
+            format!(
+                "write for example `listen: {example}`, or `0.0.0.0` as address for every interface"
+            ),
+        );
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+fn cores(text: &str, at: &Field, report: &mut Report) -> Cores {
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= CORES_MAX => Cores::Count(count),
+        _ if text == "auto" => Cores::Auto,
+        _ => {
+            report.error(
+                at,
+                format!("`{}` is not a number of cores", short(text)),
+                format!("write `auto`, or a number from 1 to {CORES_MAX}"),
+            );
+            Cores::Auto
+        }
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| {
+        text.parse()
+            .ok()
+            .map(|address: std::net::IpAddr| address.into())
+    })
+}
+
+fn check_origin(origin: &str, at: &Field, report: &mut Report) {
+    let fits = url::Url::parse(origin).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == origin
+    });
+    if !fits {
+        report.error(
+            at,
+            format!("`{}` is not an origin", short(origin)),
+            "write scheme and host in lower case, without a path or a default port, such as `https://app.example.com`",
+        );
+    }
+}
+
+/// Refuses what is out of bounds.
+pub(crate) fn between<T: PartialOrd + Copy + Shown>(
+    value: T,
+    least: T,
+    most: T,
+    at: &Field,
+    report: &mut Report,
+) {
+    if value < least || value > most {
+        report.error(
+            at,
+            format!("{} is out of bounds", value.shown()),
+            format!("write a value from {} to {}", least.shown(), most.shown()),
+        );
+    }
+}
+
+/// A setting as it stands in a file.
+pub(crate) trait Shown {
+    fn shown(&self) -> String;
+}
+
+impl Shown for Duration {
+    fn shown(&self) -> String {
+        text::format_duration(*self)
+    }
+}
+
+impl Shown for usize {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Development => "development",
+            Self::Test => "test",
+            Self::Staging => "staging",
+            Self::Canary => "canary",
+            Self::Production => "production",
+        })
+    }
+}

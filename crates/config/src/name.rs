@@ -1,0 +1,51 @@
+//! Names that are nearly right.
+
+/// The candidate that was probably meant: the nearest by edits, if at most a third of the letters differ.
+///
+/// Distance: optimal string alignment (an exchange of neighbours counts once).
+pub fn closest<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(written, candidate), candidate))
+        .filter(|(edits, candidate)| edits * 3 <= candidate.chars().count().max(3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// What to do about a name that is none of `candidates`.
+pub(crate) fn suggestion<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str> + Clone,
+) -> String {
+    if let Some(name) = closest(written, candidates.clone()) {
+        return format!("did you mean `{name}`?");
+    }
+    let all: Vec<_> = candidates
+        .into_iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    format!("use one of {}", all.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closest;
+
+    #[test]
+    fn slips_are_understood_and_strangers_are_not() {
+        let fields = ["endpoints", "hold", "share", "path"];
+        for (written, meant) in [
+            ("endpoint", Some("endpoints")),
+            ("endpionts", Some("endpoints")),
+            ("hodl", Some("hold")),
+            ("shares", Some("share")),
+            ("", None),
+            ("colour", None),
+        ] {
+            assert_eq!(closest(written, fields), meant, "{written}");
+        }
+    }
+}
