@@ -17,6 +17,7 @@
 //! **Architecture invariant:** no I/O, no clock, no async, no panic on outside data; every buffer
 //! has a named limit.
 
+pub mod contract;
 pub mod envelope;
 pub mod era;
 pub mod error;
