@@ -113,7 +113,7 @@ impl Scanner {
                     match part {
                         sse::Part::Line { is_first: true } => {}
                         sse::Part::Line { is_first: false } => {
-                            self.text.line_feed(&mut self.output)
+                            self.text.line_feed(&mut self.output);
                         }
                         sse::Part::Data(range) => {
                             self.first_event_seen = self.first_event_seen
@@ -125,7 +125,7 @@ impl Scanner {
                 }
             }
         }
-        self.output.take(piece)
+        self.output.take(&piece)
     }
 
     /// The body is over: gives what was still held back. An event that no blank line ended counts
@@ -136,7 +136,7 @@ impl Scanner {
             BodyKind::Json => self.text.end(&mut self.output),
             BodyKind::EventStream => self.text.cut_off(&mut self.output),
         }
-        self.output.take(Bytes::new())
+        self.output.take(&Bytes::new())
     }
 
     /// The first event that is not priming (2025-11-25: an id with empty data) has begun; for other
@@ -219,7 +219,7 @@ impl Output {
     }
 
     /// Ends a piece: what of it can go out.
-    fn take(&mut self, piece: Bytes) -> Bytes {
+    fn take(&mut self, piece: &Bytes) -> Bytes {
         let done = std::mem::take(&mut self.done).min(piece.len());
         if self.is_holding {
             self.held

@@ -154,7 +154,7 @@ impl<'v> Comparison<'v> {
             // `false` accepts nothing.
             match (old == &Value::Bool(false), new == &Value::Bool(false)) {
                 (true, false) => {
-                    self.find(at.to_owned(), Relation::Wider, "now allowed".to_owned())
+                    self.find(at.to_owned(), Relation::Wider, "now allowed".to_owned());
                 }
                 (false, true) => {
                     self.find(
@@ -300,10 +300,9 @@ impl<'v> Comparison<'v> {
         for (key, is_lower) in limits {
             let get = |fields: &Map<String, Value>| fields.get(key).and_then(Value::as_f64);
             let (relation, what) = match (get(old), get(new)) {
-                (None, None) => continue,
                 (None, Some(after)) => (Relation::Narrower, format!("{key} {after} added")),
                 (Some(before), None) => (Relation::Wider, format!("{key} {before} removed")),
-                (Some(before), Some(after)) if before < after || before > after => {
+                (Some(before), Some(after)) if before.total_cmp(&after).is_ne() => {
                     let is_narrower = (after > before) == is_lower;
                     let relation = if is_narrower {
                         Relation::Narrower

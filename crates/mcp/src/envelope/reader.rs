@@ -37,6 +37,9 @@ struct Raw {
     begin: Token,
 }
 
+/// What a string literal says, and where it stands, quotes included.
+type Literal<'a> = (Cow<'a, str>, Range<usize>);
+
 struct Reader<'a> {
     text: &'a str,
     tokens: Tokenizer,
@@ -91,7 +94,7 @@ impl<'a> Reader<'a> {
         while let Some(key) = self.key(&mut keys)? {
             match &*key {
                 "jsonrpc" => {
-                    is_version_2 = self.string("jsonrpc")?.is_some_and(|(v, _)| v == "2.0")
+                    is_version_2 = self.string("jsonrpc")?.is_some_and(|(v, _)| v == "2.0");
                 }
                 "id" => message.id = Some(self.id("id")?),
                 "method" => message.method = self.string("method")?.map(|(method, _)| method),
@@ -147,7 +150,7 @@ impl<'a> Reader<'a> {
                 "cursor" => self.minted(message, Minted::Cursor, "params.cursor")?,
                 "taskId" => self.minted(message, Minted::TaskId, "params.taskId")?,
                 "requestState" => {
-                    self.minted(message, Minted::RequestState, "params.requestState")?
+                    self.minted(message, Minted::RequestState, "params.requestState")?;
                 }
                 "_meta" => self.meta(message, "params._meta")?,
                 _ => {
@@ -251,10 +254,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string or `null`, which counts as absent.
-    fn string(
-        &mut self,
-        field: &'static str,
-    ) -> Result<Option<(Cow<'a, str>, Range<usize>)>, EnvelopeError> {
+    fn string(&mut self, field: &'static str) -> Result<Option<Literal<'a>>, EnvelopeError> {
         let value = self.value()?;
         if value.begin != Token::StringBegin {
             self.absent(field, "a string", &value)?;

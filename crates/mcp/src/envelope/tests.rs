@@ -1,5 +1,7 @@
 //! The envelope against a naive reader, and its refusals.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -375,7 +377,7 @@ fn write(value: &Value, seed: &mut u64) -> String {
             for unit in text.encode_utf16() {
                 match char::from_u32(u32::from(unit)) {
                     Some(plain) if plain.is_ascii_lowercase() && dice(3) > 0 => out.push(plain),
-                    _ => out.push_str(&format!("\\u{unit:04x}")),
+                    _ => write!(out, "\\u{unit:04x}").unwrap(),
                 }
             }
             out + "\""

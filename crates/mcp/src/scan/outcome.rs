@@ -101,10 +101,10 @@ pub(super) struct Draft {
     /// There is a method, and it is a notification about tasks.
     pub(super) about_tasks: Option<bool>,
     pub(super) has_result: bool,
-    pub(super) has_error: bool,
+    /// The code of the error, if there is one; 0 until it is read.
+    pub(super) error_code: Option<i64>,
     pub(super) is_error: bool,
     pub(super) result_type: Option<ResultType>,
-    pub(super) code: i64,
     pub(super) blame: Blame,
     /// Elements of `content` so far.
     pub(super) blocks: u32,
@@ -117,13 +117,13 @@ impl Draft {
 
     /// The answer that this message is, if it is one.
     pub(super) fn answer(&mut self) -> Option<Answer> {
-        if self.about_tasks.is_some() || !(self.has_result || self.has_error) {
+        if self.about_tasks.is_some() || !(self.has_result || self.error_code.is_some()) {
             return None;
         }
-        let outcome = if self.has_error {
+        let outcome = if let Some(code) = self.error_code {
             Outcome::RpcError {
-                code: self.code,
-                called_badly: self.code == INVALID_PARAMS && self.blame != Blame::Tool,
+                code,
+                called_badly: code == INVALID_PARAMS && self.blame != Blame::Tool,
             }
         } else if self.is_error {
             Outcome::ToolError {

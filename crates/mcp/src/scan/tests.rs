@@ -62,10 +62,10 @@ fn scan(kind: BodyKind, body: &str) -> Seen {
 }
 
 fn events(texts: &[&str]) -> String {
-    texts
+    let events = texts
         .iter()
-        .map(|text| format!("event: message\ndata: {text}\n\n"))
-        .collect()
+        .map(|text| ["event: message\ndata: ", text, "\n\n"]);
+    events.flatten().collect()
 }
 
 #[test]

@@ -118,7 +118,7 @@ pub(super) struct Text {
     /// How many are of complete texts.
     answers_complete: usize,
     worst: Option<Outcome>,
-    worst_in_text: Option<Outcome>,
+    worst_open: Option<Outcome>,
     server_requests: u64,
     unminted: u64,
     task_created: bool,
@@ -139,7 +139,7 @@ impl Text {
             answers: Vec::new(),
             answers_complete: 0,
             worst: None,
-            worst_in_text: None,
+            worst_open: None,
             server_requests: 0,
             unminted: 0,
             task_created: false,
@@ -212,7 +212,7 @@ impl Text {
         }
         if !self.is_broken {
             self.answers_complete = self.answers.len();
-            self.worst = worse(self.worst, self.worst_in_text);
+            self.worst = worse(self.worst, self.worst_open);
         }
         self.reset();
     }
@@ -227,7 +227,7 @@ impl Text {
 
     fn reset(&mut self) {
         self.answers.truncate(self.answers_complete);
-        self.worst_in_text = None;
+        self.worst_open = None;
         self.tokens = Tokenizer::new();
         self.is_broken = false;
         self.places.clear();
@@ -298,9 +298,8 @@ impl Text {
             Some(Place::Batch) => Field::Inner(Place::Message),
             Some(Place::Tasks) => Field::Inner(Place::Task),
             Some(Place::Content) if self.draft.blocks == 0 => Field::Inner(Place::Block),
-            Some(Place::Content) => Field::Ignored,
+            Some(Place::Content) | None => Field::Ignored,
             Some(_) => self.field,
-            None => Field::Ignored,
         }
     }
 
@@ -327,7 +326,7 @@ impl Text {
         };
         match place {
             Place::Message => self.draft = Draft::default(),
-            Place::Error => self.draft.has_error = true,
+            Place::Error => self.draft.error_code = Some(0),
             Place::Block => self.draft.blocks += 1,
             Place::Task if self.places.last() == Some(&Place::Result) => self.task_created = true,
             _ => {}
@@ -345,7 +344,7 @@ impl Text {
             return;
         };
         self.task_created |= answer.result_type == Some(ResultType::Task);
-        self.worst_in_text = worse(self.worst_in_text, Some(answer.outcome));
+        self.worst_open = worse(self.worst_open, Some(answer.outcome));
         if self.answers.len() < MAX_ANSWERS {
             self.answers.push(answer);
         }
@@ -428,7 +427,7 @@ impl Text {
             Leaf::Method => self.draft.about_tasks = Some(text.starts_with("notifications/tasks")),
             Leaf::IsError => self.draft.is_error = text == "true",
             Leaf::ResultType => self.draft.result_type = Some(ResultType::of(text)),
-            Leaf::Code => self.draft.code = text.parse().unwrap_or_default(),
+            Leaf::Code => self.draft.error_code = Some(text.parse().unwrap_or_default()),
             Leaf::Id | Leaf::Blame | Leaf::Minted(_) => {}
         }
     }
