@@ -1,1 +1,309 @@
-//! The control plane: monitor, orchestrator, health and pre-flight probes.
+//! The control plane: it takes what the data plane counted, decides, appends to the log, and swaps the snapshot by which the
+//! data plane routes.
+//!
+//! [`Control`] is the handle. Behind it one task, the orchestrator, owns the state and is the only one to change it.
+//!
+//! **Invariant:** this crate does not know the gateway. They meet in `serin-model`: [`Sealed`] counts come in, a
+//! [`Snapshot`] goes out.
+//!
+//! [`Sealed`]: serin_model::observe::Sealed
+//! [`Snapshot`]: serin_model::snapshot::Snapshot
+
+mod ask;
+mod journal;
+mod orchestrator;
+mod picture;
+mod preflight;
+mod probe;
+pub mod totals;
+pub mod view;
+mod watch;
+
+use arc_swap::ArcSwap;
+use serin_model::{
+    decide::{Command, Refusal, RefusalKind, Source, Start},
+    event::{Actor, Recorded},
+    manifest::Manifest,
+    name::{RolloutId, ServiceName, VersionName},
+    observe::Sealed,
+    plan::Plan,
+    service::Service,
+    snapshot::Snapshot,
+};
+use serin_store::{Blocks, Log};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch as channel};
+use totals::Totals;
+use uuid::Uuid;
+use view::View;
+
+/// Commands that wait for the orchestrator before a further one has to wait.
+const REQUESTS_MAX: usize = 64;
+
+/// Shortest tick: below it the blocks would hold nothing but noise.
+pub const TICK_MIN: Duration = Duration::from_millis(100);
+
+/// What the control plane works with.
+pub struct Options {
+    /// The log.
+    pub log: Log,
+    /// The blocks.
+    pub blocks: Blocks,
+    /// Where the snapshot is swapped.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What the data plane counted.
+    pub observations: mpsc::Receiver<Sealed>,
+    /// Time from one look at the counts to the next, at least [`TICK_MIN`].
+    pub tick: Duration,
+    /// The plans that are always there.
+    pub plans: BTreeMap<String, Plan>,
+    /// What the process was started with.
+    pub manifest: Manifest,
+}
+
+/// Why something did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The command makes no sense as things are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The log cannot be read or written.
+    #[error("the log cannot be used")]
+    Store(#[source] serin_store::StoreError),
+    /// The log was written by something else, or is damaged.
+    #[error("the log holds something that cannot be read")]
+    Decode(#[source] serin_model::event::DecodeError),
+    /// Another process decides now.
+    #[error(
+        "another process has opened the log and decides now; this one goes on routing as it was last told. Send commands to the other, or stop it and restart this one"
+    )]
+    NotLeader,
+    /// The control plane has stopped.
+    #[error("the control plane has stopped; restart serin")]
+    Stopped,
+}
+
+/// The handle of the control plane. Clones share it.
+#[derive(Clone)]
+pub struct Control {
+    requests: mpsc::Sender<orchestrator::Request>,
+    view: channel::Receiver<Arc<View>>,
+    totals: Arc<Mutex<Totals>>,
+    log: Log,
+    plans: Arc<BTreeMap<String, Plan>>,
+    client: reqwest::Client,
+}
+
+/// The wish for a rollout, as somebody asks for it.
+#[derive(Clone, Debug)]
+pub struct StartRequest {
+    /// The service.
+    pub service: ServiceName,
+    /// The candidate.
+    pub to: VersionName,
+    /// The plan.
+    pub plan: PlanChoice,
+    /// Why.
+    pub reason: String,
+    /// Whether a change that clients will notice is accepted.
+    pub accept_breaking: bool,
+}
+
+/// A plan, by name or in full.
+#[derive(Clone, Debug)]
+pub enum PlanChoice {
+    /// One that is known: from a manifest, or built in.
+    Named(String),
+    /// One of one's own.
+    Given {
+        /// What it is called.
+        name: String,
+        /// The recipe.
+        plan: Box<Plan>,
+    },
+}
+
+impl Control {
+    /// Reads the log, becomes its writer, applies the manifest, and begins to decide. When it returns, the snapshot is in place.
+    pub async fn start(options: Options) -> Result<Self, ControlError> {
+        let client = ask::client();
+        let totals = Arc::new(Mutex::new(Totals::default()));
+        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let plans = Arc::new(options.plans.clone());
+        let log = options.log.clone();
+        let view = orchestrator::spawn(options, Arc::clone(&totals), client.clone(), inbox).await?;
+        Ok(Self {
+            requests,
+            view,
+            totals,
+            log,
+            plans,
+            client,
+        })
+    }
+
+    /// The picture as of the last tick or command.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The picture as it changes.
+    pub fn subscribe(&self) -> channel::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// What was counted since the process began.
+    pub fn totals(&self) -> Totals {
+        self.totals
+            .lock()
+            .map(|totals| totals.clone())
+            .unwrap_or_default()
+    }
+
+    /// Events after a position, oldest first.
+    pub async fn events(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, ControlError> {
+        journal::read(&self.log, after, limit).await
+    }
+
+    /// Carries out a command. When it returns, what follows from it is in the log, on the disk, and in force.
+    pub async fn command(
+        &self,
+        actor: Actor,
+        command: Command,
+    ) -> Result<Vec<Recorded>, ControlError> {
+        self.ask(|answer| orchestrator::Request::Command {
+            actor,
+            command: Box::new(command),
+            answer,
+        })
+        .await?
+    }
+
+    /// Makes what a manifest describes.
+    pub async fn apply(
+        &self,
+        actor: Actor,
+        manifest: Manifest,
+        prune: bool,
+    ) -> Result<Vec<Recorded>, ControlError> {
+        self.command(
+            actor,
+            Command::Apply {
+                manifest: Box::new(manifest),
+                source: Source::Request,
+                prune,
+            },
+        )
+        .await
+    }
+
+    /// What applying a manifest would change, as events that do not happen.
+    pub async fn diff(
+        &self,
+        manifest: Manifest,
+        prune: bool,
+    ) -> Result<Vec<serin_model::event::Event>, ControlError> {
+        let state = self
+            .ask(|answer| orchestrator::Request::State { answer })
+            .await?;
+        let command = Command::Apply {
+            manifest: Box::new(manifest),
+            source: Source::Request,
+            prune,
+        };
+        Ok(serin_model::decide::decide(
+            &state,
+            &command,
+            jiff::Timestamp::now(),
+        )?)
+    }
+
+    /// A service as it is.
+    pub async fn service(&self, name: &ServiceName) -> Result<Option<Service>, ControlError> {
+        let state = self
+            .ask(|answer| orchestrator::Request::State { answer })
+            .await?;
+        Ok(state.services.get(name).cloned())
+    }
+
+    /// A rollout as it is, or the latest of a service.
+    pub async fn rollouts(&self) -> Result<Vec<serin_model::rollout::Rollout>, ControlError> {
+        Ok(self
+            .ask(|answer| orchestrator::Request::State { answer })
+            .await?
+            .rollouts
+            .clone())
+    }
+
+    /// The plans that can be named, built-in ones and those of manifests.
+    pub async fn plans(&self) -> Result<BTreeMap<String, Plan>, ControlError> {
+        let state = self
+            .ask(|answer| orchestrator::Request::State { answer })
+            .await?;
+        let mut plans = self.plans.as_ref().clone();
+        plans.extend(state.plans.clone());
+        Ok(plans)
+    }
+
+    /// Checks the candidate and begins a rollout.
+    pub async fn start_rollout(
+        &self,
+        actor: Actor,
+        request: StartRequest,
+    ) -> Result<Vec<Recorded>, ControlError> {
+        let (plan_name, plan) = match request.plan {
+            PlanChoice::Given { name, plan } => (name, *plan),
+            PlanChoice::Named(name) => {
+                let mut plans = self.plans().await?;
+                let Some(plan) = plans.remove(&name) else {
+                    let known: Vec<_> = plans.into_keys().collect();
+                    return Err(ControlError::Refused(Refusal {
+                        kind: RefusalKind::NotFound,
+                        what: format!("there is no plan `{name}`"),
+                        help: format!("the plans are: {}", known.join(", ")),
+                    }));
+                };
+                (name, plan)
+            }
+        };
+        let state = self
+            .ask(|answer| orchestrator::Request::State { answer })
+            .await?;
+        let mut start = Start {
+            rollout: RolloutId(Uuid::now_v7()),
+            service: request.service,
+            to: request.to,
+            plan_name,
+            plan,
+            reason: request.reason,
+            preflight: serin_model::event::Preflight::default(),
+            accept_breaking: request.accept_breaking,
+        };
+        // What is wrong with the wish itself is said before anybody is asked anything over the network.
+        serin_model::decide::decide(
+            &state,
+            &Command::Start(Box::new(start.clone())),
+            jiff::Timestamp::now(),
+        )?;
+        if let Some(service) = state.services.get(&start.service) {
+            start.preflight = preflight::check(&self.client, service, &start.to).await;
+        }
+        self.command(actor, Command::Start(Box::new(start))).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> orchestrator::Request,
+    ) -> Result<T, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests
+            .send(request(answer))
+            .await
+            .map_err(|_| ControlError::Stopped)?;
+        answered.await.map_err(|_| ControlError::Stopped)
+    }
+}

@@ -1,0 +1,572 @@
+//! The one task that owns the state: it takes counts, commands and probe results, decides, appends, and swaps the snapshot.
+
+use crate::{
+    ControlError, Options,
+    journal::Journal,
+    picture::{self, Recent},
+    probe::{Found, Probes},
+    totals::{Ending, Totals},
+    view::View,
+    watch::{Block, Watch, seconds},
+};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use reqwest::Client;
+use serin_model::{
+    decide::{Command, Source, decide},
+    event::{Actor, Event, Recorded},
+    name::{EndpointId, RolloutId, ServiceName},
+    observe::{Moved, Sealed},
+    rollout::Rollout,
+    snapshot::{Observed, Snapshot},
+    state::State,
+};
+use serin_store::{BlockKey, Blocks};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch as channel},
+    time::{MissedTickBehavior, interval},
+};
+use uuid::Uuid;
+
+/// Blocks read at a time after a restart.
+const PAGE: u32 = 1000;
+
+/// Probe results that wait before a probe has to.
+const FOUND_MAX: usize = 256;
+
+/// What is asked of the orchestrator.
+pub(crate) enum Request {
+    /// Carry out a command.
+    Command {
+        actor: Actor,
+        command: Box<Command>,
+        answer: oneshot::Sender<Result<Vec<Recorded>, ControlError>>,
+    },
+    /// Show the state.
+    State { answer: oneshot::Sender<Arc<State>> },
+}
+
+/// Reads the log, applies the manifest, puts the first snapshot in place, and leaves the task running.
+pub(crate) async fn spawn(
+    options: Options,
+    totals: Arc<Mutex<Totals>>,
+    client: Client,
+    inbox: mpsc::Receiver<Request>,
+) -> Result<channel::Receiver<Arc<View>>, ControlError> {
+    let (journal, state, recent) = Journal::open(options.log).await?;
+    let (report, found) = mpsc::channel(FOUND_MAX);
+    let first = View {
+        at: Timestamp::now(),
+        position: 0,
+        leader: true,
+        services: Vec::new(),
+    };
+    let (view, viewed) = channel::channel(Arc::new(first));
+    let mut orchestrator = Orchestrator {
+        journal,
+        blocks: options.blocks,
+        state: Arc::new(state),
+        observed: Observed::default(),
+        watches: BTreeMap::new(),
+        recent,
+        moved: BTreeMap::new(),
+        taken_back: BTreeMap::new(),
+        snapshot: options.snapshot,
+        view,
+        totals,
+        probes: Probes::new(client, report),
+        leader: true,
+        incarnation: Uuid::now_v7().to_string(),
+        block: 0,
+    };
+    let manifest = Box::new(options.manifest);
+    orchestrator
+        .carry_out(
+            &Actor::serin(),
+            &Command::Apply {
+                manifest,
+                source: Source::Start,
+                prune: false,
+            },
+        )
+        .await?;
+    orchestrator.remember_blocks().await?;
+    orchestrator.publish();
+    tokio::spawn(orchestrator.run(
+        inbox,
+        options.observations,
+        found,
+        options.tick.max(crate::TICK_MIN),
+    ));
+    Ok(viewed)
+}
+
+struct Orchestrator {
+    journal: Journal,
+    blocks: Blocks,
+    state: Arc<State>,
+    observed: Observed,
+    watches: BTreeMap<RolloutId, Watch>,
+    recent: Recent,
+    /// What became of live sessions since the last rollout of a service began.
+    moved: BTreeMap<ServiceName, Moved>,
+    /// Decisions to take a candidate back that the log would not take. They are in force all the same and tried again each
+    /// tick: a full disk must not keep callers on a broken version.
+    taken_back: BTreeMap<RolloutId, Event>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    view: channel::Sender<Arc<View>>,
+    totals: Arc<Mutex<Totals>>,
+    probes: Probes,
+    leader: bool,
+    incarnation: String,
+    block: u64,
+}
+
+impl Orchestrator {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut observations: mpsc::Receiver<Sealed>,
+        mut found: mpsc::Receiver<Found>,
+        tick: Duration,
+    ) {
+        let mut timer = interval(tick);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => return,
+                },
+                Some(sealed) = observations.recv() => self.observe(&sealed).await,
+                Some(found) = found.recv() => self.learn(found).await,
+                _ = timer.tick() => self.tick().await,
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::State { answer } => {
+                let _ = answer.send(Arc::clone(&self.state));
+            }
+            Request::Command {
+                actor,
+                mut command,
+                answer,
+            } => {
+                if let Command::Promote {
+                    service,
+                    assessment,
+                    ..
+                } = command.as_mut()
+                {
+                    *assessment = self.assess(&service.clone()).map(Box::new);
+                }
+                let _ = answer.send(self.carry_out(&actor, &command).await);
+            }
+        }
+    }
+
+    /// How the candidate of a service stands now.
+    fn assess(&mut self, service: &ServiceName) -> Option<serin_judge::Assessment> {
+        let rollout = self.state.active(service)?.id;
+        Some(
+            self.watches
+                .get_mut(&rollout)?
+                .assess(seconds(Timestamp::now())),
+        )
+    }
+
+    /// Takes what a core counted. The catastrophic guard looks at once: it does not wait for the tick.
+    async fn observe(&mut self, sealed: &Sealed) {
+        self.count(|totals| totals.add(sealed));
+        for (service, moved) in &sealed.moved {
+            let sum = self.moved.entry(service.clone()).or_default();
+            sum.rebound += moved.rebound;
+            sum.ended += moved.ended;
+        }
+        let state = Arc::clone(&self.state);
+        for rollout in active(&state) {
+            if let Some(watch) = self.watches.get_mut(&rollout.id) {
+                watch.gather(rollout, sealed);
+            }
+            let limit = rollout.plan.guard.transport_failures;
+            let streak = sealed
+                .streaks
+                .iter()
+                .find(|(s, v, _)| *s == rollout.service && *v == rollout.to);
+            if let Some((.., streak)) = streak.filter(|(.., streak)| limit > 0 && *streak >= limit)
+            {
+                let cause = format!("{streak} calls in a row found no answering candidate");
+                self.catastrophe(rollout.id, cause).await;
+            }
+        }
+    }
+
+    /// Takes what a probe found.
+    async fn learn(&mut self, found: Found) {
+        match found {
+            Found::Tools {
+                service,
+                version,
+                tools,
+            } => {
+                if self
+                    .observed
+                    .tools
+                    .insert((service, version), Arc::clone(&tools))
+                    .as_ref()
+                    == Some(&tools)
+                {
+                    return;
+                }
+            }
+            Found::Health {
+                endpoint,
+                healthy: true,
+                ..
+            } => {
+                tracing::info!(%endpoint, "an endpoint is healthy again");
+                self.observed.unhealthy.remove(&endpoint);
+            }
+            Found::Health {
+                endpoint,
+                healthy: false,
+                why,
+            } => {
+                tracing::warn!(%endpoint, why, "an endpoint is unhealthy");
+                self.observed.unhealthy.insert(endpoint);
+                self.guard_readiness(endpoint).await;
+            }
+        }
+        self.publish();
+    }
+
+    async fn guard_readiness(&mut self, endpoint: EndpointId) {
+        let state = Arc::clone(&self.state);
+        for rollout in active(&state).filter(|rollout| rollout.plan.guard.readiness) {
+            let candidate = state
+                .services
+                .get(&rollout.service)
+                .and_then(|s| s.versions.get(&rollout.to));
+            let Some(candidate) =
+                candidate.filter(|c| c.endpoints.iter().any(|e| e.id == endpoint))
+            else {
+                continue;
+            };
+            if candidate
+                .endpoints
+                .iter()
+                .all(|e| self.observed.unhealthy.contains(&e.id))
+            {
+                let cause = format!("every endpoint of {} has failed its probes", rollout.to);
+                self.catastrophe(rollout.id, cause).await;
+            }
+        }
+    }
+
+    async fn catastrophe(&mut self, rollout: RolloutId, cause: String) {
+        self.decide_alone(&Command::Catastrophe { rollout, cause })
+            .await;
+    }
+
+    /// Seals a block for each rollout, judges it, and does what follows.
+    async fn tick(&mut self) {
+        let began = Instant::now();
+        let now = Timestamp::now();
+        let state = Arc::clone(&self.state);
+        for rollout in active(&state) {
+            let Some(watch) = self.watches.get_mut(&rollout.id) else {
+                continue;
+            };
+            if let Some(block) = watch.seal(seconds(now)) {
+                self.store_block(rollout.id, now, &block).await;
+                if let Some(watch) = self.watches.get_mut(&rollout.id) {
+                    watch.take(&block);
+                }
+            }
+            let Some(watch) = self.watches.get_mut(&rollout.id) else {
+                continue;
+            };
+            let assessment = Box::new(watch.assess(seconds(now)));
+            self.decide_alone(&Command::Judge {
+                rollout: rollout.id,
+                assessment,
+            })
+            .await;
+        }
+        self.retry_taken_back().await;
+        self.publish_view();
+        self.count(|totals| totals.tick_seconds.record(began.elapsed().as_secs_f64()));
+    }
+
+    /// Counts are stored before they are judged, so that a restart goes on with the same numbers. When the disk refuses, they are
+    /// judged all the same: protection goes before bookkeeping.
+    async fn store_block(&mut self, rollout: RolloutId, now: Timestamp, block: &Block) {
+        self.block += 1;
+        let key = BlockKey {
+            rollout: rollout.to_string(),
+            node: "local".to_owned(),
+            incarnation: self.incarnation.clone(),
+            block: self.block,
+        };
+        if let Err(error) = self.blocks.put(&key, now, &block.pack()).await {
+            tracing::warn!(%error, "a block of counts is not stored; a restart would begin its phase with fewer trials");
+        }
+    }
+
+    /// A decision of Serin's own. What cannot be appended is logged and comes up again at the next tick, if it still holds.
+    async fn decide_alone(&mut self, command: &Command) {
+        if let Err(error) = self.carry_out(&Actor::serin(), command).await
+            && self.leader
+        {
+            tracing::error!(error = %chain(&error), "a decision could not be recorded");
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        actor: &Actor,
+        command: &Command,
+    ) -> Result<Vec<Recorded>, ControlError> {
+        let began = Instant::now();
+        let now = Timestamp::now();
+        let events = decide(&self.state, command, now)?;
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.commit(actor, now, events, began).await
+    }
+
+    async fn commit(
+        &mut self,
+        actor: &Actor,
+        now: Timestamp,
+        events: Vec<Event>,
+        began: Instant,
+    ) -> Result<Vec<Recorded>, ControlError> {
+        if !self.leader {
+            return Err(ControlError::NotLeader);
+        }
+        let takes_back = events
+            .iter()
+            .find(|e| matches!(e, Event::RolledBack { .. } | Event::Aborted { .. }))
+            .cloned();
+        let appending = Instant::now();
+        let recorded = match self.journal.append(&self.state, actor, now, events).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                if let (ControlError::Store(_), Some(event)) = (&error, takes_back) {
+                    self.taken_back
+                        .extend(event.rollout().map(|rollout| (rollout, event)));
+                    self.publish();
+                }
+                if matches!(error, ControlError::NotLeader) {
+                    self.leader = false;
+                    tracing::error!(%error, "no longer deciding");
+                    self.publish_view();
+                }
+                return Err(error);
+            }
+        };
+        let took = appending.elapsed().as_secs_f64();
+        self.count(|totals| totals.append_seconds.record(took));
+        for recorded in &recorded {
+            self.apply(recorded);
+        }
+        self.publish();
+        if let Some(rollout) = takes_back.and_then(|event| event.rollout()) {
+            self.taken_back.remove(&rollout);
+            if let Some(service) = self.state.rollout(rollout).map(|r| r.service.clone()) {
+                let took = began.elapsed().as_secs_f64();
+                self.count(|totals| {
+                    totals
+                        .rollback_seconds
+                        .entry(service)
+                        .or_default()
+                        .record(took)
+                });
+            }
+        }
+        Ok(recorded)
+    }
+
+    fn apply(&mut self, recorded: &Recorded) {
+        Arc::make_mut(&mut self.state).apply(recorded);
+        let rollout = recorded
+            .event
+            .rollout()
+            .and_then(|id| self.state.rollout(id));
+        self.recent.push(recorded, rollout.map(|r| &r.service));
+        if let Event::RolloutStarted(started) = &recorded.event {
+            self.moved.remove(&started.service);
+        }
+        if let Some(rollout) = rollout
+            && let Some(ending) = Ending::of(rollout.status)
+            && ends(&recorded.event)
+        {
+            let service = rollout.service.clone();
+            self.count(|totals| *totals.rollouts.entry((service, ending)).or_default() += 1);
+        }
+        tracing::info!(
+            position = recorded.position,
+            actor = recorded.actor.as_str(),
+            "{}",
+            serin_model::words::event_in_words(&recorded.event)
+        );
+    }
+
+    async fn retry_taken_back(&mut self) {
+        for (rollout, event) in self.taken_back.clone() {
+            if self
+                .state
+                .rollout(rollout)
+                .is_none_or(|r| r.status.is_terminal())
+            {
+                self.taken_back.remove(&rollout);
+            } else if self
+                .commit(
+                    &Actor::serin(),
+                    Timestamp::now(),
+                    vec![event],
+                    Instant::now(),
+                )
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Puts what is now decided and known in force, and shows it.
+    fn publish(&mut self) {
+        let mut state = Arc::clone(&self.state);
+        for event in self.taken_back.values() {
+            let (position, at) = (state.position, Timestamp::now());
+            let recorded = Recorded {
+                position,
+                at,
+                actor: Actor::serin(),
+                epoch: 0,
+                event: event.clone(),
+            };
+            Arc::make_mut(&mut state).apply(&recorded);
+        }
+        self.snapshot
+            .store(Arc::new(Snapshot::build(&state, &self.observed)));
+        self.follow();
+        self.publish_view();
+    }
+
+    /// Watches the rollouts that are under way and probes the endpoints that there are.
+    fn follow(&mut self) {
+        let now = seconds(Timestamp::now());
+        for rollout in active(&self.state) {
+            let protocol = self
+                .state
+                .services
+                .get(&rollout.service)
+                .map(|s| s.protocol);
+            let watch = self.watches.entry(rollout.id);
+            if let Some(protocol) = protocol {
+                watch
+                    .or_insert_with(|| Watch::new(rollout, protocol))
+                    .follow(rollout, now);
+            }
+        }
+        // The last rollout of a service stays on show after its end.
+        let state = &self.state;
+        self.watches.retain(|id, _| {
+            state.rollout(*id).is_some_and(|r| {
+                state
+                    .latest(&r.service)
+                    .is_some_and(|latest| latest.id == *id)
+            })
+        });
+        self.probes.follow(state);
+    }
+
+    fn publish_view(&mut self) {
+        let totals = self
+            .totals
+            .lock()
+            .map(|totals| totals.clone())
+            .unwrap_or_default();
+        let picture = picture::Sources {
+            state: &self.state,
+            observed: &self.observed,
+            watches: &self.watches,
+            recent: &self.recent,
+            moved: &self.moved,
+            totals: &totals,
+            leader: self.leader,
+        };
+        self.view
+            .send_replace(Arc::new(picture.draw(Timestamp::now())));
+    }
+
+    /// After a restart, the counts of the steps that are under way.
+    async fn remember_blocks(&mut self) -> Result<(), ControlError> {
+        self.follow();
+        let state = Arc::clone(&self.state);
+        for rollout in active(&state) {
+            let mut after = 0;
+            loop {
+                let page = self
+                    .blocks
+                    .read(&rollout.id.to_string(), after, PAGE)
+                    .await
+                    .map_err(ControlError::Store)?;
+                let Some(last) = page.last() else { break };
+                after = last.sequence;
+                if let Some(watch) = self.watches.get_mut(&rollout.id) {
+                    page.iter()
+                        .filter_map(|block| Block::unpack(&block.bytes))
+                        .for_each(|block| watch.take(&block));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Totals)) {
+        if let Ok(mut totals) = self.totals.lock() {
+            add(&mut totals);
+        }
+    }
+}
+
+fn active(state: &State) -> impl Iterator<Item = &Rollout> {
+    state
+        .rollouts
+        .iter()
+        .filter(|rollout| !rollout.status.is_terminal())
+}
+
+const fn ends(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Promoted { .. }
+            | Event::RolledBack { .. }
+            | Event::Aborted { .. }
+            | Event::Inconclusive { .. }
+    )
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! What was counted since the process began: what `/metrics` shows.
+
+use serin_judge::LogHistogram;
+use serin_model::{
+    name::{ServiceName, VersionName},
+    observe::{CellKey, Counts, Open, Rejection, Sealed},
+    rollout::Status,
+};
+use std::collections::BTreeMap;
+
+/// Counters since the process began, and gauges as of now.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Calls by service, version, tool and era.
+    pub calls: BTreeMap<CellKey, Counts>,
+    /// What is open, by core.
+    open: BTreeMap<(u16, ServiceName, VersionName), Open>,
+    /// Requests turned away.
+    pub rejections: BTreeMap<(Option<ServiceName>, Rejection), u64>,
+    /// Seconds spent in the gateway.
+    pub overhead: BTreeMap<ServiceName, LogHistogram>,
+    /// Rollouts that ended.
+    pub rollouts: BTreeMap<(ServiceName, Ending), u64>,
+    /// Seconds from the decision to take a candidate back to the snapshot that does so.
+    pub rollback_seconds: BTreeMap<ServiceName, LogHistogram>,
+    /// Seconds an append took.
+    pub append_seconds: LogHistogram,
+    /// Seconds a tick took.
+    pub tick_seconds: LogHistogram,
+}
+
+/// How a rollout ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// The candidate is stable.
+    Promoted,
+    /// It was taken back.
+    RolledBack,
+    /// It was ended by hand.
+    Aborted,
+    /// It ran out of time.
+    Inconclusive,
+}
+
+impl Ending {
+    /// The ending that a status stands for, if it is one.
+    pub const fn of(status: Status) -> Option<Self> {
+        match status {
+            Status::Promoted => Some(Self::Promoted),
+            Status::RolledBack => Some(Self::RolledBack),
+            Status::Aborted => Some(Self::Aborted),
+            Status::Inconclusive => Some(Self::Inconclusive),
+            Status::Running | Status::Paused => None,
+        }
+    }
+
+    /// The value of the `result` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Aborted => "aborted",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+impl Totals {
+    /// Adds what a core counted.
+    pub fn add(&mut self, sealed: &Sealed) {
+        for (key, counts) in &sealed.cells {
+            self.calls.entry(key.clone()).or_default().merge(counts);
+        }
+        self.open.retain(|(core, ..), _| *core != sealed.core);
+        for (service, version, open) in &sealed.open {
+            self.open
+                .insert((sealed.core, service.clone(), version.clone()), *open);
+        }
+        for (service, reason, n) in &sealed.rejections {
+            *self
+                .rejections
+                .entry((service.clone(), *reason))
+                .or_default() += n;
+        }
+        for (service, histogram) in &sealed.overhead {
+            self.overhead
+                .entry(service.clone())
+                .or_default()
+                .merge(histogram);
+        }
+    }
+
+    /// What is open in a version, over all cores.
+    pub fn open(&self, service: &ServiceName, version: &VersionName) -> Open {
+        let mine = self
+            .open
+            .iter()
+            .filter(|((_, s, v), _)| s == service && v == version);
+        mine.fold(Open::default(), |sum, (_, open)| Open {
+            calls: sum.calls + open.calls,
+            streams: sum.streams + open.streams,
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! The control plane with a real store and real endpoints; what the gateway would count is sent by hand.
+
+use arc_swap::ArcSwap;
+use serin_control::{
+    Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN, view::RolloutView,
+};
+use serin_model::{
+    decide::{Command, RefusalKind},
+    event::{Actor, Event},
+    manifest::Manifest,
+    name::ServiceName,
+    observe::{CallEra, CellKey, Counts, NewKeys, Outcome, STREAK_URGENT, Sealed},
+    rollout::Status,
+    service::VersionStage,
+    snapshot::Snapshot,
+};
+use serin_store::{Blocks, Log};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// An endpoint that answers everything with 200 and nothing.
+struct Upstream {
+    url: String,
+    task: JoinHandle<()>,
+}
+
+impl Upstream {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut buffer = [0; 4096];
+                let _ = stream.read(&mut buffer).await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .await;
+            }
+        });
+        Self { url, task }
+    }
+}
+
+struct Plane {
+    control: Control,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    counts: mpsc::Sender<Sealed>,
+}
+
+impl Plane {
+    async fn open(folder: &Path, manifest: Manifest) -> Self {
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let (counts, observations) = mpsc::channel(16);
+        let control = Control::start(Options {
+            log: Log::open(&folder.join("serin.db")).await.unwrap(),
+            blocks: Blocks::open(&folder.join("serin.blocks.db")).await.unwrap(),
+            snapshot: Arc::clone(&snapshot),
+            observations,
+            tick: TICK_MIN,
+            plans: BTreeMap::new(),
+            manifest,
+        })
+        .await
+        .unwrap();
+        Self {
+            control,
+            snapshot,
+            counts,
+        }
+    }
+
+    async fn start(&self, plan: &str) -> Result<(), ControlError> {
+        let plan = Box::new(serde_json::from_str(plan).unwrap());
+        let request = StartRequest {
+            service: shop(),
+            to: "v2".parse().unwrap(),
+            plan: PlanChoice::Given {
+                name: "test".into(),
+                plan,
+            },
+            reason: "because".into(),
+            accept_breaking: false,
+        };
+        self.control
+            .start_rollout(Actor::named("ops"), request)
+            .await
+            .map(|_| ())
+    }
+
+    async fn count(&self, version: &str, calls: u64, bad: u64) {
+        let mut counts = Counts::default();
+        counts.outcomes[Outcome::Ok as usize] = calls - bad;
+        counts.outcomes[Outcome::ToolError as usize] = bad;
+        let key = CellKey {
+            service: shop(),
+            version: version.parse().unwrap(),
+            tool: "none".into(),
+            era: CallEra::None,
+        };
+        self.counts
+            .send(Sealed {
+                cells: vec![(key, counts)],
+                ..Sealed::default()
+            })
+            .await
+            .unwrap();
+    }
+
+    /// Waits until the rollout looks as it should.
+    async fn until(&self, what: &str, looks: impl Fn(&RolloutView) -> bool) -> RolloutView {
+        let mut views = self.control.subscribe();
+        let wait = async {
+            loop {
+                let view = views.borrow_and_update().clone();
+                if let Some(rollout) = view
+                    .service("shop")
+                    .and_then(|s| s.rollout.clone())
+                    .filter(&looks)
+                {
+                    return rollout;
+                }
+                views.changed().await.unwrap();
+            }
+        };
+        match timeout(Duration::from_secs(20), wait).await {
+            Ok(rollout) => rollout,
+            Err(_) => panic!("never {what}: {:#?}", self.control.view()),
+        }
+    }
+
+    async fn kinds(&self) -> Vec<&'static str> {
+        self.control
+            .events(0, 100)
+            .await
+            .unwrap()
+            .iter()
+            .map(|recorded| recorded.event.kind())
+            .collect()
+    }
+}
+
+fn shop() -> ServiceName {
+    "shop".parse().unwrap()
+}
+
+fn manifest(v1: &str, v2: &str) -> Manifest {
+    serde_json::from_str(&format!(
+        r#"{{"services": {{"shop": {{"protocol": "http", "path": "/shop", "stable": "v1",
+            "settings": {{"health": {{"interval": "20ms", "unhealthy_after": 2}}}},
+            "versions": {{"v1": {{"endpoints": ["{v1}"]}}, "v2": {{"endpoints": ["{v2}"]}}}}}}}}}}"#
+    ))
+    .unwrap()
+}
+
+async fn world() -> (TempDir, Upstream, Upstream, Manifest) {
+    let (v1, v2) = (Upstream::start().await, Upstream::start().await);
+    let manifest = manifest(&v1.url, &v2.url);
+    (TempDir::new().unwrap(), v1, v2, manifest)
+}
+
+const QUICK: &str = r#"{"phases": [{"share": "10 %"}, {"share": "50 %"}, {"share": "100 %"}], "evidence": "trials 50",
+    "thresholds": {"error_rate": {"critical": "10 %", "min_samples": 10}}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_candidate_is_promoted_on_its_counts() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    assert_eq!(
+        plane.snapshot.load().services.len(),
+        1,
+        "the snapshot is in place before start returns"
+    );
+    plane.start(QUICK).await.unwrap();
+    let split = plane.snapshot.load().services[0].split.clone().unwrap();
+    assert_eq!(
+        split.share,
+        "10 %".parse().unwrap(),
+        "in force before the answer"
+    );
+    plane.count("v1", 500, 0).await;
+    plane.count("v2", 50, 0).await;
+    plane.until("in phase 2", |r| r.phase == 1).await;
+    plane.until("counting anew", |r| r.trials == 0).await;
+    plane.count("v2", 50, 1).await;
+    let rollout = plane
+        .until("promoted", |r| r.status == Status::Promoted)
+        .await;
+    assert_eq!(rollout.ended_reason.as_deref(), Some("every phase passed"));
+    let snapshot = plane.snapshot.load();
+    assert_eq!(
+        snapshot.services[0].versions[snapshot.services[0].stable]
+            .name
+            .as_str(),
+        "v2"
+    );
+    assert_eq!(
+        snapshot.services[0].versions[0].stage,
+        VersionStage::Draining
+    );
+    assert_eq!(
+        plane.kinds().await,
+        [
+            "service_created",
+            "manifest_read",
+            "rollout_started",
+            "phase_entered",
+            "phase_entered",
+            "phase_entered",
+            "promoted"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_candidate_is_taken_back_and_the_log_says_why() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    plane.count("v1", 200, 0).await;
+    plane.count("v2", 20, 20).await;
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    let reason = rollout.ended_reason.unwrap();
+    assert!(
+        reason.contains("error_rate") && reason.contains("100 %") && reason.contains("10 %"),
+        "{reason}"
+    );
+    let snapshot = plane.snapshot.load();
+    assert!(snapshot.services[0].split.is_none());
+    assert_eq!(
+        snapshot.services[0].versions[1].stage,
+        VersionStage::Withdrawn
+    );
+    let events = plane.control.events(0, 100).await.unwrap();
+    let Event::RolledBack {
+        evidence: Some(evidence),
+        ..
+    } = &events.last().unwrap().event
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(evidence.trials, 20);
+    assert_eq!(plane.control.totals().rollback_seconds[&shop()].count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_streak_of_transport_failures_takes_back_without_statistics() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    let streak = |n| Sealed {
+        streaks: vec![(shop(), "v2".parse().unwrap(), n)],
+        ..Sealed::default()
+    };
+    plane.counts.send(streak(STREAK_URGENT)).await.unwrap();
+    plane.counts.send(streak(9)).await.unwrap();
+    plane.count("v2", 1, 0).await;
+    plane
+        .until("still running at nine", |r| {
+            r.status == Status::Running && r.trials == 1
+        })
+        .await;
+    plane.counts.send(streak(10)).await.unwrap();
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    assert!(rollout.ended_reason.unwrap().contains("10 calls in a row"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_that_fails_its_probes_is_taken_back() {
+    let (folder, _v1, v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    v2.task.abort();
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    assert!(rollout.ended_reason.unwrap().contains("failed its probes"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_goes_on_with_the_same_numbers() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    plane.start(QUICK).await.unwrap();
+    plane.count("v2", 40, 0).await;
+    plane.until("counted", |r| r.trials == 40).await;
+    // The first is not told to stop: the second takes over, as after a kill.
+    let second = Plane::open(folder.path(), manifest).await;
+    let rollout = second.until("remembered", |r| r.trials == 40).await;
+    assert_eq!(rollout.phase, 0);
+    assert!(second.snapshot.load().services[0].split.is_some());
+    second.count("v2", 10, 0).await;
+    second.until("in phase 2", |r| r.phase == 1).await;
+    // And the first knows that it no longer decides.
+    let pause = Command::Pause {
+        service: shop(),
+        reason: "lunch".into(),
+    };
+    let refused = plane.control.command(Actor::named("ops"), pause).await;
+    assert!(
+        matches!(refused, Err(ControlError::NotLeader)),
+        "{refused:?}"
+    );
+    assert!(!plane.control.view().leader);
+    assert!(
+        plane.snapshot.load().services[0].split.is_some(),
+        "it goes on routing as it was last told"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pre_flight_refuses_a_candidate_that_is_down_until_it_is_up() {
+    let (folder, _v1, v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    let address = v2
+        .url
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .to_owned();
+    v2.task.abort();
+    let _ = v2.task.await;
+    let Err(ControlError::Refused(refusal)) = plane.start(QUICK).await else {
+        panic!("started")
+    };
+    assert_eq!(refusal.kind, RefusalKind::Conflict);
+    assert!(
+        refusal.what.contains("health") && refusal.what.contains(&address),
+        "{refusal:?}"
+    );
+    assert!(refusal.help.contains("start again"), "{refusal:?}");
+    assert_eq!(
+        plane.kinds().await,
+        ["service_created", "manifest_read"],
+        "a refused change changes nothing"
+    );
+    // What the help says: bring it up and start again.
+    let listener = TcpListener::bind(&address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .await;
+        }
+    });
+    plane.start(QUICK).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_realised_share_counts_keys() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    let rollout = plane.until("there", |_| true).await.id;
+    let keys = |version: &str, hashes: Vec<u64>| NewKeys {
+        service: shop(),
+        rollout,
+        version: version.parse().unwrap(),
+        hashes,
+    };
+    let keys = vec![
+        keys("v1", (0..9).collect()),
+        keys("v2", vec![9]),
+        keys("v2", vec![9]),
+    ];
+    plane
+        .counts
+        .send(Sealed {
+            keys,
+            ..Sealed::default()
+        })
+        .await
+        .unwrap();
+    let rollout = plane.until("counted", |r| r.keys.stable == 9).await;
+    assert_eq!(rollout.share_realised(), Some(0.1));
+}
