@@ -93,10 +93,10 @@ impl Journal {
 /// Events after a position, oldest first.
 pub(crate) async fn read(log: &Log, after: u64, limit: u32) -> Result<Vec<Recorded>, ControlError> {
     let records = log.read(after, limit).await.map_err(ControlError::Store)?;
-    records.into_iter().map(decode).collect()
+    records.iter().map(decode).collect()
 }
 
-fn decode(record: Record) -> Result<Recorded, ControlError> {
+fn decode(record: &Record) -> Result<Recorded, ControlError> {
     let event =
         Event::decode(&record.kind, record.version, &record.body).map_err(ControlError::Decode)?;
     Ok(Recorded {

@@ -390,7 +390,7 @@ impl Orchestrator {
                         .rollback_seconds
                         .entry(service)
                         .or_default()
-                        .record(took)
+                        .record(took);
                 });
             }
         }

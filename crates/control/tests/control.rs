@@ -129,10 +129,10 @@ impl Plane {
                 views.changed().await.unwrap();
             }
         };
-        match timeout(Duration::from_secs(20), wait).await {
-            Ok(rollout) => rollout,
-            Err(_) => panic!("never {what}: {:#?}", self.control.view()),
-        }
+        let Ok(rollout) = timeout(Duration::from_secs(20), wait).await else {
+            panic!("never {what}: {:#?}", self.control.view())
+        };
+        rollout
     }
 
     async fn kinds(&self) -> Vec<&'static str> {
