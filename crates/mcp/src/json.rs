@@ -130,6 +130,9 @@ impl Number {
     }
 }
 
+/// Deeper than anything: nothing is skipped.
+const AUDIBLE: u32 = u32::MAX;
+
 /// Reads one JSON text.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokenizer {
@@ -137,8 +140,8 @@ pub(crate) struct Tokenizer {
     /// Open containers, innermost in the lowest bit: 1 an object, 0 an array.
     containers: u128,
     depth: u32,
-    /// While set, only the end of the container opened at this depth is reported.
-    quiet_depth: Option<u32>,
+    /// Tokens are reported at depths below this one: that of a skipped container, or [`AUDIBLE`].
+    quiet_depth: u32,
 }
 
 impl Tokenizer {
@@ -147,7 +150,7 @@ impl Tokenizer {
             state: State::Value,
             containers: 0,
             depth: 0,
-            quiet_depth: None,
+            quiet_depth: AUDIBLE,
         }
     }
 
@@ -163,7 +166,7 @@ impl Tokenizer {
 
     /// After an `ObjectBegin` or `ArrayBegin`: be silent until the matching end.
     pub(crate) fn skip_container(&mut self) {
-        self.quiet_depth = Some(self.depth);
+        self.quiet_depth = self.depth;
     }
 
     /// The input is over.
@@ -177,48 +180,17 @@ impl Tokenizer {
 
     /// Reads on from `pos` to the next token; `None` when the piece is used up.
     pub(crate) fn next(&mut self, piece: &[u8], pos: &mut usize) -> Result<Option<Token>, Syntax> {
-        while let Some(token) = self.step(piece, pos)? {
-            match self.quiet_depth {
-                Some(quiet) if self.depth >= quiet => {}
-                _ => {
-                    self.quiet_depth = None;
-                    return Ok(Some(token));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn step(&mut self, piece: &[u8], pos: &mut usize) -> Result<Option<Token>, Syntax> {
         while let Some(&byte) = piece.get(*pos) {
-            match self.state {
-                State::String { is_key } => {
-                    *pos += plain_len(piece.get(*pos..).unwrap_or_default());
-                    match piece.get(*pos) {
-                        None => return Ok(None),
-                        Some(b'"') => {
-                            *pos += 1;
-                            if is_key {
-                                self.state = State::Colon;
-                                return Ok(Some(Token::KeyEnd));
-                            }
-                            self.end_value();
-                            return Ok(Some(Token::StringEnd));
-                        }
-                        Some(b'\\') => self.state = State::Escape { is_key },
-                        Some(_) => return Err(Syntax::ControlCharacter),
-                    }
-                    *pos += 1;
-                }
+            let token = match self.state {
+                State::String { is_key } => self.string(is_key, piece, pos)?,
                 State::Escape { is_key } => {
                     self.state = match byte {
-                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
-                            State::String { is_key }
-                        }
                         b'u' => State::Hex { is_key, left: 4 },
+                        _ if is_short_escape(byte) => State::String { is_key },
                         _ => return Err(Syntax::BadEscape),
                     };
                     *pos += 1;
+                    None
                 }
                 State::Hex { is_key, left } => {
                     if !byte.is_ascii_hexdigit() {
@@ -232,39 +204,84 @@ impl Tokenizer {
                         },
                     };
                     *pos += 1;
+                    None
                 }
-                State::Number(number) => match number.step(byte) {
-                    Some(number) => {
-                        self.state = State::Number(number);
-                        *pos += 1;
-                    }
-                    None if number.may_end() => {
-                        self.end_value();
-                        return Ok(Some(Token::ScalarEnd));
-                    }
-                    None => return Err(Syntax::UnexpectedByte),
-                },
+                State::Number(number) => self.number(number, piece, pos)?,
                 State::Literal(rest) => match rest.split_first() {
                     Some((want, rest)) if *want == byte => {
                         *pos += 1;
                         self.state = State::Literal(rest);
-                        if rest.is_empty() {
-                            self.end_value();
-                            return Ok(Some(Token::ScalarEnd));
-                        }
+                        rest.is_empty().then(|| self.end_value(Token::ScalarEnd))
                     }
                     _ => return Err(Syntax::UnexpectedByte),
                 },
-                _ if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') => *pos += 1,
+                _ if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') => {
+                    *pos += 1;
+                    None
+                }
                 _ => {
                     let token = self.punctuation(byte)?;
                     *pos += 1;
-                    if token.is_some() {
-                        return Ok(token);
-                    }
+                    token
                 }
+            };
+            if token.is_some() && self.depth < self.quiet_depth {
+                self.quiet_depth = AUDIBLE;
+                return Ok(token);
             }
         }
+        Ok(None)
+    }
+
+    /// Inside a string, up to its end, to an escape that may be cut, or to the end of the piece.
+    fn string(
+        &mut self,
+        is_key: bool,
+        piece: &[u8],
+        pos: &mut usize,
+    ) -> Result<Option<Token>, Syntax> {
+        loop {
+            *pos += plain_len(piece.get(*pos..).unwrap_or_default());
+            match piece.get(*pos) {
+                None => return Ok(None),
+                Some(b'"') => {
+                    *pos += 1;
+                    if !is_key {
+                        return Ok(Some(self.end_value(Token::StringEnd)));
+                    }
+                    self.state = State::Colon;
+                    return Ok(Some(Token::KeyEnd));
+                }
+                Some(b'\\') => *pos += 1,
+                Some(_) => return Err(Syntax::ControlCharacter),
+            }
+            if piece.get(*pos).is_none_or(|byte| !is_short_escape(*byte)) {
+                self.state = State::Escape { is_key };
+                return Ok(None);
+            }
+            *pos += 1;
+        }
+    }
+
+    /// Inside a number, up to the byte behind it or to the end of the piece.
+    fn number(
+        &mut self,
+        mut number: Number,
+        piece: &[u8],
+        pos: &mut usize,
+    ) -> Result<Option<Token>, Syntax> {
+        while let Some(byte) = piece.get(*pos) {
+            match number.step(*byte) {
+                Some(next) => number = next,
+                None if number.may_end() => return Ok(Some(self.end_value(Token::ScalarEnd))),
+                None => {
+                    self.state = State::Number(number);
+                    return Err(Syntax::UnexpectedByte);
+                }
+            }
+            *pos += 1;
+        }
+        self.state = State::Number(number);
         Ok(None)
     }
 
@@ -341,17 +358,22 @@ impl Tokenizer {
     fn close(&mut self, token: Token) -> Token {
         self.containers >>= 1;
         self.depth -= 1;
-        self.end_value();
-        token
+        self.end_value(token)
     }
 
-    fn end_value(&mut self) {
+    fn end_value(&mut self, token: Token) -> Token {
         self.state = if self.depth == 0 {
             State::Done
         } else {
             State::Next
         };
+        token
     }
+}
+
+/// What may follow a backslash, but for `u`.
+fn is_short_escape(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }
 
 /// Bytes up to the first quote, backslash or control character: eight at a time, because nearly
