@@ -12,7 +12,7 @@ use serin_model::{manifest::Manifest, name::ServiceName, plan::Plan, service::Se
 use std::{
     collections::BTreeMap,
     fmt,
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -166,20 +166,21 @@ impl Config {
             }
         };
         let read = || {
-            let mut text = String::new();
-            // One byte more than allowed, so that a file that is too large is seen as such and not read whole.
+            let mut bytes = Vec::new();
+            // One byte more than allowed: a file that is too large is seen as such and not read whole.
             let limit = FILE_BYTES_MAX as u64 + 1;
             std::fs::File::open(path)?
                 .take(limit)
-                .read_to_string(&mut text)
-                .map(|_| text)
+                .read_to_end(&mut bytes)?;
+            if bytes.len() > FILE_BYTES_MAX {
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            String::from_utf8(bytes).map_err(|_| ErrorKind::InvalidData.into())
         };
-        let text = read().map_err(|error| {
+        let text = read().map_err(|error: std::io::Error| {
             let help = match error.kind() {
-                std::io::ErrorKind::InvalidData => "save it as UTF-8 text",
-                std::io::ErrorKind::NotFound => {
-                    "name another file with `-c FILE`, or create this one"
-                }
+                ErrorKind::InvalidData => "save it as UTF-8 text",
+                ErrorKind::NotFound => "name another file with `-c FILE`, or create this one",
                 _ => "make it a file that this user may read",
             };
             refuse(format!("the file cannot be read: {error}"), help)

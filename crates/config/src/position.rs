@@ -95,6 +95,31 @@ impl Tree {
             Node::List(_) | Node::Map(_) => place,
         }
     }
+
+    /// The path of the key or value that stands at a place.
+    pub(crate) fn path_at(&self, place: Location) -> Option<Path> {
+        self.search(place, &Path::default())
+    }
+
+    fn search(&self, place: Location, here: &Path) -> Option<Path> {
+        let same = |at: Location| (at.line(), at.column()) == (place.line(), place.column());
+        let below = match &self.0.value {
+            Node::Leaf => None,
+            Node::List(items) => {
+                let mut items = items.iter().enumerate();
+                items.find_map(|(index, item)| item.search(place, &here.index(index)))
+            }
+            Node::Map(entries) => entries.iter().find_map(|(key, value)| {
+                let path = here.key(&key.value);
+                if same(key.defined) {
+                    Some(path)
+                } else {
+                    value.search(place, &path)
+                }
+            }),
+        };
+        below.or_else(|| same(self.0.defined).then(|| here.clone()))
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -196,6 +221,9 @@ mod tests {
         ] {
             let at = tree.locate(&path);
             assert_eq!((at.line(), at.column()), (line, column), "{path}");
+        }
+        for path in [&version, &version.key("endpoints").index(1)] {
+            assert_eq!(tree.path_at(tree.locate(path)).as_ref(), Some(path));
         }
         assert_eq!(
             version.key("endpoints").index(1).to_string(),

@@ -9,7 +9,9 @@ use crate::{
 };
 use miette::NamedSource;
 use serde::de::DeserializeOwned;
-use serde_saphyr::{Error, Location, MessageFormatter, Options, UserMessageFormatter};
+use serde_saphyr::{
+    Error, Location, MessageFormatter, Options, UserMessageFormatter, budget::BudgetBreach,
+};
 use serin_model::manifest::Manifest;
 use std::sync::Arc;
 
@@ -44,13 +46,15 @@ pub(crate) fn read<T: DeserializeOwned>(
             "split it and `serin apply` the parts one by one".to_owned(),
         ));
     }
-    let data = serde_saphyr::from_str_with_options(text, options())
-        .map_err(|error| report.refuse_syntax(&error))?;
-    report.tree = Some(
-        serde_saphyr::from_str_with_options(text, options())
-            .map_err(|error| report.refuse_syntax(&error))?,
-    );
+    let tree = parse(text, &report)?;
+    report.tree = Some(tree);
+    let data = parse(text, &report)?;
     Ok((data, report))
+}
+
+fn parse<T: DeserializeOwned>(text: &str, report: &Report) -> Result<T, ConfigError> {
+    serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| report.refuse_unread(&error))
 }
 
 fn options() -> Options {
@@ -141,10 +145,20 @@ impl Report {
         }
     }
 
-    fn refuse_syntax(&self, error: &Error) -> ConfigError {
+    /// The first thing at which reading stopped.
+    fn refuse_unread(&self, error: &Error) -> ConfigError {
         let error = error.without_snippet();
         let (message, help) = explain(error);
-        self.refuse(error.location(), message, help)
+        let mut refusal = self.refuse(error.location(), message, help);
+        if let (Some(tree), Some(place)) = (&self.tree, error.location())
+            && let Some(path) = tree.path_at(place)
+        {
+            refusal
+                .diagnostics
+                .iter_mut()
+                .for_each(|found| found.field = path.to_string());
+        }
+        refusal
     }
 
     fn diagnostic(
@@ -154,69 +168,126 @@ impl Report {
         message: String,
         help: String,
     ) -> Diagnostic {
-        let length = self.source.inner().len();
-        let position = place.filter(|place| place.line() > 0).map(|place| {
-            let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-            let offset = place.span().byte_offset().map_or(0, number).min(length);
-            Position {
-                line: number(place.line()),
-                column: number(place.column()),
-                offset,
-                length: place
-                    .span()
-                    .byte_len()
-                    .map_or(0, number)
-                    .min(length - offset),
-            }
-        });
+        let position = place.filter(|place| place.line() > 0);
         Diagnostic {
             severity,
             message,
             help,
             field: String::new(),
             file: self.name.clone(),
-            position,
+            position: position.map(|place| position_of(place, self.source.inner())),
             source: Some(Arc::clone(&self.source)),
         }
     }
 }
 
+fn position_of(place: Location, text: &str) -> Position {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let (line, column) = (number(place.line()), number(place.column()));
+    // The scanner gives its errors a line and column only.
+    let offset = place.span().byte_offset().map_or_else(
+        || {
+            let before = text.split_inclusive('\n').take(line.saturating_sub(1));
+            let start: usize = before.map(str::len).sum();
+            let rest = text.get(start..).unwrap_or_default().chars();
+            start
+                + rest
+                    .take(column.saturating_sub(1))
+                    .map(char::len_utf8)
+                    .sum::<usize>()
+        },
+        number,
+    );
+    let offset = offset.min(text.len());
+    let length = place
+        .span()
+        .byte_len()
+        .map_or(0, number)
+        .min(text.len() - offset);
+    Position {
+        line,
+        column,
+        offset,
+        length,
+    }
+}
+
 /// The reader's error as what is wrong and what to do.
 fn explain(error: &Error) -> (String, String) {
-    match error {
-        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => explain(error),
+    let (message, help) = match error {
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => {
+            return explain(error);
+        }
+        Error::Message { msg, .. } => return split(msg),
         Error::SerdeUnknownField {
             field, expected, ..
         } => {
             let help = suggestion(field, expected.iter().copied());
-            (format!("there is no field `{}` here", short(field)), help)
+            return (format!("there is no field `{}` here", short(field)), help);
         }
         Error::SerdeUnknownVariant {
             variant, expected, ..
         } => {
             let help = suggestion(variant, expected.iter().copied());
-            (format!("`{}` is not known here", short(variant)), help)
+            return (format!("`{}` is not known here", short(variant)), help);
         }
-        Error::SerdeMissingField { field, .. } => (
-            format!("the field `{field}` is missing"),
-            format!("add `{field}:` here"),
+        Error::SerdeMissingField { field, .. } => {
+            return (
+                format!("the field `{field}` is missing"),
+                format!("add `{field}:` to this block"),
+            );
+        }
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            let message = format!("`{}` is here twice", short(key));
+            return (message, "remove or rename one of the two".to_owned());
+        }
+        Error::Unexpected { expected, .. } if expected.contains("mapping") => (
+            "a block of fields belongs here",
+            "write `name: value` lines, indented below the key",
         ),
-        Error::DuplicateMappingKey { key, .. } => (
-            format!(
-                "`{}` is here twice",
-                short(key.as_deref().unwrap_or("a key"))
-            ),
-            "remove or rename one of the two".to_owned(),
+        Error::Unexpected { expected, .. } if expected.contains("sequence") => {
+            ("a list belongs here", "write `[first, second]`")
+        }
+        Error::Unexpected { .. } => (
+            "a single value belongs here",
+            "write one text or number, without brackets",
         ),
-        Error::Message { msg, .. } => split(msg),
+        Error::InvalidScalar { ty: "boolean", .. } | Error::InvalidBooleanStrict { .. } => {
+            ("this is neither true nor false", "write `true` or `false`")
+        }
+        Error::InvalidScalar { .. } => (
+            "this is not a whole number of a fitting size",
+            "write digits only, without a unit",
+        ),
+        Error::NullIntoString { .. } => (
+            "there is no value here",
+            "write a value after the colon, or remove the field",
+        ),
+        Error::UnknownAnchor { .. } => (
+            "this alias stands for nothing",
+            "put quotes around a value that begins with `*`, or mark what it stands for with `&`",
+        ),
+        Error::Budget {
+            breach: BudgetBreach::Documents { .. },
+            ..
+        } => (
+            "the file holds more than one document",
+            "remove the `---` lines or split the file",
+        ),
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. } => (
+            "the file is nested too deep or too large once its aliases are expanded",
+            "write it without aliases, or split it and `serin apply` the parts one by one",
+        ),
         other => {
             let message = UserMessageFormatter.format_message(other).into_owned();
-            (
-                message,
-                "check the indentation, quotes, colons and brackets at this place".to_owned(),
-            )
+            let help = "check the indentation, quotes, colons and brackets at this place";
+            return (message, help.to_owned());
         }
-    }
+    };
+    (message.to_owned(), help.to_owned())
 }
 
 /// Our own types put what to do behind what is wrong: "`x` is not a limit; write `1 %`".
