@@ -61,6 +61,7 @@ pub(crate) fn answer(
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// The client's address.
+    #[cfg_attr(not(feature = "faults"), expect(dead_code, reason = "only faults ask"))]
     pub(crate) peer: SocketAddr,
     reset: Arc<AtomicBool>,
 }

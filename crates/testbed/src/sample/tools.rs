@@ -196,7 +196,11 @@ static TOOLS: &[Spec] = &[
         arguments: &[needs("id", "string")],
         run: |arguments| {
             let id = digest(text(arguments, "id"));
-            json!(if id.is_multiple_of(2) { "guide" } else { "news" })
+            json!(if id.is_multiple_of(2) {
+                "guide"
+            } else {
+                "news"
+            })
         },
     },
     Spec {
