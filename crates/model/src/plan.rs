@@ -287,6 +287,18 @@ impl Plan {
                 "begin with at least 0.01 %",
             );
         }
+        for (index, phase) in self.phases.iter().enumerate() {
+            if phase.deadline.is_some_and(|deadline| deadline < phase.hold) {
+                error(
+                    format!("phases[{index}].deadline"),
+                    format!(
+                        "the deadline is before the end of the hold, {}",
+                        text::format_duration(phase.hold)
+                    ),
+                    "give the phase more time, or a shorter `hold:`",
+                );
+            }
+        }
         self.rule_problems(&mut problems);
         problems
     }
@@ -314,6 +326,7 @@ impl Plan {
                         problems.push(unit_problem(format!("{at}.{level}"), *metric, limit));
                     }
                 }
+                problems.extend(window_problem(&at, rule.window));
                 if rule.warning.is_none() && rule.critical.is_none() {
                     problems.push(Problem {
                         at,
@@ -324,6 +337,10 @@ impl Plan {
                 }
             }
             for (metric, rule) in criteria {
+                problems.extend(window_problem(
+                    &format!("{place}criteria.{metric}"),
+                    rule.window,
+                ));
                 let at = format!("{place}criteria.{metric}.limit");
                 if !rule.limit.fits(*metric) {
                     problems.push(unit_problem(at, *metric, rule.limit));
@@ -364,6 +381,25 @@ impl Plan {
             }
         }
     }
+}
+
+/// Longest window of a rule. What it holds is in memory, block by block.
+pub const WINDOW_MAX: Duration = Duration::from_hours(24);
+
+fn window_problem(at: &str, window: Duration) -> Option<Problem> {
+    let fine = window > Duration::ZERO && window <= WINDOW_MAX;
+    (!fine).then(|| Problem {
+        at: format!("{at}.window"),
+        what: format!(
+            "a window of {} cannot be looked at",
+            text::format_duration(window)
+        ),
+        help: format!(
+            "write a time up to {}, for example `5m`",
+            text::format_duration(WINDOW_MAX)
+        ),
+        fatal: true,
+    })
 }
 
 fn unit_problem(at: String, metric: Metric, limit: Limit) -> Problem {

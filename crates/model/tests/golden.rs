@@ -1,0 +1,80 @@
+//! Logs of each release, as they were written then. What is in them must fold for ever; a new release adds a file and changes none.
+
+use serin_model::{
+    event::{EVENT_VERSION, Event, Recorded},
+    rollout::Status,
+    state::State,
+};
+use std::collections::BTreeSet;
+
+/// One record a line, with `kind` and `body` as the store keeps them.
+const LOG_1: &str = include_str!("golden/log-1.jsonl");
+
+fn records(log: &str) -> impl Iterator<Item = Recorded> {
+    log.lines().map(|line| serde_json::from_str(line).unwrap())
+}
+
+fn fold(log: &str) -> State {
+    let mut state = State::default();
+    for recorded in records(log) {
+        state.apply(&recorded);
+    }
+    state
+}
+
+#[test]
+fn the_first_log_still_folds_to_the_same_state() {
+    let state = fold(LOG_1);
+    let statuses: Vec<_> = state
+        .rollouts
+        .iter()
+        .map(|rollout| rollout.status)
+        .collect();
+    assert_eq!(
+        statuses,
+        [
+            Status::Promoted,
+            Status::RolledBack,
+            Status::Aborted,
+            Status::RolledBack,
+            Status::Inconclusive
+        ]
+    );
+    assert_eq!(state.services.len(), 1);
+    let service = state.services.values().next().unwrap();
+    assert_eq!((service.stable.as_str(), state.next_endpoint), ("v1", 3));
+    assert_eq!(state.plans.len(), 1);
+}
+
+#[test]
+fn the_first_log_reads_back_as_it_was_written() {
+    for (line, recorded) in LOG_1.lines().zip(records(LOG_1)) {
+        let stored: serde_json::Value = serde_json::from_str(line).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_str(&recorded.event.encode_body().unwrap()).unwrap();
+        assert_eq!(body, stored["body"], "{line}");
+        let decoded =
+            Event::decode(recorded.event.kind(), EVENT_VERSION, &body.to_string()).unwrap();
+        assert_eq!(decoded, recorded.event);
+    }
+}
+
+#[test]
+fn the_first_log_has_every_kind_of_event() {
+    let kinds: BTreeSet<_> = records(LOG_1)
+        .map(|recorded| recorded.event.kind())
+        .collect();
+    assert_eq!(kinds.len(), 20, "{kinds:?}");
+}
+
+#[test]
+fn an_event_of_a_later_release_is_refused_with_help() {
+    let error = Event::decode("resumed", EVENT_VERSION + 1, "{}")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("later release"), "{error}");
+    let error = Event::decode("resumed", EVENT_VERSION, "{}")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("restore"), "{error}");
+}
