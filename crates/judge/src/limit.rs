@@ -168,8 +168,14 @@ impl fmt::Display for Limit {
             Self::Seconds(seconds) if seconds < 1.0 => write!(f, "{}ms", seconds * 1000.0),
             Self::Seconds(seconds) => write!(f, "{seconds}s"),
             Self::PerSecond(rate) => write!(f, "{rate}/s"),
-            Self::AgainstStable { percent, points: 0.0 } => write!(f, "+{percent} %"),
-            Self::AgainstStable { percent: 0.0, points } => write!(f, "+{points}pp"),
+            Self::AgainstStable {
+                percent,
+                points: 0.0,
+            } => write!(f, "+{percent} %"),
+            Self::AgainstStable {
+                percent: 0.0,
+                points,
+            } => write!(f, "+{points}pp"),
             Self::AgainstStable { percent, points } => write!(f, "+{percent} % +{points}pp"),
         }
     }

@@ -171,7 +171,7 @@ impl Monitor {
             .iter()
             .map(|t| t.window)
             .chain(criteria.iter().map(|c| c.window));
-        let windows = spans.map(|span| (span, Window::default())).collect();
+        let windows = spans.map(|span| (span, Window::new(span))).collect();
         Self {
             thresholds,
             criteria,
@@ -187,10 +187,9 @@ impl Monitor {
     pub fn add(&mut self, now: f64, stable: &Arm, candidate: &Arm) {
         self.stable_total.merge(&stable.pooled);
         self.candidate_total.merge(&candidate.pooled);
-        let block = Arc::new((stable.clone(), candidate.clone()));
-        for (span, window) in &mut self.windows {
-            window.push(now, &block);
-            window.forget(now - span.as_secs_f64());
+        for window in self.windows.values_mut() {
+            window.push(now, stable, candidate);
+            window.slide(now);
         }
     }
 
@@ -206,7 +205,7 @@ impl Monitor {
             let Some(window) = self.windows.get_mut(&threshold.window) else {
                 continue;
             };
-            window.forget(now - threshold.window.as_secs_f64());
+            window.slide(now);
             let seconds = threshold.window.as_secs_f64().min(now - self.began);
             let mut scopes = vec![(
                 Scope::All,
@@ -278,7 +277,7 @@ impl Monitor {
             let Some(window) = self.windows.get_mut(&criterion.window) else {
                 continue;
             };
-            window.forget(now - criterion.window.as_secs_f64());
+            window.slide(now);
             let seconds = criterion.window.as_secs_f64().min(now - self.began);
             let look = Look {
                 metric: criterion.metric,
@@ -394,25 +393,66 @@ impl Look {
     }
 }
 
+/// How many buckets a window has at most: the memory of a rule does not grow with its window, and what leaves the window leaves
+/// it in steps of a six-hundredth.
+const BUCKETS_MAX: f64 = 600.0;
+
 /// A sliding window: the sum of the blocks that are not too old.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Window {
-    blocks: VecDeque<(f64, Arc<(Arm, Arm)>)>,
+    span_seconds: f64,
+    buckets: VecDeque<Bucket>,
+    stable: Arm,
+    candidate: Arm,
+}
+
+/// Blocks that leave the window together.
+#[derive(Clone, Debug)]
+struct Bucket {
+    first: f64,
+    last: f64,
     stable: Arm,
     candidate: Arm,
 }
 
 impl Window {
-    fn push(&mut self, at: f64, block: &Arc<(Arm, Arm)>) {
-        self.stable.merge(&block.0);
-        self.candidate.merge(&block.1);
-        self.blocks.push_back((at, Arc::clone(block)));
+    fn new(span: Duration) -> Self {
+        let span_seconds = span.as_secs_f64();
+        Self {
+            span_seconds,
+            buckets: VecDeque::new(),
+            stable: Arm::default(),
+            candidate: Arm::default(),
+        }
     }
 
-    fn forget(&mut self, before: f64) {
-        while let Some((_, block)) = self.blocks.pop_front_if(|(at, _)| *at <= before) {
-            self.stable.unmerge(&block.0);
-            self.candidate.unmerge(&block.1);
+    fn push(&mut self, at: f64, stable: &Arm, candidate: &Arm) {
+        self.stable.merge(stable);
+        self.candidate.merge(candidate);
+        match self.buckets.back_mut() {
+            Some(bucket) if at - bucket.first < self.span_seconds / BUCKETS_MAX => {
+                bucket.last = at;
+                bucket.stable.merge(stable);
+                bucket.candidate.merge(candidate);
+            }
+            _ => {
+                let (stable, candidate) = (stable.clone(), candidate.clone());
+                self.buckets.push_back(Bucket {
+                    first: at,
+                    last: at,
+                    stable,
+                    candidate,
+                });
+            }
+        }
+    }
+
+    /// Forgets what is older than the span at `now`.
+    fn slide(&mut self, now: f64) {
+        let before = now - self.span_seconds;
+        while let Some(bucket) = self.buckets.pop_front_if(|bucket| bucket.last <= before) {
+            self.stable.unmerge(&bucket.stable);
+            self.candidate.unmerge(&bucket.candidate);
         }
     }
 }
@@ -489,6 +529,19 @@ mod tests {
             20,
             "totals are of the whole phase"
         );
+    }
+
+    #[test]
+    fn a_long_window_of_many_blocks_stays_small() {
+        let mut window = Window::new(Duration::from_hours(24));
+        for tick in 0..100_000_u32 {
+            let at = f64::from(tick);
+            window.push(at, &arm("echo", 1, 0), &arm("echo", 1, 0));
+            window.slide(at);
+        }
+        assert!(window.buckets.len() <= 602, "{}", window.buckets.len());
+        let kept = window.candidate.pooled.calls;
+        assert!((86_400..86_400 + 2 * 144).contains(&kept), "{kept}");
     }
 
     #[test]
