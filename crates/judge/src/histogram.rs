@@ -178,7 +178,9 @@ mod tests {
         fn taking_out_undoes_putting_in(a in prop::collection::vec(0.0..9.0_f64, 0..50), b in prop::collection::vec(0.0..9.0_f64, 0..50)) {
             let collect = |values: &[f64]| {
                 let mut h = LogHistogram::default();
-                values.iter().for_each(|v| h.record(*v));
+                for v in values {
+                    h.record(*v);
+                }
                 h
             };
             let (a, b) = (collect(&a), collect(&b));

@@ -467,7 +467,7 @@ mod tests {
             warning: Some(Limit::Percent(5.0)),
             critical: Some(Limit::Percent(20.0)),
             lasting: Duration::from_secs(lasting_seconds),
-            window: Duration::from_secs(60),
+            window: Duration::from_mins(1),
             min_samples,
             per_tool: true,
         }
@@ -561,7 +561,7 @@ mod tests {
             metric: Metric::Availability,
             limit: Limit::Percent(99.0),
             lasting: Duration::from_secs(10),
-            window: Duration::from_secs(60),
+            window: Duration::from_mins(1),
             min_samples: 10,
         };
         let mut monitor = Monitor::new(vec![], vec![criterion], 0.0);
