@@ -38,8 +38,9 @@ pub(crate) struct Gateway {
     /// Where MCP clients connect.
     pub(crate) mcp_url: String,
     admin_url: String,
+    program: PathBuf,
     folder: PathBuf,
-    _server: Server,
+    server: Server,
 }
 
 impl Gateway {
@@ -55,9 +56,18 @@ impl Gateway {
 
     /// Starts it in `folder` with one service at `/mcp`; the first of `versions` is stable.
     pub(crate) fn start(folder: &Path, versions: &[Version<'_>]) -> Result<Self> {
+        Self::start_program(process::built("serin")?, folder, versions)
+    }
+
+    /// The same with another build of `serin`.
+    pub(crate) fn start_program(
+        program: PathBuf,
+        folder: &Path,
+        versions: &[Version<'_>],
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("serin.yaml"), config(versions))?;
-        let mut command = Command::new(process::built("serin")?);
+        let mut command = Command::new(&program);
         command
             .args(["run", "-c", "serin.yaml"])
             .current_dir(folder);
@@ -67,9 +77,15 @@ impl Gateway {
         Ok(Self {
             mcp_url: format!("{gateway_url}/mcp"),
             admin_url,
+            program,
             folder: folder.to_owned(),
-            _server: server,
+            server,
         })
+    }
+
+    /// The id of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// Rolls out `candidate` by the plan in a file.
@@ -92,7 +108,7 @@ impl Gateway {
     }
 
     fn serin(&self, arguments: &[&str]) -> Result<()> {
-        let mut serin = Command::new(process::built("serin")?);
+        let mut serin = Command::new(&self.program);
         serin
             .args(arguments)
             .args(["--admin", &self.admin_url])

@@ -114,6 +114,11 @@ impl Server {
         Ok(Self { child, lines, name })
     }
 
+    /// The id of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for a line that contains `mark` and gives what follows it, to the next space.
     pub(crate) fn wait_for(&self, mark: &str) -> Result<String> {
         let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
