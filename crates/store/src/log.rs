@@ -399,6 +399,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_late_reader_does_not_move_the_announced_head_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(&folder.path().join("log")).await.unwrap();
+        let mut heads = log.subscribe();
+        log.inner.announce(5);
+        assert_eq!(*heads.borrow_and_update(), 5);
+        log.inner.announce(4);
+        log.inner.announce(5);
+        assert!(!heads.has_changed().unwrap());
+        assert_eq!(*heads.borrow(), 5);
+    }
+
+    #[tokio::test]
     async fn every_connection_syncs_in_full() {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::open(&folder.path().join("log")).await.unwrap();

@@ -275,7 +275,12 @@ async fn an_append_that_nobody_waits_for_is_still_announced() {
             () = std::future::ready(()) => {}
         }
     }
-    heads.wait_for(|head| *head == 3).await.unwrap();
+    let announced = heads.wait_for(|head| *head == 3);
+    let patience = std::time::Duration::from_secs(20);
+    tokio::time::timeout(patience, announced)
+        .await
+        .expect("announced")
+        .unwrap();
     assert_eq!(everything(&log).await.len(), 3);
     log.append(3, epoch, &batch).await.unwrap();
 }

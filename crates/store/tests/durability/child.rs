@@ -199,3 +199,25 @@ async fn append(path: &Path, run: u64, appends: u64) {
     }
     log.close().await;
 }
+
+#[test]
+fn a_relative_path_is_a_file_whatever_it_means_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [":memory:", "file:log?mode=memory", ""] {
+        let mut command = command(&[], Path::new(name), 1, 1);
+        command.current_dir(&folder);
+        if name.is_empty() {
+            let (mut child, _) = start(command);
+            assert!(!child.wait().unwrap().success(), "no name, no file");
+        } else {
+            assert_eq!(
+                run(command),
+                [Said::Acknowledged {
+                    batch: 0,
+                    head: BATCH
+                }]
+            );
+            assert!(folder.path().join(name).is_file(), "{name}");
+        }
+    }
+}

@@ -3,11 +3,15 @@
 use crate::child::{self, BATCH, Said};
 use serin_store::Log;
 
+/// Far more than the first gets to do before the second is there.
+const FIRST_APPENDS_MAX: u64 = 20_000;
+
 #[test]
 fn a_second_process_takes_over_and_the_first_stops() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    let (mut first, mut first_said) = child::start(child::command(&[], &path, 1, 1_000_000));
+    let (mut first, mut first_said) =
+        child::start(child::command(&[], &path, 1, FIRST_APPENDS_MAX));
     let mut acknowledged = vec![first_said.next().unwrap()];
     let second = child::run(child::command(&[], &path, 2, 20));
     acknowledged.extend(first_said);
