@@ -1,0 +1,360 @@
+//! Who may use the admin API: holders of the local token, or those whom the file system lets reach the socket; and only under
+//! a name and from a page that are ours, so that no web page can reach it through a browser (DNS rebinding).
+
+use crate::{App, problem::Problem};
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode, header};
+use serin_model::event::Actor;
+use std::{
+    fmt, fs,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+use subtle::ConstantTimeEq as _;
+
+/// The header that says who acts; goes into the log.
+pub const ACTOR_HEADER: &str = "x-serin-actor";
+/// The actor when nobody is named.
+const ACTOR_UNNAMED: &str = "admin";
+/// Bytes of randomness in a token: beyond guessing.
+const TOKEN_BYTES: usize = 32;
+/// Characters of a token: hexadecimal.
+pub const TOKEN_CHARS: usize = TOKEN_BYTES * 2;
+/// Largest token file that is read.
+const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+/// What needs no token: what a supervisor and a scraper ask.
+const OPEN: [&str; 3] = ["/health", "/ready", "/metrics"];
+
+/// What lets somebody in.
+#[derive(Debug)]
+pub struct Access {
+    /// The token; none on a Unix socket, whose permissions say who may connect.
+    pub token: Option<Token>,
+    /// Names under which the API may be called, beside those of the loopback interface; lower case, without a port.
+    pub hosts: Vec<String>,
+}
+
+/// The local token.
+pub struct Token(String);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read or written.
+    #[error("cannot {doing} the token file {}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Others than its owner can read it.
+    #[error("the token file {} has mode {mode:o}; others must not read it: run `chmod 600 {}`", .path.display(), .path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no token.
+    #[error("the token file {} holds no token of at least 32 characters; delete it, and `serin run` makes a new one", .path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl Token {
+    /// A new one.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; TOKEN_BYTES];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        ))
+    }
+
+    /// The token in a file that its owner alone may read.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let failed = |source| TokenError::Io {
+            doing: "read",
+            path: path.to_owned(),
+            source,
+        };
+        let file = fs::File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(TokenError::Exposed {
+                path: path.to_owned(),
+                mode,
+            });
+        }
+        let mut text = String::new();
+        file.take(TOKEN_FILE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        let token = text.trim();
+        // Short ones could be guessed; a header cannot carry others.
+        if token.len() < TOKEN_CHARS / 2 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::Malformed {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self(token.to_owned()))
+    }
+
+    /// The token in a file, or a new one, written there for its owner alone.
+    pub fn read_or_create(path: &Path) -> Result<Self, TokenError> {
+        match Self::read(path) {
+            Err(TokenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Self::create(path)
+            }
+            other => other,
+        }
+    }
+
+    fn create(path: &Path) -> Result<Self, TokenError> {
+        let failed = |source| TokenError::Io {
+            doing: "create",
+            path: path.to_owned(),
+            source,
+        };
+        let token = Self::random().map_err(failed)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        writeln!(file, "{}", token.0)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+        Ok(token)
+    }
+
+    /// As it stands in a header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Never shows the token.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Lets a request through, or answers it. Fails closed: what is not in [`OPEN`] needs everything.
+pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    if !OPEN.contains(&request.uri().path())
+        && let Err(problem) = app.access.check(
+            request.headers(),
+            request.uri().authority().map(|a| a.as_str()),
+        )
+    {
+        return problem.into_response();
+    }
+    next.run(request).await
+}
+
+impl Access {
+    /// `authority` is what HTTP/2 has in place of a Host header.
+    fn check(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .or(authority)
+            .unwrap_or_default();
+        if !self.knows(host) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "host",
+                format!("`{}` is no name of the admin API", cut(host)),
+            )
+            .help("call it as 127.0.0.1, localhost or [::1]"));
+        }
+        if let Some(origin) = headers.get(header::ORIGIN)
+            && origin
+                .to_str()
+                .ok()
+                .and_then(|origin| origin.strip_prefix("http://"))
+                != Some(host)
+        {
+            let origin = String::from_utf8_lossy(origin.as_bytes());
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "origin",
+                format!("pages of {} may not use the admin API", cut(&origin)),
+            )
+            .help("call it from a program, not from a web page of another origin"));
+        }
+        self.check_token(headers)
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(Token(token)) = &self.token else {
+            return Ok(());
+        };
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .map(http::HeaderValue::as_bytes);
+        let given = given.and_then(|value| {
+            let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+        });
+        let what = match given {
+            Some(given) if bool::from(given.ct_eq(token.as_bytes())) => return Ok(()),
+            Some(_) => "the token is not that of this process",
+            None => "the admin API needs its local token",
+        };
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what).help(
+            "send `Authorization: Bearer TOKEN`; the token is in the file beside the store that `serin run` names at its start",
+        ))
+    }
+
+    fn knows(&self, host: &str) -> bool {
+        let name = without_port(host).to_ascii_lowercase();
+        matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") || self.hosts.contains(&name)
+    }
+}
+
+/// Who acts, as the caller says: whoever holds the token is trusted to.
+pub(crate) fn actor(headers: &HeaderMap) -> Actor {
+    let named = headers
+        .get(ACTOR_HEADER)
+        .and_then(|name| name.to_str().ok())
+        .map(str::trim);
+    Actor::named(
+        named
+            .filter(|name| !name.is_empty())
+            .unwrap_or(ACTOR_UNNAMED),
+    )
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// As much of outside text as a message carries.
+fn cut(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    text.chars().take(CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn names_and_pages_that_are_not_ours_are_turned_away() {
+        let access = Access {
+            token: None,
+            hosts: vec!["serin.internal".into()],
+        };
+        for (host, origin, fine) in [
+            ("127.0.0.1:9090", None, true),
+            ("localhost", None, true),
+            ("LOCALHOST:1", None, true),
+            ("[::1]:9090", None, true),
+            ("serin.internal:9090", None, true),
+            ("", None, false),
+            ("evil.example:9090", None, false),
+            ("127.0.0.1.evil.example", None, false),
+            ("localhost:evil", None, false),
+            ("127.0.0.1:9090", Some("http://127.0.0.1:9090"), true),
+            ("127.0.0.1:9090", Some("https://127.0.0.1:9090"), false),
+            ("127.0.0.1:9090", Some("http://127.0.0.1:8080"), false),
+            ("127.0.0.1:9090", Some("http://evil.example"), false),
+            ("127.0.0.1:9090", Some("null"), false),
+        ] {
+            let mut all = headers(&[("host", host)]);
+            if let Some(origin) = origin {
+                all.insert("origin", origin.parse().unwrap());
+            }
+            assert_eq!(access.check(&all, None).is_ok(), fine, "{host} {origin:?}");
+        }
+        assert!(
+            access
+                .check(&HeaderMap::new(), Some("localhost:9090"))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        let access = Access {
+            token: Some(Token("s".repeat(64))),
+            hosts: vec![],
+        };
+        let with = |value: &str| {
+            access
+                .check_token(&headers(&[("authorization", value)]))
+                .is_ok()
+        };
+        assert!(with(&format!("Bearer {}", "s".repeat(64))));
+        assert!(with(&format!("bearer {}", "s".repeat(64))));
+        for wrong in [
+            "",
+            "Bearer ",
+            "Bearer s",
+            "Basic c2VyaW4=",
+            &format!("Bearer {}", "t".repeat(64)),
+        ] {
+            assert!(!with(wrong), "{wrong}");
+        }
+        assert!(access.check_token(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_token_file_is_made_once_and_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serin.db.token");
+        let made = Token::read_or_create(&path).unwrap();
+        assert_eq!(made.as_str().len(), TOKEN_CHARS);
+        assert_eq!(
+            Token::read_or_create(&path).unwrap().as_str(),
+            made.as_str()
+        );
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let exposed = Token::read_or_create(&path).unwrap_err();
+        assert!(exposed.to_string().contains("chmod 600"), "{exposed}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "short").unwrap();
+        let short = Token::read_or_create(&path).unwrap_err();
+        assert!(matches!(short, TokenError::Malformed { .. }), "{short}");
+        fs::remove_file(&path).unwrap();
+        assert_ne!(
+            Token::read_or_create(&path).unwrap().as_str(),
+            made.as_str()
+        );
+    }
+
+    #[test]
+    fn who_acts_is_what_the_header_says() {
+        assert_eq!(actor(&HeaderMap::new()).as_str(), "admin");
+        assert_eq!(actor(&headers(&[("x-serin-actor", " ")])).as_str(), "admin");
+        assert_eq!(actor(&headers(&[("x-serin-actor", "kim")])).as_str(), "kim");
+    }
+}
