@@ -1,0 +1,441 @@
+//! Bodies on their way: a request's, collected or streamed, and an answer's, which passes through the scanner frame by frame.
+
+use crate::{
+    connection::Busy,
+    observe::Observation,
+    pool::Lease,
+    seal::{Keyring, Purpose},
+    session::{self, Sessions, Token},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serin_mcp::{
+    Minted,
+    scan::{BodyKind, Mint, Scanner},
+};
+use serin_model::{
+    name::{EndpointId, ServiceName},
+    observe::Outcome,
+};
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio::time::{Interval, Sleep};
+
+/// A body that goes to an endpoint.
+pub(crate) enum ToUpstream {
+    /// All of it is here.
+    Full(Option<Bytes>),
+    /// It passes as the client sends it.
+    Stream(Incoming),
+}
+
+impl ToUpstream {
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self::Full((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// Its length, as far as it is known.
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX)
+    }
+}
+
+impl Body for ToUpstream {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Why a request's body could not be collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uncollected {
+    TooLarge,
+    Broken,
+    TooSlow,
+}
+
+/// Collects a request's body of at most `bytes_max`, within `time`.
+pub(crate) async fn collect(
+    mut body: Incoming,
+    bytes_max: usize,
+    time: Duration,
+) -> Result<Bytes, Uncollected> {
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(Uncollected::TooLarge);
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let reading = async {
+        let mut first = Bytes::new();
+        let mut more = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Uncollected::Broken)?.into_data() else {
+                continue;
+            };
+            if first.len() + more.len() + data.len() > bytes_max {
+                return Err(Uncollected::TooLarge);
+            }
+            // Most bodies come in one piece, which then is not copied.
+            if first.is_empty() && more.is_empty() {
+                first = data;
+                if body.is_end_stream() {
+                    break;
+                }
+            } else {
+                if more.is_empty() {
+                    more.extend_from_slice(&std::mem::take(&mut first));
+                }
+                more.extend_from_slice(&data);
+            }
+        }
+        Ok(if more.is_empty() {
+            first
+        } else {
+            more.freeze()
+        })
+    };
+    tokio::time::timeout(time, reading)
+        .await
+        .map_err(|_| Uncollected::TooSlow)?
+}
+
+/// A body that goes to a client.
+pub(crate) struct ToClient {
+    kind: Kind,
+    /// Keeps the connection from counting as idle.
+    busy: Option<Busy>,
+}
+
+enum Kind {
+    Full(Option<Bytes>),
+    Relay(Box<Relay>),
+}
+
+impl ToClient {
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self {
+            kind: Kind::Full((!bytes.is_empty()).then_some(bytes)),
+            busy: None,
+        }
+    }
+
+    pub(crate) fn relay(relay: Relay) -> Self {
+        Self {
+            kind: Kind::Relay(Box::new(relay)),
+            busy: None,
+        }
+    }
+
+    pub(crate) fn with(mut self, busy: Busy) -> Self {
+        self.busy = Some(busy);
+        self
+    }
+}
+
+impl Body for ToClient {
+    type Data = Bytes;
+    type Error = RelayError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        match &mut self.get_mut().kind {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Relay(relay) => relay.poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.is_none(),
+            // Its end must be polled for, because that is where the observation is made.
+            Kind::Relay(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Relay(relay) => relay.size_hint(),
+        }
+    }
+}
+
+/// Why an answer ended early: the client's connection is cut, as the endpoint's was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    #[error("the endpoint broke the connection")]
+    Broken(#[source] hyper::Error),
+    #[error("the endpoint sent nothing for too long")]
+    Idle,
+}
+
+/// Seals what a version mints, on its way to the client.
+pub(crate) struct Minter {
+    pub(crate) keys: Arc<Keyring>,
+    pub(crate) service: ServiceName,
+    pub(crate) endpoint: EndpointId,
+}
+
+impl Mint for Minter {
+    fn mint(&mut self, kind: Minted, value: &str) -> Option<String> {
+        let purpose = purpose_of(kind);
+        let service = self.service.as_str();
+        session::seal_minted(&self.keys, purpose, service, self.endpoint, value)
+    }
+}
+
+/// The purpose for which a kind of minted value is sealed.
+pub(crate) const fn purpose_of(kind: Minted) -> Purpose {
+    match kind {
+        Minted::Cursor => Purpose::Cursor,
+        Minted::TaskId => Purpose::Task,
+        Minted::RequestState => Purpose::RequestState,
+    }
+}
+
+/// What is learnt from an answer while it passes.
+pub(crate) struct Reading {
+    pub(crate) status: StatusCode,
+    /// Nothing is read of an answer without one: it is plain HTTP, or its status says all.
+    pub(crate) scanner: Option<Scanner>,
+    pub(crate) minter: Option<Minter>,
+    pub(crate) observation: Observation,
+    /// A legacy stream that had an event with an id: what is missing at its end may come by another one.
+    has_event_id: bool,
+    /// The legacy session, to be marked when the answer shows that the server has made state for it.
+    pub(crate) session: Option<(Arc<Sessions>, Rc<Token>)>,
+}
+
+impl Reading {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: Option<BodyKind>,
+        minter: Option<Minter>,
+        observation: Observation,
+    ) -> Self {
+        Self {
+            status,
+            scanner: kind.map(Scanner::new),
+            minter,
+            observation,
+            has_event_id: false,
+            session: None,
+        }
+    }
+
+    pub(crate) fn feed(&mut self, data: Bytes) -> Bytes {
+        self.observation.received(data.len());
+        let Some(scanner) = &mut self.scanner else {
+            self.observation.first_byte();
+            return data;
+        };
+        if self.session.is_some() && !self.has_event_id {
+            self.has_event_id =
+                data.starts_with(b"id:") || memchr::memmem::find(&data, b"\nid:").is_some();
+        }
+        let minter = self.minter.as_mut().map(|minter| minter as &mut dyn Mint);
+        let data = scanner.feed(data, minter);
+        if scanner.first_event_seen() {
+            self.observation.first_byte();
+        }
+        if (scanner.server_requests() > 0 || scanner.task_created())
+            && let Some((sessions, token)) = &self.session
+        {
+            sessions.mark_stateful(token);
+        }
+        data
+    }
+
+    /// The answer is over: what was held back of it.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        let rest = self.scanner.as_mut().map(Scanner::finish);
+        self.observation
+            .answered(self.status, self.scanner.as_ref(), self.has_event_id);
+        rest.unwrap_or_default()
+    }
+}
+
+/// An answer that passes from an endpoint to a client.
+pub(crate) struct Relay {
+    upstream: Incoming,
+    reading: Reading,
+    lease: Option<Lease>,
+    /// A piece that was read before the relay began.
+    ahead: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    /// Whether the length is that of the upstream's answer.
+    keeps_length: bool,
+    idle: Option<Idle>,
+    recheck: Option<Recheck>,
+}
+
+struct Idle {
+    max: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Asks now and then whether a stream must end, because its session has to move.
+pub(crate) struct Recheck {
+    pub(crate) every: Interval,
+    pub(crate) is_over: Box<dyn Fn() -> bool>,
+}
+
+impl Relay {
+    pub(crate) fn new(upstream: Incoming, reading: Reading, lease: Lease) -> Self {
+        let keeps_length = reading.minter.is_none();
+        Self {
+            upstream,
+            reading,
+            lease: Some(lease),
+            ahead: None,
+            trailers: None,
+            ended: false,
+            keeps_length,
+            idle: None,
+            recheck: None,
+        }
+    }
+
+    pub(crate) fn after(mut self, piece: Bytes) -> Self {
+        self.ahead = Some(piece);
+        self.keeps_length = false;
+        self
+    }
+
+    pub(crate) fn idle_max(mut self, max: Duration) -> Self {
+        self.idle = Some(Idle {
+            max,
+            last: Instant::now(),
+            timer: None,
+        });
+        self
+    }
+
+    pub(crate) fn recheck(mut self, recheck: Recheck) -> Self {
+        self.recheck = Some(recheck);
+        self
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.keeps_length {
+            self.upstream.size_hint()
+        } else {
+            SizeHint::default()
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Some(piece) = self.ahead.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        loop {
+            if self.ended {
+                let trailers = self.trailers.take();
+                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            let Poll::Ready(frame) = Pin::new(&mut self.upstream).poll_frame(context) else {
+                return self.poll_silence(context);
+            };
+            if let Some(idle) = &mut self.idle {
+                idle.last = Instant::now();
+            }
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let data = self.reading.feed(data);
+                        if !data.is_empty() {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(error)) => {
+                    self.reading.observation.failed(Outcome::Transport);
+                    self.lease = None;
+                    return Poll::Ready(Some(Err(RelayError::Broken(error))));
+                }
+                None => {
+                    self.ended = true;
+                    if let Some(lease) = self.lease.take() {
+                        lease.give_back();
+                    }
+                    let rest = self.reading.finish();
+                    if !rest.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(rest))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing has come: is it too long ago, or time to end?
+    fn poll_silence(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Some(recheck) = &mut self.recheck {
+            while recheck.every.poll_tick(context).is_ready() {
+                if (recheck.is_over)() {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        let Some(idle) = &mut self.idle else {
+            return Poll::Pending;
+        };
+        loop {
+            let timer = idle.timer.get_or_insert_with(|| {
+                Box::pin(tokio::time::sleep_until((idle.last + idle.max).into()))
+            });
+            ready!(timer.as_mut().poll(context));
+            let due = idle.last + idle.max;
+            if due <= Instant::now() {
+                self.reading.observation.failed(Outcome::Timeout);
+                self.lease = None;
+                return Poll::Ready(Some(Err(RelayError::Idle)));
+            }
+            timer.as_mut().reset(due.into());
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Forward: a request to its endpoint, and the answer back, frame by frame.
+
+use crate::{
+    body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream},
+    core::Core,
+    headers,
+    observe::{Calls, Observation},
+    pool::{Lease, SendError},
+    refusal::Refusal,
+    route::{self, Destination},
+    session::Token,
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serin_mcp::scan::BodyKind;
+use serin_model::{
+    name::EndpointId,
+    observe::{CallEra, Outcome},
+    snapshot::{ServiceRoute, VersionRoute},
+};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Time from one look at an open stream to the next: whether its session has to move.
+const STREAM_CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// A request that is ready to go.
+pub(crate) struct Outbound<'a> {
+    pub(crate) service: &'a ServiceRoute,
+    pub(crate) to: Destination,
+    /// Keeps the choice of another endpoint, should the first not be reached.
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) method: Method,
+    /// What the client wrote behind the service's path.
+    pub(crate) rest: &'a str,
+    pub(crate) query: Option<&'a str>,
+    /// All of them but `Host`.
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: ToUpstream,
+    pub(crate) era: CallEra,
+    pub(crate) asks: Asks<'a>,
+    pub(crate) is_tester: bool,
+    /// When the gateway had all of the request.
+    pub(crate) complete: Instant,
+}
+
+/// What a request asks for, in the client's words.
+pub(crate) enum Asks<'a> {
+    /// Nothing that is answered: a notification, an answer to the server, the end of a session.
+    Nothing,
+    /// An open stream of events.
+    Stream,
+    /// One call.
+    Call(Call<'a>),
+    /// The calls of a batch, which have ids.
+    Batch(Vec<Call<'a>>),
+}
+
+/// One call.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Call<'a> {
+    /// The tool, where one is called.
+    pub(crate) tool: Option<&'a str>,
+    /// Its JSON-RPC id as it stands in the body.
+    pub(crate) id: Option<&'a str>,
+}
+
+impl Asks<'_> {
+    /// The same in the words of the counters.
+    fn label(self, label: impl Fn(Option<&str>) -> Arc<str>) -> Calls {
+        match self {
+            Self::Nothing => Calls::None,
+            Self::Stream => Calls::Stream,
+            Self::Call(call) => Calls::One(label(call.tool), call.id.map(Into::into)),
+            Self::Batch(calls) => Calls::Batch(
+                calls
+                    .into_iter()
+                    .filter_map(|call| Some((label(call.tool), call.id?.into())))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// An answer that has begun.
+pub(crate) struct Inbound {
+    pub(crate) response: Response<Incoming>,
+    /// The endpoint that gave it.
+    pub(crate) endpoint: EndpointId,
+    lease: Lease,
+    observation: Observation,
+    version: HeaderValue,
+    is_candidate: bool,
+    /// Time the gateway took before it sent the request.
+    before: Duration,
+    begun: Instant,
+}
+
+/// Sends a request to its endpoint; where that cannot be reached and another will do, to that one.
+pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbound, Refusal> {
+    let Outbound { service, to, .. } = outbound;
+    let version = version_of(service, to.version)?;
+    let counters = core.counters.of(service, version);
+    let calls = outbound
+        .asks
+        .label(|tool| core.counters.label(&counters, version, tool));
+    let mut observation =
+        Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
+    if outbound.is_tester {
+        observation.by_tester();
+    }
+    let header = counters.header.clone();
+    let is_candidate = is_candidate(service, to.version);
+    let refuse = |status, text: String| {
+        let refusal = Refusal::plain(status, text).of(&service.name);
+        Err(refusal.from_version(&header, is_candidate))
+    };
+    let names = format_args!("version `{}` of service `{}`", version.name, service.name);
+    observation.sending(outbound.body.len());
+    let before = outbound.complete.elapsed();
+    let mut request = Request::new(outbound.body);
+    *request.method_mut() = outbound.method;
+    *request.headers_mut() = outbound.headers;
+    let mut at = to.endpoint;
+    let mut tried = Vec::new();
+    loop {
+        let Some(endpoint) = version.endpoints.get(at) else {
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{names} has no endpoint"),
+            );
+        };
+        let target = core.pool.target(endpoint);
+        let uri = target
+            .as_ref()
+            .ok()
+            .and_then(|target| target.uri(outbound.rest, outbound.query));
+        let (Ok(target), Some(uri)) = (target, uri) else {
+            observation.failed(Outcome::Transport);
+            let text = format!(
+                "an endpoint of {names} has a URL that cannot be used; it must be `http://host:port/path`"
+            );
+            return refuse(StatusCode::BAD_GATEWAY, text);
+        };
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, target.authority.clone());
+        let settings = &service.settings;
+        let sending = target.send(request, settings.connect_timeout);
+        match tokio::time::timeout(settings.response_timeout, sending).await {
+            Ok(Ok((response, lease))) => {
+                return Ok(Inbound {
+                    response,
+                    endpoint: endpoint.id,
+                    lease,
+                    observation,
+                    version: header,
+                    is_candidate,
+                    before,
+                    begun: Instant::now(),
+                });
+            }
+            Ok(Err(SendError::Connect(unsent, error))) => {
+                core.warnings.warn(|left_out| {
+                    tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
+                        left_out, "an endpoint cannot be reached");
+                });
+                tried.push(at);
+                let next = route::choose(version, outbound.key, &tried);
+                if let Some(next) = next.filter(|_| !to.pinned) {
+                    observation.attempt_failed();
+                    request = *unsent;
+                    at = next;
+                    continue;
+                }
+                observation.failed(Outcome::Transport);
+                let text = format!(
+                    "no endpoint of {names} can be reached; nothing was sent, so the call may be repeated"
+                );
+                return refuse(StatusCode::BAD_GATEWAY, text);
+            }
+            Ok(Err(SendError::Broken(error))) => {
+                core.warnings.warn(|left_out| {
+                    tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
+                        left_out, "an endpoint broke the connection before it answered");
+                });
+                observation.failed(Outcome::Transport);
+                let text = format!(
+                    "an endpoint of {names} broke the connection before it answered; it may have seen the call"
+                );
+                return refuse(StatusCode::BAD_GATEWAY, text);
+            }
+            Err(_) => {
+                observation.failed(Outcome::Timeout);
+                let text = format!(
+                    "an endpoint of {names} did not answer within {} ms; raise the service's `response_timeout` if its tools take longer",
+                    settings.response_timeout.as_millis()
+                );
+                return refuse(StatusCode::GATEWAY_TIMEOUT, text);
+            }
+        }
+    }
+}
+
+/// What to do with an answer.
+#[derive(Default)]
+pub(crate) struct Treatment {
+    /// Read it: it is MCP.
+    pub(crate) reads: bool,
+    /// Seal the values that its version mints.
+    pub(crate) mints: bool,
+    /// The legacy session it belongs to, with the client's id of it.
+    pub(crate) session: Option<(Rc<Token>, HeaderValue)>,
+}
+
+/// Passes an answer on.
+pub(crate) async fn answer(
+    core: &Rc<Core>,
+    service: &ServiceRoute,
+    inbound: Inbound,
+    treatment: Treatment,
+) -> Response<ToClient> {
+    let (mut head, mut upstream) = inbound.response.into_parts();
+    headers::remove_hop_by_hop(&mut head.headers);
+    headers::name_version(
+        &mut head.headers,
+        inbound.version.clone(),
+        inbound.is_candidate,
+    );
+    let is_stream = inbound.observation.is_stream();
+    let kind = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map_or(BodyKind::Other, BodyKind::of_content_type);
+    let scans = treatment.reads && head.status.is_success();
+    let minter = (scans && treatment.mints).then(|| Minter {
+        keys: core.shared.keys.clone(),
+        service: service.name.clone(),
+        endpoint: inbound.endpoint,
+    });
+    let mut reading = Reading::new(
+        head.status,
+        scans.then_some(kind),
+        minter,
+        inbound.observation,
+    );
+    let overhead = inbound.before + inbound.begun.elapsed();
+    reading.observation.overhead(overhead);
+    let mut recheck = None;
+    if let Some((token, shown)) = treatment.session {
+        if head.headers.contains_key(&headers::SESSION_ID) {
+            head.headers.insert(&headers::SESSION_ID, shown);
+        }
+        if is_stream {
+            recheck = Some(stream_check(core, service, &token, inbound.endpoint));
+        }
+        let sessions = core.sessions();
+        reading
+            .observation
+            .in_session(sessions.clone(), token.session);
+        reading.session = Some((sessions.clone(), token));
+    }
+
+    if upstream.is_end_stream() {
+        reading.finish();
+        inbound.lease.give_back();
+        return Response::from_parts(head, ToClient::full(Bytes::new()));
+    }
+    let idle = service.settings.idle_timeout;
+    // A small JSON answer comes in one piece: no need to set up a relay for it.
+    if scans && kind == BodyKind::Json {
+        let frame = match tokio::time::timeout(idle, upstream.frame()).await {
+            Ok(frame) => frame,
+            Err(_) => {
+                reading.observation.failed(Outcome::Timeout);
+                let text = "the endpoint began an answer and sent no more of it in time";
+                let refusal = Refusal::plain(StatusCode::GATEWAY_TIMEOUT, text);
+                return refusal
+                    .from_version(&inbound.version, inbound.is_candidate)
+                    .into_response();
+            }
+        };
+        let piece = match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+            Some(Ok(Ok(piece))) => piece,
+            Some(Ok(Err(_))) | None => Bytes::new(),
+            Some(Err(_)) => {
+                reading.observation.failed(Outcome::Transport);
+                let text = "the endpoint broke the connection in the middle of its answer";
+                let refusal = Refusal::plain(StatusCode::BAD_GATEWAY, text);
+                return refusal
+                    .from_version(&inbound.version, inbound.is_candidate)
+                    .into_response();
+            }
+        };
+        let piece = reading.feed(piece);
+        if upstream.is_end_stream() {
+            let rest = reading.finish();
+            inbound.lease.give_back();
+            let whole = if rest.is_empty() {
+                piece
+            } else {
+                let mut whole = BytesMut::from(&*piece);
+                whole.extend_from_slice(&rest);
+                whole.freeze()
+            };
+            if reading.minter.is_some() {
+                head.headers.remove(header::CONTENT_LENGTH);
+            }
+            return Response::from_parts(head, ToClient::full(whole));
+        }
+        if reading.minter.is_some() {
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        let relay = Relay::new(upstream, reading, inbound.lease)
+            .after(piece)
+            .idle_max(idle);
+        return Response::from_parts(head, ToClient::relay(relay));
+    }
+    if reading.minter.is_some() {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut relay = Relay::new(upstream, reading, inbound.lease);
+    if kind != BodyKind::EventStream && !is_stream {
+        relay = relay.idle_max(idle);
+    }
+    if let Some(recheck) = recheck {
+        relay = relay.recheck(recheck);
+    }
+    Response::from_parts(head, ToClient::relay(relay))
+}
+
+impl Inbound {
+    /// Gives up on the answer, to send another request instead.
+    pub(crate) fn discard(mut self) {
+        // It did answer: it is not the transport that failed.
+        self.observation.void();
+    }
+}
+
+/// The version at an index.
+pub(crate) fn version_of(service: &ServiceRoute, version: usize) -> Result<&VersionRoute, Refusal> {
+    service.versions.get(version).ok_or_else(|| {
+        let text = format!("service `{}` has no version to serve it", service.name);
+        Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, text).of(&service.name)
+    })
+}
+
+/// Whether a version is the candidate of a rollout.
+pub(crate) fn is_candidate(service: &ServiceRoute, version: usize) -> bool {
+    service
+        .split
+        .as_ref()
+        .is_some_and(|split| split.candidate == version)
+}
+
+/// Ends a session's stream once the session has to move: its client then comes back for another one.
+fn stream_check(
+    core: &Rc<Core>,
+    service: &ServiceRoute,
+    token: &Rc<Token>,
+    endpoint: EndpointId,
+) -> Recheck {
+    let (core, name, session) = (core.clone(), service.name.clone(), token.session);
+    let is_over = move || {
+        let lives_elsewhere = core
+            .sessions()
+            .moved(session)
+            .is_some_and(|place| place.endpoint != endpoint);
+        lives_elsewhere
+            || core.with_snapshot(|snapshot| {
+                let service = snapshot.services.iter().find(|s| s.name == name);
+                let at = service.and_then(|s| Some((s, route::locate(s, endpoint)?)));
+                at.is_none_or(|(service, (version, _))| route::is_withdrawn(service, version))
+            })
+    };
+    let mut every = tokio::time::interval(STREAM_CHECK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    Recheck {
+        every,
+        is_over: Box::new(is_over),
+    }
+}

@@ -1,0 +1,139 @@
+//! Header fields: names, and what must not pass a gateway (RFC 9110 section 7.6.1).
+
+use crate::connection::Connection;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+pub(crate) static CANARY: HeaderName = HeaderName::from_static("x-canary");
+pub(crate) static VERSION: HeaderName = HeaderName::from_static("x-serin-version");
+pub(crate) static SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(crate) static METHOD: HeaderName = HeaderName::from_static("mcp-method");
+pub(crate) static NAME: HeaderName = HeaderName::from_static("mcp-name");
+pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+pub(crate) static TRUE: HeaderValue = HeaderValue::from_static("true");
+pub(crate) static FALSE: HeaderValue = HeaderValue::from_static("false");
+static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+static HTTP: HeaderValue = HeaderValue::from_static("http");
+
+/// The value of a header as text, if there is exactly one.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// Takes out what belongs to one connection only.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            // What frames the message or names its target is no option of the connection, whatever the sender says.
+            if name != header::CONTENT_LENGTH && name != header::HOST {
+                headers.remove(name);
+            }
+        }
+        headers.remove(header::CONNECTION);
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(header::TE);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::UPGRADE);
+}
+
+/// Makes a client's headers those of a request to an endpoint. `Host` is set when the endpoint is known.
+pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, host: Option<&str>) {
+    remove_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(header::PROXY_AUTHORIZATION);
+    headers.remove(&CANARY);
+    headers.remove(&VERSION);
+    if connection.is_trusted {
+        headers.append(&FORWARDED_FOR, connection.address_header.clone());
+    } else {
+        headers.remove(header::FORWARDED);
+        headers.insert(&FORWARDED_FOR, connection.address_header.clone());
+        headers.remove(&FORWARDED_HOST);
+        headers.remove(&FORWARDED_PROTO);
+    }
+    if !headers.contains_key(&FORWARDED_PROTO) {
+        headers.insert(&FORWARDED_PROTO, HTTP.clone());
+    }
+    if !headers.contains_key(&FORWARDED_HOST) {
+        // HTTP/2 has the host in `:authority` instead.
+        let host = match headers.get(header::HOST) {
+            Some(host) => Some(host.clone()),
+            None => host.and_then(|host| HeaderValue::from_str(host).ok()),
+        };
+        if let Some(host) = host {
+            headers.insert(&FORWARDED_HOST, host);
+        }
+    }
+}
+
+/// Says which version answered.
+pub(crate) fn name_version(headers: &mut HeaderMap, version: HeaderValue, is_candidate: bool) {
+    headers.insert(&VERSION, version);
+    let canary = if is_candidate { &TRUE } else { &FALSE };
+    headers.insert(&CANARY, canary.clone());
+}
+
+/// Asks for an answer that can be read.
+pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
+    headers.insert(header::ACCEPT_ENCODING, IDENTITY.clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_connection_names_goes_with_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Secret"),
+            ("connection", "content-length, host"),
+            ("x-secret", "1"),
+            ("content-length", "3"),
+            ("host", "a"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-connection", "close"),
+            ("x-else", "1"),
+        ] {
+            headers.append(
+                name.parse::<HeaderName>().unwrap(),
+                HeaderValue::from_static(value),
+            );
+        }
+        remove_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "x-else"]);
+    }
+
+    #[test]
+    fn a_header_sent_twice_has_no_value() {
+        let mut headers = HeaderMap::new();
+        headers.append(&SESSION_ID, HeaderValue::from_static("a"));
+        assert_eq!(text(&headers, &SESSION_ID), Some("a"));
+        headers.append(&SESSION_ID, HeaderValue::from_static("b"));
+        assert_eq!(text(&headers, &SESSION_ID), None);
+    }
+}

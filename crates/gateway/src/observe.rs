@@ -1,0 +1,622 @@
+//! Observe: each call once, summed up by the core that carried it, and told to the control plane every 100 ms.
+//!
+//! A core owns its counters, so counting takes no lock. They are drained only when the channel has room: a control plane that
+//! lags behind gets fewer and larger messages, never wrong sums.
+
+use crate::session::Sessions;
+use http::{HeaderValue, StatusCode};
+use serin_judge::DenseHistogram;
+use serin_mcp::scan::{self, Scanner};
+use serin_model::{
+    name::{RolloutId, ServiceName, VersionName},
+    observe::{
+        CallEra, CellKey, Counts, Moved, NO_TOOL, NewKeys, OTHER_TOOL, Open, Outcome, Rejection,
+        STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
+    },
+    snapshot::{ServiceRoute, VersionRoute},
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+/// Time from one message of a core to the next, also when nothing happened: the control plane sees that the core lives.
+pub(crate) const SEAL_EVERY: Duration = Duration::from_millis(100);
+/// Most affinity keys a core remembers of a rollout, some 2 MB: with more callers the realised share is that of the first.
+const KEYS_MAX: usize = 100_000;
+/// Messages without traffic after which the counters of a version are dropped: a minute.
+const QUIET_MAX: u32 = 600;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The counters of one core.
+pub(crate) struct Counters {
+    core: u16,
+    sequence: Cell<u64>,
+    sender: mpsc::Sender<Sealed>,
+    versions: RefCell<Map<ServiceName, Map<VersionName, Rc<VersionCounters>>>>,
+    rejections: RefCell<Map<(Option<ServiceName>, Rejection), u64>>,
+    moved: RefCell<Map<ServiceName, Moved>>,
+    keys: RefCell<Map<ServiceName, Keys>>,
+    urgent: Notify,
+    tool_names: ToolNames,
+}
+
+/// The labels that are no tool's name, made once.
+struct ToolNames {
+    none: Arc<str>,
+    unknown: Arc<str>,
+    other: Arc<str>,
+}
+
+/// What is counted for one version.
+pub(crate) struct VersionCounters {
+    service: ServiceName,
+    version: VersionName,
+    /// The value of `X-Serin-Version`.
+    pub(crate) header: HeaderValue,
+    cells: RefCell<Map<Arc<str>, [Option<Box<ToolCell>>; 3]>>,
+    labels: RefCell<Labels>,
+    overhead: RefCell<DenseHistogram>,
+    streak: Cell<u32>,
+    had_traffic: Cell<bool>,
+    quiet: Cell<u32>,
+    open: Cell<Open>,
+}
+
+#[derive(Default)]
+struct Labels {
+    of: Option<Arc<[Arc<str>]>>,
+    names: HashSet<Arc<str>, foldhash::fast::RandomState>,
+}
+
+#[derive(Default)]
+struct ToolCell {
+    outcomes: [u64; Outcome::ALL.len()],
+    auth_failures: u64,
+    first_byte: DenseHistogram,
+    last_byte: DenseHistogram,
+    request_bytes: u64,
+    response_bytes: u64,
+}
+
+impl ToolCell {
+    fn drain(&mut self) -> Option<Counts> {
+        if self.outcomes == [0; Outcome::ALL.len()] {
+            return None;
+        }
+        Some(Counts {
+            outcomes: std::mem::take(&mut self.outcomes),
+            auth_failures: std::mem::take(&mut self.auth_failures),
+            first_byte: self.first_byte.drain(),
+            last_byte: self.last_byte.drain(),
+            request_bytes: std::mem::take(&mut self.request_bytes),
+            response_bytes: std::mem::take(&mut self.response_bytes),
+        })
+    }
+}
+
+/// The affinity keys of a service's rollout.
+struct Keys {
+    rollout: RolloutId,
+    seen: HashSet<u64, foldhash::fast::RandomState>,
+    fresh: Map<VersionName, Vec<u64>>,
+}
+
+impl Counters {
+    pub(crate) fn new(core: u16, sender: mpsc::Sender<Sealed>) -> Self {
+        Self {
+            core,
+            sequence: Cell::new(0),
+            sender,
+            versions: RefCell::default(),
+            rejections: RefCell::default(),
+            moved: RefCell::default(),
+            keys: RefCell::default(),
+            urgent: Notify::new(),
+            tool_names: ToolNames {
+                none: NO_TOOL.into(),
+                unknown: UNKNOWN_TOOL.into(),
+                other: OTHER_TOOL.into(),
+            },
+        }
+    }
+
+    /// The counters of a version.
+    pub(crate) fn of(&self, service: &ServiceRoute, version: &VersionRoute) -> Rc<VersionCounters> {
+        let mut services = self.versions.borrow_mut();
+        if let Some(found) = services
+            .get(&service.name)
+            .and_then(|versions| versions.get(&version.name))
+        {
+            return found.clone();
+        }
+        let made = Rc::new(VersionCounters {
+            service: service.name.clone(),
+            version: version.name.clone(),
+            // Names are visible ASCII by construction.
+            header: HeaderValue::from_str(version.name.as_str())
+                .unwrap_or(HeaderValue::from_static("")),
+            cells: RefCell::default(),
+            labels: RefCell::default(),
+            overhead: RefCell::default(),
+            streak: Cell::new(0),
+            had_traffic: Cell::new(false),
+            quiet: Cell::new(0),
+            open: Cell::default(),
+        });
+        let versions = services.entry(service.name.clone()).or_default();
+        versions.insert(version.name.clone(), made.clone());
+        made
+    }
+
+    /// The label of a tool: its name only if the version lists it, so that callers cannot make labels up.
+    pub(crate) fn label(
+        &self,
+        counters: &VersionCounters,
+        version: &VersionRoute,
+        tool: Option<&str>,
+    ) -> Arc<str> {
+        let Some(tool) = tool else {
+            return self.tool_names.none.clone();
+        };
+        let mut labels = counters.labels.borrow_mut();
+        if !labels
+            .of
+            .as_ref()
+            .is_some_and(|of| Arc::ptr_eq(of, &version.tools))
+        {
+            labels.of = Some(version.tools.clone());
+            labels.names = version
+                .tools
+                .iter()
+                .take(TOOL_LABELS_MAX)
+                .cloned()
+                .collect();
+        }
+        if let Some(name) = labels.names.get(tool) {
+            name.clone()
+        } else if version.tools.iter().any(|name| **name == *tool) {
+            self.tool_names.other.clone()
+        } else {
+            self.tool_names.unknown.clone()
+        }
+    }
+
+    /// Notes the version that the split gave to an affinity key.
+    pub(crate) fn key_assigned(&self, service: &ServiceRoute, version: &VersionRoute, key: &[u8]) {
+        let Some(split) = &service.split else { return };
+        let mut services = self.keys.borrow_mut();
+        let keys = services
+            .entry(service.name.clone())
+            .or_insert_with(|| Keys {
+                rollout: split.rollout,
+                seen: HashSet::default(),
+                fresh: Map::default(),
+            });
+        if keys.rollout != split.rollout {
+            // What the last rollout saw since the last message goes unsaid: nobody compares its shares any more.
+            keys.rollout = split.rollout;
+            keys.seen.clear();
+            keys.fresh.clear();
+        }
+        let mut head = [0; 8];
+        head.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
+        let hash = u64::from_be_bytes(head);
+        if keys.seen.len() < KEYS_MAX && keys.seen.insert(hash) {
+            let fresh = keys.fresh.entry(version.name.clone()).or_default();
+            fresh.push(hash);
+        }
+    }
+
+    pub(crate) fn reject(&self, service: Option<&ServiceName>, why: Rejection) {
+        let mut rejections = self.rejections.borrow_mut();
+        *rejections.entry((service.cloned(), why)).or_default() += 1;
+    }
+
+    pub(crate) fn moved(&self, service: &ServiceName, add: impl FnOnce(&mut Moved)) {
+        add(self.moved.borrow_mut().entry(service.clone()).or_default());
+    }
+
+    /// Sends messages until the channel closes: on time, and at once when a version stops answering.
+    pub(crate) async fn keep_sealing(&self) {
+        let mut timer = tokio::time::interval(SEAL_EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.sender.is_closed() {
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = self.urgent.notified() => {}
+            }
+            self.seal();
+        }
+    }
+
+    /// Sends what was counted since the last message, if there is room for one.
+    pub(crate) fn seal(&self) {
+        let Ok(permit) = self.sender.try_reserve() else {
+            return;
+        };
+        let sequence = self.sequence.get();
+        self.sequence.set(sequence + 1);
+        let mut sealed = Sealed {
+            core: self.core,
+            sequence,
+            ..Sealed::default()
+        };
+        for versions in self.versions.borrow_mut().values_mut() {
+            versions
+                .retain(|_, version| version.seal(&mut sealed) || Rc::strong_count(version) > 1);
+        }
+        for (service, keys) in self.keys.borrow_mut().iter_mut() {
+            for (version, hashes) in keys.fresh.drain() {
+                sealed.keys.push(NewKeys {
+                    service: service.clone(),
+                    rollout: keys.rollout,
+                    version,
+                    hashes,
+                });
+            }
+        }
+        let rejections = self.rejections.borrow_mut().drain().collect::<Vec<_>>();
+        sealed.rejections = rejections
+            .into_iter()
+            .map(|((service, why), n)| (service, why, n))
+            .collect();
+        sealed.moved = self.moved.borrow_mut().drain().collect();
+        permit.send(sealed);
+    }
+}
+
+impl VersionCounters {
+    /// Adds what was counted; false once there was nothing for long.
+    fn seal(&self, sealed: &mut Sealed) -> bool {
+        for (tool, eras) in self.cells.borrow_mut().iter_mut() {
+            for (era, cell) in [CallEra::Legacy, CallEra::Modern, CallEra::None]
+                .into_iter()
+                .zip(eras)
+            {
+                if let Some(counts) = cell.as_mut().and_then(|cell| cell.drain()) {
+                    let key = CellKey {
+                        service: self.service.clone(),
+                        version: self.version.clone(),
+                        tool: tool.clone(),
+                        era,
+                    };
+                    sealed.cells.push((key, counts));
+                }
+            }
+        }
+        let overhead = self.overhead.borrow_mut().drain();
+        if !overhead.is_empty() {
+            match sealed.overhead.iter_mut().find(|(s, _)| *s == self.service) {
+                Some((_, sum)) => sum.merge(&overhead),
+                None => sealed.overhead.push((self.service.clone(), overhead)),
+            }
+        }
+        let names = || (self.service.clone(), self.version.clone());
+        if self.had_traffic.take() {
+            let (service, version) = names();
+            sealed.streaks.push((service, version, self.streak.get()));
+            self.quiet.set(0);
+        } else {
+            self.quiet.set(self.quiet.get().saturating_add(1));
+        }
+        let (service, version) = names();
+        sealed.open.push((service, version, self.open.get()));
+        self.quiet.get() < QUIET_MAX
+    }
+
+    fn with_cell(&self, tool: &Arc<str>, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
+        let mut cells = self.cells.borrow_mut();
+        if !cells.contains_key(tool) {
+            cells.insert(tool.clone(), Default::default());
+        }
+        if let Some(cell) = cells.get_mut(tool).and_then(|eras| match era {
+            CallEra::Legacy => eras.first_mut(),
+            CallEra::Modern => eras.get_mut(1),
+            CallEra::None => eras.get_mut(2),
+        }) {
+            change(cell.get_or_insert_default());
+        }
+    }
+
+    fn open_changed(&self, change: impl FnOnce(&mut Open)) {
+        let mut open = self.open.get();
+        change(&mut open);
+        self.open.set(open);
+    }
+
+    /// An exchange reached the version's server, or did not.
+    fn transport(&self, counters: &Counters, outcome: Outcome) {
+        self.had_traffic.set(true);
+        match outcome {
+            Outcome::Transport => {
+                let streak = self.streak.get().saturating_add(1);
+                self.streak.set(streak);
+                if streak == STREAK_URGENT {
+                    counters.urgent.notify_one();
+                }
+            }
+            // They say nothing about the connection.
+            Outcome::Timeout | Outcome::Cancelled => {}
+            _ => self.streak.set(0),
+        }
+    }
+}
+
+/// Lets one warning a second through, so that a dead endpoint does not fill the log.
+#[derive(Default)]
+pub(crate) struct Warnings {
+    last: Cell<Option<Instant>>,
+    left_out: Cell<u64>,
+}
+
+impl Warnings {
+    /// Calls `log` with the number of warnings left out before, unless it did so within the last second.
+    pub(crate) fn warn(&self, log: impl FnOnce(u64)) {
+        if self
+            .last
+            .get()
+            .is_some_and(|last| last.elapsed() < Duration::from_secs(1))
+        {
+            self.left_out.set(self.left_out.get() + 1);
+        } else {
+            self.last.set(Some(Instant::now()));
+            log(self.left_out.take());
+        }
+    }
+}
+
+/// What a request is to the counters.
+#[derive(Clone, Debug)]
+pub(crate) enum Calls {
+    /// No call: a notification, an answer to the server, the end of a session.
+    None,
+    /// An open stream of events: counted as open, nothing else.
+    Stream,
+    /// One call, by its label and, in a legacy session, its id.
+    One(Arc<str>, Option<Box<str>>),
+    /// The calls of a batch.
+    Batch(Vec<(Arc<str>, Box<str>)>),
+}
+
+/// The observation of one exchange. Dropped unfinished, it counts as cancelled: that is what a client's disconnect does.
+pub(crate) struct Observation {
+    counters: Rc<Counters>,
+    version: Rc<VersionCounters>,
+    calls: Calls,
+    era: CallEra,
+    /// The legacy session, where its client may cancel calls by a notification.
+    session: Option<(Arc<Sessions>, Uuid)>,
+    /// When the request went to the version's server.
+    sent: Instant,
+    first_byte: Option<Instant>,
+    request_bytes: u64,
+    response_bytes: u64,
+    /// A tester chose the version by hand: left out of the comparison.
+    is_tester: bool,
+    done: bool,
+}
+
+impl Observation {
+    pub(crate) fn begin(
+        counters: Rc<Counters>,
+        version: Rc<VersionCounters>,
+        calls: Calls,
+        era: CallEra,
+    ) -> Self {
+        version.open_changed(|open| match calls {
+            Calls::Stream => open.streams += 1,
+            Calls::None => {}
+            Calls::One(..) | Calls::Batch(_) => open.calls += 1,
+        });
+        Self {
+            counters,
+            version,
+            calls,
+            era,
+            session: None,
+            sent: Instant::now(),
+            first_byte: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            is_tester: false,
+            done: false,
+        }
+    }
+
+    pub(crate) fn in_session(&mut self, sessions: Arc<Sessions>, session: Uuid) {
+        self.session = Some((sessions, session));
+    }
+
+    pub(crate) fn by_tester(&mut self) {
+        self.is_tester = true;
+    }
+
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.calls, Calls::Stream)
+    }
+
+    /// The request is on its way.
+    pub(crate) fn sending(&mut self, request_bytes: usize) {
+        self.request_bytes = request_bytes as u64;
+        self.sent = Instant::now();
+    }
+
+    /// Time the gateway itself took, in seconds.
+    pub(crate) fn overhead(&self, spent: Duration) {
+        let mut overhead = self.version.overhead.borrow_mut();
+        overhead.record(spent.as_secs_f64());
+    }
+
+    /// A first event or byte has come.
+    pub(crate) fn first_byte(&mut self) {
+        self.first_byte.get_or_insert_with(Instant::now);
+    }
+
+    pub(crate) fn received(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// An attempt failed before any byte was sent; another follows.
+    pub(crate) fn attempt_failed(&mut self) {
+        self.count_all(Outcome::Transport, false);
+        self.version.transport(&self.counters, Outcome::Transport);
+    }
+
+    /// The exchange is repeated as another one: this one does not count.
+    pub(crate) fn void(&mut self) {
+        self.done = true;
+    }
+
+    /// The exchange is over, without an answer to be read.
+    pub(crate) fn failed(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.done, true) {
+            self.version.transport(&self.counters, outcome);
+            self.count_all(outcome, false);
+        }
+    }
+
+    /// The answer was read to its end. `resumable` says that the rest of a stream may come by another one.
+    pub(crate) fn answered(
+        &mut self,
+        status: StatusCode,
+        scanner: Option<&Scanner>,
+        resumable: bool,
+    ) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        self.version.transport(&self.counters, Outcome::Ok);
+        let by_status = of_status(status);
+        let auth = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let (Some(scanner), Outcome::Ok) = (scanner, by_status) else {
+            self.count_all(by_status, auth);
+            return;
+        };
+        let unanswered = if resumable {
+            Outcome::Cancelled
+        } else {
+            Outcome::Transport
+        };
+        // A person was asked meanwhile: the time says nothing about the tool.
+        if scanner.server_requests() > 0 {
+            self.first_byte = None;
+        }
+        let of = |outcome: Option<scan::Outcome>| outcome.map_or(unanswered, of_scan);
+        match std::mem::replace(&mut self.calls, Calls::None) {
+            Calls::None => {}
+            Calls::Stream => self.calls = Calls::Stream,
+            Calls::One(tool, id) => {
+                self.count(&tool, id.as_deref(), of(scanner.outcome()), auth);
+                self.close();
+            }
+            Calls::Batch(calls) => {
+                for (tool, id) in calls {
+                    let answer = scanner
+                        .answers()
+                        .iter()
+                        .find(|answer| answer.id.as_deref() == Some(&id));
+                    let outcome = of(answer.map(|answer| answer.outcome));
+                    self.count(&tool, Some(&id), outcome, auth);
+                }
+                self.close();
+            }
+        }
+    }
+
+    fn count_all(&mut self, outcome: Outcome, auth: bool) {
+        match std::mem::replace(&mut self.calls, Calls::None) {
+            Calls::One(tool, id) => {
+                self.count(&tool, id.as_deref(), outcome, auth);
+                self.calls = Calls::One(tool, id);
+            }
+            Calls::Batch(calls) => {
+                for (tool, id) in &calls {
+                    self.count(tool, Some(id), outcome, auth);
+                }
+                self.calls = Calls::Batch(calls);
+            }
+            other => self.calls = other,
+        }
+    }
+
+    fn count(&self, tool: &Arc<str>, id: Option<&str>, outcome: Outcome, auth: bool) {
+        if self.is_tester {
+            return;
+        }
+        let cancelled = self.done
+            && match (&self.session, id) {
+                (Some((sessions, session)), Some(id)) => sessions.take_cancelled(*session, id),
+                _ => false,
+            };
+        let outcome = if cancelled {
+            Outcome::Cancelled
+        } else {
+            outcome
+        };
+        self.version.with_cell(tool, self.era, |cell| {
+            if let Some(n) = cell.outcomes.get_mut(outcome as usize) {
+                *n += 1;
+            }
+            cell.auth_failures += u64::from(auth);
+            cell.request_bytes += self.request_bytes;
+            cell.response_bytes += self.response_bytes;
+            let timed = matches!(
+                outcome,
+                Outcome::Ok | Outcome::InputRequired | Outcome::CalledBadly
+            );
+            if let (true, Some(first_byte)) = (timed, self.first_byte) {
+                let since = |to: Instant| to.duration_since(self.sent).as_secs_f64();
+                cell.first_byte.record(since(first_byte));
+                cell.last_byte.record(since(Instant::now()));
+            }
+        });
+    }
+
+    /// The calls are no longer open.
+    fn close(&self) {
+        self.version
+            .open_changed(|open| open.calls = open.calls.saturating_sub(1));
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.failed(Outcome::Cancelled);
+        match self.calls {
+            Calls::None => {}
+            Calls::Stream => self
+                .version
+                .open_changed(|open| open.streams = open.streams.saturating_sub(1)),
+            Calls::One(..) | Calls::Batch(_) => self.close(),
+        }
+    }
+}
+
+fn of_status(status: StatusCode) -> Outcome {
+    match status.as_u16() {
+        400..500 => Outcome::Http4xx,
+        500.. => Outcome::Http5xx,
+        _ => Outcome::Ok,
+    }
+}
+
+fn of_scan(outcome: scan::Outcome) -> Outcome {
+    match outcome {
+        scan::Outcome::Ok => Outcome::Ok,
+        scan::Outcome::InputRequired => Outcome::InputRequired,
+        scan::Outcome::ToolError { called_badly: true }
+        | scan::Outcome::RpcError {
+            called_badly: true, ..
+        } => Outcome::CalledBadly,
+        scan::Outcome::ToolError { .. } => Outcome::ToolError,
+        // An answer that cannot be read is no better than one that says "internal error".
+        scan::Outcome::RpcError { .. } | scan::Outcome::Malformed => Outcome::RpcError,
+    }
+}

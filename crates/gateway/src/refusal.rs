@@ -1,0 +1,93 @@
+//! The gateway's own answers when it does not forward a request: what was wrong, where, and what to do.
+
+use crate::{body::ToClient, headers};
+use http::{HeaderValue, Response, StatusCode, header};
+use serin_mcp::error::{GatewayError, error_body};
+use serin_model::{name::ServiceName, observe::Rejection};
+
+/// A request turned away.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    text: String,
+    json: bool,
+    allow: Option<&'static str>,
+    /// The version that failed, and whether it is the candidate.
+    version: Option<(HeaderValue, bool)>,
+    /// How it is counted; a failure of an endpoint is counted with its calls instead.
+    pub(crate) counted: Option<Rejection>,
+    /// The service, where one was found.
+    pub(crate) service: Option<ServiceName>,
+}
+
+impl Refusal {
+    /// In plain text.
+    pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+            json: false,
+            allow: None,
+            version: None,
+            counted: None,
+            service: None,
+        }
+    }
+
+    /// As a JSON-RPC error, which an MCP client takes for an answer of its server: a plain 400 or 404 would make a client of
+    /// both eras believe that the server is legacy.
+    pub(crate) fn rpc(
+        status: StatusCode,
+        id: Option<&str>,
+        error: GatewayError,
+        text: &str,
+    ) -> Self {
+        Self {
+            json: true,
+            ..Self::plain(status, error_body(id, error, text, None))
+        }
+    }
+
+    pub(crate) fn counted(mut self, why: Rejection) -> Self {
+        self.counted = Some(why);
+        self
+    }
+
+    pub(crate) fn of(mut self, service: &ServiceName) -> Self {
+        self.service = Some(service.clone());
+        self
+    }
+
+    pub(crate) fn from_version(mut self, header: &HeaderValue, is_candidate: bool) -> Self {
+        self.version = Some((header.clone(), is_candidate));
+        self
+    }
+
+    pub(crate) fn allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    pub(crate) fn into_response(self) -> Response<ToClient> {
+        let mut text = self.text;
+        if !self.json {
+            text.push('\n');
+        }
+        let mut response = Response::new(ToClient::full(text));
+        *response.status_mut() = self.status;
+        let kind = if self.json {
+            "application/json"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some((version, is_candidate)) = self.version {
+            headers::name_version(headers, version, is_candidate);
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}

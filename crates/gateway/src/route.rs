@@ -1,0 +1,267 @@
+//! Route: which version and endpoint a request goes to. Pure: one function of the routing table and what admission found.
+//!
+//! In this order: a live session or a value that an endpoint minted (nobody else could read it), a version chosen by hand,
+//! the split by affinity key. Within the version an affinity key keeps its endpoint by rendezvous hashing, so that an
+//! endpoint that comes or goes moves only its own callers.
+
+use serin_model::{
+    name::EndpointId,
+    service::VersionStage,
+    snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
+};
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+
+/// Who asks, as far as routing needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller<'a> {
+    /// One who must reach this endpoint.
+    Pinned(EndpointId),
+    /// One who may be assigned.
+    New {
+        /// What keeps the caller on one version; without one it gets stable.
+        key: Option<&'a [u8]>,
+        /// The version chosen by hand.
+        chosen: Option<usize>,
+        /// Whether only stable speaks what this caller speaks.
+        stable_only: bool,
+    },
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// Index in the service's versions.
+    pub(crate) version: usize,
+    /// Index in the version's endpoints.
+    pub(crate) endpoint: usize,
+    /// No other endpoint will do.
+    pub(crate) pinned: bool,
+    /// The split decided it: the caller counts as one of its keys.
+    pub(crate) by_split: bool,
+}
+
+/// Why a request goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nowhere {
+    /// The endpoint to which the caller is bound is gone.
+    EndpointGone,
+    /// The version has no endpoints.
+    NoEndpoints {
+        /// Index in the service's versions.
+        version: usize,
+    },
+}
+
+/// Decides.
+pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destination, Nowhere> {
+    match caller {
+        Caller::Pinned(id) => {
+            let (version, endpoint) = locate(service, id).ok_or(Nowhere::EndpointGone)?;
+            Ok(Destination {
+                version,
+                endpoint,
+                pinned: true,
+                by_split: false,
+            })
+        }
+        Caller::New {
+            key,
+            chosen,
+            stable_only,
+        } => {
+            let by_split =
+                chosen.is_none() && !stable_only && key.is_some() && service.split.is_some();
+            let version = match chosen {
+                _ if stable_only => service.stable,
+                Some(version) => version,
+                None => service.assign(key),
+            };
+            let endpoint = service
+                .versions
+                .get(version)
+                .and_then(|version| choose(version, key, &[]))
+                .ok_or(Nowhere::NoEndpoints { version })?;
+            Ok(Destination {
+                version,
+                endpoint,
+                pinned: false,
+                by_split,
+            })
+        }
+    }
+}
+
+/// The version and endpoint that an id names, as indices.
+pub(crate) fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, usize)> {
+    service
+        .versions
+        .iter()
+        .enumerate()
+        .find_map(|(version, route)| {
+            let endpoint = route.endpoints.iter().position(|e| e.id == id)?;
+            Some((version, endpoint))
+        })
+}
+
+/// Whether live sessions are moved off the version.
+pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
+    service
+        .versions
+        .get(version)
+        .is_none_or(|version| version.stage == VersionStage::Withdrawn)
+}
+
+/// The endpoint of a version for a key, other than those tried: a healthy one if there is one, else any.
+pub(crate) fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {
+    if let ([_], []) = (version.endpoints.as_slice(), tried) {
+        return Some(0);
+    }
+    let weigh = |endpoint: &EndpointRoute| {
+        let mut hasher =
+            foldhash::quality::FixedState::with_seed(u64::from(endpoint.id.0)).build_hasher();
+        key.unwrap_or_default().hash(&mut hasher);
+        hasher.finish()
+    };
+    let left = version
+        .endpoints
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !tried.contains(at));
+    left.max_by_key(|(_, endpoint)| (endpoint.healthy, weigh(endpoint)))
+        .map(|(at, _)| at)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serin_model::{name::RolloutId, service::Protocol, share::Share, snapshot::Split};
+    use uuid::Uuid;
+
+    pub(crate) fn version(name: &str, ids: &[u32]) -> VersionRoute {
+        let endpoint = |id: &u32| EndpointRoute {
+            id: EndpointId(*id),
+            url: format!("http://127.0.0.1:{id}/mcp"),
+            healthy: true,
+        };
+        VersionRoute {
+            name: name.parse().unwrap(),
+            stage: VersionStage::Serving,
+            endpoints: ids.iter().map(endpoint).collect(),
+            tools: [].into(),
+        }
+    }
+
+    fn service(share: f64) -> ServiceRoute {
+        ServiceRoute {
+            name: "tools".parse().unwrap(),
+            protocol: Protocol::Mcp,
+            path: "/mcp".into(),
+            hosts: vec![],
+            versions: vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])],
+            stable: 0,
+            split: Some(Split {
+                rollout: RolloutId(Uuid::from_u128(3)),
+                candidate: 1,
+                share: Share::from_percent(share).unwrap(),
+                contract_differs: false,
+            }),
+            settings: Default::default(),
+        }
+    }
+
+    fn new(key: Option<&[u8]>) -> Caller<'_> {
+        Caller::New {
+            key,
+            chosen: None,
+            stable_only: false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn callers_stick_and_raising_the_share_moves_them_one_way(key: Vec<u8>, low in 0..=100_u8, high in 0..=100_u8) {
+            let (low, high) = (low.min(high), low.max(high));
+            let at = |share: u8| route(&service(f64::from(share)), new(Some(&key))).unwrap();
+            prop_assert_eq!(at(low), at(low));
+            prop_assert!(at(low).version <= at(high).version);
+            if at(low).version == at(high).version {
+                prop_assert_eq!(at(low).endpoint, at(high).endpoint);
+            }
+        }
+
+        #[test]
+        fn the_pinned_reach_their_endpoint_whatever_the_share(id in 1..=5_u32, share in 0..=100_u8, healthy: bool) {
+            let mut service = service(f64::from(share));
+            for version in &mut service.versions {
+                version.endpoints.iter_mut().for_each(|e| e.healthy = healthy);
+            }
+            let to = route(&service, Caller::Pinned(EndpointId(id))).unwrap();
+            prop_assert_eq!(service.versions[to.version].endpoints[to.endpoint].id, EndpointId(id));
+            prop_assert!(to.pinned && !to.by_split);
+        }
+
+        #[test]
+        fn a_lost_endpoint_moves_only_its_own_callers(key: Vec<u8>, lost in 0..3_usize) {
+            let mut version = version("v1", &[1, 2, 3]);
+            let before = choose(&version, Some(&key), &[]).unwrap();
+            version.endpoints[lost].healthy = false;
+            let after = choose(&version, Some(&key), &[]).unwrap();
+            prop_assert!(after != lost);
+            prop_assert!(before == lost || before == after);
+        }
+
+        #[test]
+        fn every_endpoint_is_tried_once(key: Vec<u8>) {
+            let version = version("v1", &[1, 2, 3]);
+            let mut tried = vec![];
+            while let Some(next) = choose(&version, Some(&key), &tried) {
+                prop_assert!(!tried.contains(&next));
+                tried.push(next);
+            }
+            prop_assert_eq!(tried.len(), 3);
+        }
+    }
+
+    #[test]
+    fn without_a_key_or_for_stable_alone_the_candidate_gets_nothing() {
+        let service = service(100.0);
+        assert_eq!(route(&service, new(None)).unwrap().version, 0);
+        assert!(!route(&service, new(None)).unwrap().by_split);
+        let old = Caller::New {
+            key: Some(b"k"),
+            chosen: Some(1),
+            stable_only: true,
+        };
+        assert_eq!(route(&service, old).unwrap().version, 0);
+        assert_eq!(route(&service, new(Some(b"k"))).unwrap().version, 1);
+    }
+
+    #[test]
+    fn a_version_chosen_by_hand_wins_over_the_split_and_is_no_key_of_it() {
+        let chosen = Caller::New {
+            key: Some(b"k"),
+            chosen: Some(1),
+            stable_only: false,
+        };
+        let to = route(&service(0.0), chosen).unwrap();
+        assert_eq!((to.version, to.by_split), (1, false));
+    }
+
+    #[test]
+    fn what_is_gone_is_said() {
+        let mut service = service(0.0);
+        let gone = route(&service, Caller::Pinned(EndpointId(9)));
+        assert_eq!(gone, Err(Nowhere::EndpointGone));
+        service.versions[0].endpoints.clear();
+        let none = route(&service, new(None));
+        assert_eq!(none, Err(Nowhere::NoEndpoints { version: 0 }));
+    }
+
+    #[test]
+    fn with_no_healthy_endpoint_any_is_used() {
+        let mut version = version("v1", &[1, 2]);
+        version.endpoints.iter_mut().for_each(|e| e.healthy = false);
+        assert!(choose(&version, None, &[]).is_some());
+    }
+}

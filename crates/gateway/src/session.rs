@@ -1,0 +1,455 @@
+//! Legacy sessions: the token that a client holds as its session id, and the little that must be remembered beside it.
+//!
+//! A token says where a session lives, so an ordinary session costs no memory here. Bounded tables hold the
+//! exceptions: sessions that were moved, that ended, or for which the server has made state, and calls their client cancelled.
+//! They are shared by the cores, since a session's requests come over any connection; each is behind an atomic count, so
+//! that the way of an ordinary request takes no lock.
+
+use crate::seal::{Keyring, Purpose};
+use serin_model::name::EndpointId;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+/// Longest `params` of an `initialize` that a token carries: without them a session cannot be moved.
+pub(crate) const INIT_BYTES_MAX: usize = 512;
+/// Longest session id of an upstream beside which init parameters still fit. Ids are UUIDs or short tokens.
+const UPSTREAM_BYTES_BESIDE_INIT_MAX: usize = 512;
+/// Longest session id of an upstream at all: sealed, it stays below the 1.5 KB that any server takes in a header.
+pub(crate) const UPSTREAM_BYTES_MAX: usize = 1024;
+/// Longest tenant.
+const TENANT_BYTES_MAX: usize = 63;
+/// Stands for "no session id" in place of its length.
+const NO_UPSTREAM: u16 = u16::MAX;
+
+/// What a session id of ours says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    /// The session; also its affinity key.
+    pub(crate) session: Uuid,
+    /// Where it was made.
+    pub(crate) endpoint: EndpointId,
+    /// The gateway process that made it: what it saw of the session is known to it alone.
+    pub(crate) incarnation: u64,
+    /// When it ends, in seconds since 1970.
+    pub(crate) expires_seconds: u64,
+    /// A tester chose its version by hand: its calls stay out of the comparison.
+    pub(crate) is_tester: bool,
+    /// Whose it is; empty before there are tenants.
+    pub(crate) tenant: Box<str>,
+    /// The server's own session id, if it gave one.
+    pub(crate) upstream: Option<Box<str>>,
+    /// `params` of the client's `initialize` (with the protocol version it asked for), if they were short enough.
+    pub(crate) init: Option<Box<str>>,
+}
+
+impl Token {
+    /// The session id for the client; nothing if the upstream's is too long.
+    pub(crate) fn seal(&self, keys: &Keyring, service: &str) -> Option<String> {
+        keys.seal(Purpose::Session, service, &self.encode()?)
+    }
+
+    /// What a session id says, if it is one of ours and its time is not over.
+    pub(crate) fn open(
+        keys: &Keyring,
+        service: &str,
+        text: &[u8],
+        now_seconds: u64,
+    ) -> Option<Self> {
+        let token = Self::decode(&keys.open_value(Purpose::Session, service, text)?)?;
+        (token.expires_seconds > now_seconds).then_some(token)
+    }
+
+    fn encode(&self) -> Option<Vec<u8>> {
+        let upstream = self.upstream.as_deref();
+        let upstream_length = upstream.map_or(0, str::len);
+        if upstream_length > UPSTREAM_BYTES_MAX || self.tenant.len() > TENANT_BYTES_MAX {
+            return None;
+        }
+        let fits = |init: &&str| {
+            init.len() <= INIT_BYTES_MAX && upstream_length <= UPSTREAM_BYTES_BESIDE_INIT_MAX
+        };
+        let init = self.init.as_deref().filter(fits).unwrap_or_default();
+        let mut out = Vec::with_capacity(48 + self.tenant.len() + upstream_length + init.len());
+        out.extend_from_slice(self.session.as_bytes());
+        out.extend_from_slice(&self.endpoint.0.to_be_bytes());
+        out.extend_from_slice(&self.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.expires_seconds.to_be_bytes());
+        out.push(u8::from(self.is_tester));
+        out.push(u8::try_from(self.tenant.len()).ok()?);
+        out.extend_from_slice(self.tenant.as_bytes());
+        let length = upstream.map_or(Some(NO_UPSTREAM), |id| u16::try_from(id.len()).ok())?;
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(upstream.unwrap_or_default().as_bytes());
+        out.extend_from_slice(init.as_bytes());
+        Some(out)
+    }
+
+    fn decode(raw: &[u8]) -> Option<Self> {
+        let (session, raw) = raw.split_first_chunk()?;
+        let (endpoint, raw) = raw.split_first_chunk()?;
+        let (incarnation, raw) = raw.split_first_chunk()?;
+        let (expires, raw) = raw.split_first_chunk()?;
+        let (&is_tester, raw) = raw.split_first()?;
+        let (&tenant, raw) = raw.split_first()?;
+        let (tenant, raw) = raw.split_at_checked(usize::from(tenant))?;
+        let (length, raw) = raw.split_first_chunk()?;
+        let text = |raw| std::str::from_utf8(raw).ok().map(Box::<str>::from);
+        let (upstream, init) = match u16::from_be_bytes(*length) {
+            NO_UPSTREAM => (None, raw),
+            length => {
+                let (upstream, init) = raw.split_at_checked(usize::from(length))?;
+                (Some(text(upstream)?), init)
+            }
+        };
+        Some(Self {
+            session: Uuid::from_bytes(*session),
+            endpoint: EndpointId(u32::from_be_bytes(*endpoint)),
+            incarnation: u64::from_be_bytes(*incarnation),
+            expires_seconds: u64::from_be_bytes(*expires),
+            is_tester: is_tester != 0,
+            tenant: text(tenant)?,
+            upstream,
+            init: if init.is_empty() {
+                None
+            } else {
+                Some(text(init)?)
+            },
+        })
+    }
+}
+
+/// Most sessions that are remembered as moved or as having state, each: 100,000 take some 20 MB.
+const SESSIONS_MAX: usize = 100_000;
+/// Most cancelled calls that are remembered until they end.
+const CANCELLED_MAX: usize = 4096;
+/// How long a cancelled call is remembered: it normally ends at once.
+const CANCELLED_FOR: Duration = Duration::from_mins(1);
+
+/// Where a moved session lives now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) endpoint: EndpointId,
+    pub(crate) upstream: Option<Box<str>>,
+}
+
+/// A place that one request finds while the others of the session wait for it.
+pub(crate) type Moving = Arc<OnceCell<Place>>;
+
+/// What is remembered of sessions, by all cores.
+pub(crate) struct Sessions {
+    /// This process.
+    pub(crate) incarnation: u64,
+    moved_count: AtomicUsize,
+    moved: Mutex<HashMap<Uuid, (Moving, u64)>>,
+    stateful: Mutex<Stateful>,
+    ended: Mutex<VecDeque<Uuid>>,
+    cancelled_count: AtomicUsize,
+    cancelled: Mutex<VecDeque<(Instant, u64)>>,
+}
+
+#[derive(Default)]
+struct Stateful {
+    sessions: HashMap<Uuid, u64>,
+    /// There were more than fit: those not found may have state too.
+    overflowed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each holder leaves a consistent table behind at every step, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            moved_count: AtomicUsize::new(0),
+            moved: Mutex::default(),
+            stateful: Mutex::default(),
+            ended: Mutex::default(),
+            cancelled_count: AtomicUsize::new(0),
+            cancelled: Mutex::default(),
+        }
+    }
+
+    /// Where a session was moved to, if it was.
+    pub(crate) fn moved(&self, session: Uuid) -> Option<Place> {
+        if self.moved_count.load(Relaxed) == 0 {
+            return None;
+        }
+        let table = lock(&self.moved);
+        table
+            .get(&session)
+            .and_then(|(moving, _)| moving.get().cloned())
+    }
+
+    /// The cell to which a session's next place goes, the same for all that ask while `from` is where it lives; nothing
+    /// when the table is full.
+    pub(crate) fn moving(&self, token: &Token, from: &Place) -> Option<Moving> {
+        let mut table = lock(&self.moved);
+        if let Some((moving, _)) = table.get(&token.session)
+            && moving.get() != Some(from)
+        {
+            return Some(moving.clone());
+        }
+        if table.len() >= SESSIONS_MAX && !table.contains_key(&token.session) {
+            return None;
+        }
+        let moving = Moving::default();
+        table.insert(token.session, (moving.clone(), token.expires_seconds));
+        self.moved_count.store(table.len(), Relaxed);
+        Some(moving)
+    }
+
+    /// Notes that its client has ended a session: it must not come to life again.
+    pub(crate) fn end(&self, session: Uuid) {
+        let mut table = lock(&self.ended);
+        if table.len() >= SESSIONS_MAX {
+            table.pop_front();
+        }
+        table.push_back(session);
+    }
+
+    /// Notes that the server has made state for a session, which another one would not have.
+    pub(crate) fn mark_stateful(&self, token: &Token) {
+        let mut table = lock(&self.stateful);
+        if table.sessions.len() < SESSIONS_MAX {
+            table.sessions.insert(token.session, token.expires_seconds);
+        } else if !table.sessions.contains_key(&token.session) {
+            table.overflowed = true;
+        }
+    }
+
+    /// Whether another server can take a session over: it has made no state that we could see, and we saw it all. Of a
+    /// session that began before this process we know nothing, so it cannot.
+    pub(crate) fn is_stateless(&self, token: &Token) -> bool {
+        if token.incarnation != self.incarnation || lock(&self.ended).contains(&token.session) {
+            return false;
+        }
+        let table = lock(&self.stateful);
+        !table.overflowed && !table.sessions.contains_key(&token.session)
+    }
+
+    /// Notes that a client cancelled a call; `id` is JSON text.
+    pub(crate) fn cancel(&self, session: Uuid, id: &str) {
+        let mut table = lock(&self.cancelled);
+        if table.len() >= CANCELLED_MAX {
+            table.pop_front();
+        }
+        table.push_back((Instant::now(), call_hash(session, id)));
+        self.cancelled_count.store(table.len(), Relaxed);
+    }
+
+    /// Whether the client cancelled this call. Forgets it.
+    pub(crate) fn take_cancelled(&self, session: Uuid, id: &str) -> bool {
+        if self.cancelled_count.load(Relaxed) == 0 {
+            return false;
+        }
+        let hash = call_hash(session, id);
+        let mut table = lock(&self.cancelled);
+        let found = table.iter().position(|(_, call)| *call == hash);
+        if let Some(at) = found {
+            table.remove(at);
+            self.cancelled_count.store(table.len(), Relaxed);
+        }
+        found.is_some()
+    }
+
+    /// Drops what is over. Called now and then by one core.
+    pub(crate) fn sweep(&self, now_seconds: u64) {
+        if self.cancelled_count.load(Relaxed) > 0 {
+            let mut table = lock(&self.cancelled);
+            table.retain(|(at, _)| at.elapsed() < CANCELLED_FOR);
+            self.cancelled_count.store(table.len(), Relaxed);
+        }
+        if self.moved_count.load(Relaxed) > 0 {
+            let mut table = lock(&self.moved);
+            // A move that failed leaves an empty cell behind.
+            table.retain(|_, (moving, expires)| {
+                *expires > now_seconds && (moving.initialized() || Arc::strong_count(moving) > 1)
+            });
+            self.moved_count.store(table.len(), Relaxed);
+        }
+        let mut table = lock(&self.stateful);
+        table.sessions.retain(|_, expires| *expires > now_seconds);
+    }
+}
+
+fn call_hash(session: Uuid, id: &str) -> u64 {
+    use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
+    session.as_bytes().hash(&mut hasher);
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_seconds() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |since| since.as_secs())
+}
+
+/// A minted value of a version, sealed: which endpoint made it, and what it was.
+pub(crate) fn seal_minted(
+    keys: &Keyring,
+    purpose: Purpose,
+    service: &str,
+    endpoint: EndpointId,
+    value: &str,
+) -> Option<String> {
+    let mut plain = Vec::with_capacity(4 + value.len());
+    plain.extend_from_slice(&endpoint.0.to_be_bytes());
+    plain.extend_from_slice(value.as_bytes());
+    keys.seal(purpose, service, &plain)
+}
+
+/// What [`seal_minted`] sealed.
+pub(crate) fn open_minted(
+    keys: &Keyring,
+    purpose: Purpose,
+    service: &str,
+    text: &str,
+) -> Option<(EndpointId, String)> {
+    let plain = keys.open_value(purpose, service, text.as_bytes())?;
+    let (endpoint, value) = plain.split_first_chunk()?;
+    let value = std::str::from_utf8(value).ok()?.to_owned();
+    Some((EndpointId(u32::from_be_bytes(*endpoint)), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn token(upstream: Option<String>, init: Option<String>) -> Token {
+        Token {
+            session: Uuid::from_u128(5),
+            endpoint: EndpointId(7),
+            incarnation: 11,
+            expires_seconds: 1000,
+            is_tester: false,
+            tenant: "".into(),
+            upstream: upstream.map(Into::into),
+            init: init.map(Into::into),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_read_back_as_written(upstream in prop::option::of("[!-~]{0,512}"), init in prop::option::of("\\{[a-zü]{0,200}\\}")) {
+            let keys = Keyring::ephemeral().unwrap();
+            let token = token(upstream, init);
+            let text = token.seal(&keys, "tools").unwrap();
+            prop_assert!(text.len() < 1500);
+            prop_assert_eq!(Token::open(&keys, "tools", text.as_bytes(), 999).as_ref(), Some(&token));
+            prop_assert_eq!(Token::open(&keys, "tools", text.as_bytes(), 1000), None, "expired");
+            prop_assert_eq!(Token::open(&keys, "other", text.as_bytes(), 999), None, "foreign");
+        }
+
+        #[test]
+        fn outside_bytes_never_panic(raw: Vec<u8>) {
+            let _ = Token::decode(&raw);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_or_refused() {
+        let keys = Keyring::ephemeral().unwrap();
+        let back = |token: &Token| {
+            let text = token.seal(&keys, "s")?;
+            assert!(text.len() < 1500, "{}", text.len());
+            Token::open(&keys, "s", text.as_bytes(), 0)
+        };
+        let init = |n| Some("i".repeat(n));
+        let id = |n| Some("u".repeat(n));
+        let most = token(id(UPSTREAM_BYTES_BESIDE_INIT_MAX), init(INIT_BYTES_MAX));
+        assert_eq!(back(&most), Some(most.clone()));
+        for (upstream, init) in [
+            (id(8), init(INIT_BYTES_MAX + 1)),
+            (id(UPSTREAM_BYTES_MAX), init(8)),
+        ] {
+            assert_eq!(back(&token(upstream, init)).unwrap().init, None);
+        }
+        assert_eq!(back(&token(id(UPSTREAM_BYTES_MAX + 1), None)), None);
+    }
+
+    #[test]
+    fn a_session_moves_once_for_all_that_ask_and_again_from_there() {
+        let sessions = Sessions::new(11);
+        let token = token(None, None);
+        let place = |n| Place {
+            endpoint: EndpointId(n),
+            upstream: None,
+        };
+        assert_eq!(sessions.moved(token.session), None);
+        let moving = sessions.moving(&token, &place(7)).unwrap();
+        assert!(Arc::ptr_eq(
+            &moving,
+            &sessions.moving(&token, &place(7)).unwrap()
+        ));
+        assert_eq!(sessions.moved(token.session), None, "not there yet");
+        moving.set(place(8)).unwrap();
+        assert_eq!(sessions.moved(token.session), Some(place(8)));
+        assert!(Arc::ptr_eq(
+            &moving,
+            &sessions.moving(&token, &place(7)).unwrap()
+        ));
+        let again = sessions.moving(&token, &place(8)).unwrap();
+        assert!(again.get().is_none());
+        sessions.sweep(1000);
+        assert_eq!(lock(&sessions.moved).len(), 0);
+    }
+
+    #[test]
+    fn sessions_of_earlier_processes_and_with_state_stay() {
+        let sessions = Sessions::new(11);
+        let mut token = token(None, None);
+        assert!(sessions.is_stateless(&token));
+        sessions.mark_stateful(&token);
+        assert!(!sessions.is_stateless(&token));
+        token.session = Uuid::from_u128(6);
+        assert!(sessions.is_stateless(&token));
+        sessions.end(token.session);
+        assert!(!sessions.is_stateless(&token), "ended");
+        token.session = Uuid::from_u128(7);
+        token.incarnation = 10;
+        assert!(!sessions.is_stateless(&token));
+    }
+
+    #[test]
+    fn a_full_table_makes_every_session_count_as_having_state() {
+        let sessions = Sessions::new(11);
+        let mut token = token(None, None);
+        for n in 0..=SESSIONS_MAX as u128 {
+            token.session = Uuid::from_u128(n);
+            sessions.mark_stateful(&token);
+        }
+        token.session = Uuid::from_u128(u128::MAX);
+        assert!(!sessions.is_stateless(&token));
+        assert_eq!(lock(&sessions.stateful).sessions.len(), SESSIONS_MAX);
+    }
+
+    #[test]
+    fn cancelled_calls_are_found_once_and_bounded() {
+        let sessions = Sessions::new(11);
+        let session = Uuid::from_u128(1);
+        sessions.cancel(session, "7");
+        assert!(!sessions.take_cancelled(session, "8"));
+        assert!(sessions.take_cancelled(session, "7"));
+        assert!(!sessions.take_cancelled(session, "7"));
+        for id in 0..=CANCELLED_MAX {
+            sessions.cancel(session, &id.to_string());
+        }
+        assert!(!sessions.take_cancelled(session, "0"), "the oldest went");
+        assert!(sessions.take_cancelled(session, "1"));
+    }
+}
