@@ -228,7 +228,12 @@ impl Client {
     /// # Errors
     /// When there is no whole answer.
     pub async fn call(&mut self, tool: &str, arguments: Value) -> Result<Answer, ClientError> {
-        let mut params = json!({ "name": tool, "arguments": arguments });
+        let mut params = json!({
+            "name": tool,
+            "arguments": arguments,
+            // As the usual clients do, whether they look at progress or not.
+            "_meta": { "progressToken": format!("call-{}", self.next_id) },
+        });
         let mut answer = self.request("tools/call", params.clone()).await?;
         let sent_at = answer.sent_at;
         for round in 1..=ROUNDS_MAX {

@@ -6,12 +6,15 @@
 //! - [`sample`]: an MCP server in two versions whose answers say who gave them.
 //! - [`faults`]: makes a sample server fail in a chosen way, from a chosen instant.
 //! - [`population`]: clients of both eras that check every answer on the wire.
+//! - [`load`] and [`upstream`]: the two ends of a benchmark.
 //! - [`fixture`]: the server that the public conformance suite expects.
 
 pub mod client;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod fixture;
+pub mod load;
 pub mod population;
 pub mod sample;
 mod serve;
+pub mod upstream;

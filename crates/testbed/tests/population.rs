@@ -17,9 +17,7 @@ use axum::{
 use serde_json::Value;
 use serin_testbed::{
     client::Era,
-    population::{
-        Change, MismatchKind, Outcome, Population, PopulationError, PopulationOptions, Report,
-    },
+    population::{Change, MismatchKind, Population, PopulationError, PopulationOptions, Report},
     sample::{Running, Sample, SampleOptions, ToolSet},
 };
 
@@ -311,7 +309,10 @@ async fn a_header_that_contradicts_the_answer_is_found_out() {
 #[cfg(feature = "faults")]
 mod faults {
     use super::*;
-    use serin_testbed::faults::{Fault, FaultKind};
+    use serin_testbed::{
+        faults::{Fault, FaultKind},
+        population::Outcome,
+    };
 
     #[tokio::test]
     async fn harm_is_counted_from_the_injection_and_by_tool() {

@@ -171,12 +171,8 @@ async fn progress_arrives_before_the_answer() {
     let server = sample("v1", ToolSet::V1).await;
     for era in ERAS {
         let mut client = client(&server, era).await;
-        let params = json!({
-            "name": PROGRESS_TOOL,
-            "arguments": { "documents": ["a", "b", "c"], "step_ms": 1 },
-            "_meta": { "progressToken": "p-1" },
-        });
-        let answer = client.request("tools/call", params).await.unwrap();
+        let arguments = json!({ "documents": ["a", "b", "c"], "step_ms": 1 });
+        let answer = client.call(PROGRESS_TOOL, arguments).await.unwrap();
         let progress: Vec<_> = answer
             .notifications
             .iter()

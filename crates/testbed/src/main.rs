@@ -1,0 +1,257 @@
+//! `serin-testbed`: the test servers, clients and the load generator as commands, for people, tests and benchmarks.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Parser, Subcommand};
+use serin_testbed::{
+    client::Era,
+    fixture,
+    load::{self, LoadOptions},
+    population::{Population, PopulationOptions},
+    sample::{Running, Sample, SampleOptions, ToolSet},
+    upstream::Upstream,
+};
+
+/// How a sample that crashed on purpose ends its process.
+const CRASHED: u8 = 70;
+
+/// Test servers, a client population and a load generator for Serin.
+#[derive(Debug, Parser)]
+#[command(name = "serin-testbed")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the sample MCP server; prints its URL. Exits with 70 when a fault makes it crash.
+    Sample(SampleArgs),
+    /// Serve what the public conformance suite expects; prints its URL.
+    Fixture {
+        /// Where to listen; port 0 picks a free one.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// The version's name.
+        #[arg(long, default_value = "v1")]
+        release: String,
+    },
+    /// Serve prepared answers of both eras, for benchmarks; prints its URL.
+    Upstream {
+        /// Where to listen; port 0 picks a free one.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// The version's name.
+        #[arg(long, default_value = "v1")]
+        release: String,
+    },
+    /// Measure calls a second and latency with prepared requests.
+    Load(LoadArgs),
+    /// Let clients of both eras call, check every answer, and report.
+    Populate(PopulateArgs),
+}
+
+#[derive(Args, Debug)]
+struct SampleArgs {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The version's name.
+    #[arg(long, default_value = "v1")]
+    release: String,
+    /// The endpoint's name.
+    #[arg(long, default_value = "a")]
+    endpoint: String,
+    /// The tools on offer.
+    #[arg(long, value_enum, default_value_t)]
+    tools: ToolSet,
+    /// Let callers on loopback inject faults: POST, GET and DELETE on /faults.
+    #[cfg(feature = "faults")]
+    #[arg(long)]
+    control: bool,
+}
+
+#[derive(Args, Debug)]
+struct LoadArgs {
+    /// The MCP endpoint.
+    #[arg(long)]
+    url: String,
+    /// Connections, each with one call in flight.
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// How long to count, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// How long to call before counting, in seconds.
+    #[arg(long, default_value_t = 0.5)]
+    warm_up_seconds: f64,
+    /// The era of the calls.
+    #[arg(long, value_enum, default_value = "legacy")]
+    era: Era,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct PopulateArgs {
+    /// The MCP endpoint.
+    #[arg(long)]
+    url: String,
+    /// Clients of the legacy era.
+    #[arg(long, default_value_t = 10)]
+    legacy: usize,
+    /// Clients of the modern era.
+    #[arg(long, default_value_t = 10)]
+    modern: usize,
+    /// Calls a second of all clients together.
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    /// Calls of one session.
+    #[arg(long, default_value_t = 20)]
+    calls_per_session: u32,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Picks tools and arguments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+// One thread: a load generator must leave the other cores to what it measures, and the servers need no more.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Sample(args) => sample(args).await,
+        Command::Fixture { listen, release } => tokio::select! {
+            served = fixture::serve(listen, &release) => {
+                served.map(|()| ExitCode::SUCCESS).map_err(Into::into)
+            }
+            stopped = interrupted() => stopped.map(|()| ExitCode::SUCCESS),
+        },
+        Command::Upstream { listen, release } => upstream(listen, &release).await,
+        Command::Load(args) => measure(args).await,
+        Command::Populate(args) => populate(args).await,
+    };
+    done.unwrap_or_else(|error| {
+        eprint!("serin-testbed: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            eprint!(": {error}");
+            cause = error.source();
+        }
+        eprintln!();
+        ExitCode::FAILURE
+    })
+}
+
+async fn sample(args: SampleArgs) -> Result<ExitCode> {
+    let mut options = SampleOptions::new(args.release, args.endpoint, args.tools);
+    options.listen = args.listen;
+    #[cfg(feature = "faults")]
+    {
+        options.control = args.control;
+    }
+    let server: Running = Sample::start(options).await?;
+    println!("sample listening on {}", server.url());
+    tokio::select! {
+        () = server.crashed() => return Ok(ExitCode::from(CRASHED)),
+        stopped = interrupted() => stopped?,
+    }
+    server.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn upstream(listen: SocketAddr, release: &str) -> Result<ExitCode> {
+    let server = Upstream::start(listen, release).await?;
+    println!("upstream listening on {}", server.url());
+    interrupted().await?;
+    server.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(args: LoadArgs) -> Result<ExitCode> {
+    let report = load::run(&LoadOptions {
+        url: args.url,
+        connections: args.connections,
+        era: args.era,
+        warm_up: Duration::try_from_secs_f64(args.warm_up_seconds)?,
+        duration: Duration::try_from_secs_f64(args.seconds)?,
+    })
+    .await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "{:.0} calls/s, {} errors, p50 {} us, p99 {} us, max {} us",
+            report.calls_per_second, report.errors, report.p50_us, report.p99_us, report.max_us
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn populate(args: PopulateArgs) -> Result<ExitCode> {
+    let population = Population::start(PopulationOptions {
+        legacy: args.legacy,
+        modern: args.modern,
+        calls_per_second: Some(args.rate),
+        calls_per_session: args.calls_per_session,
+        seed: args.seed,
+        ..PopulationOptions::new(args.url)
+    })?;
+    let end = Instant::now() + Duration::try_from_secs_f64(args.seconds)?;
+    while Instant::now() < end {
+        let second = Duration::from_secs(1).min(end - Instant::now());
+        tokio::select! {
+            () = tokio::time::sleep(second) => {}
+            stopped = interrupted() => {
+                stopped?;
+                break;
+            }
+        }
+        let stats = population.stats();
+        print!(
+            "{} calls, {} lives, {} harmed, {} gone, {} moves, {} mismatches",
+            stats.calls, stats.lives, stats.harmed, stats.gone, stats.moves, stats.mismatches
+        );
+        for (name, version) in &stats.versions {
+            print!(
+                "; {name}: {} calls, {} harmed, p95 {:?}",
+                version.calls,
+                version.harmed(),
+                version.recent_p95
+            );
+        }
+        println!();
+    }
+    let report = population.stop().await;
+    for mismatch in &report.mismatches {
+        println!("{mismatch:?}");
+    }
+    for moved in &report.moves {
+        println!("{moved:?}");
+    }
+    Ok(if report.mismatches.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Completes on an interrupt or a request to terminate.
+async fn interrupted() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
