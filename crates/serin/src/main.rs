@@ -1,2 +1,43 @@
-//! The `serin` command.
-fn main() {}
+//! The `serin` command: one binary for the gateway with its control plane (`serin run`) and for those who steer it.
+
+mod apply;
+mod check;
+mod cli;
+mod client;
+mod exit;
+mod problem;
+mod rollout;
+mod run;
+mod service;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+use exit::Exit;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Output into a pipe that nobody reads any more ends the process quietly, as with other tools.
+    let cli = Cli::parse();
+    problem::install(cli.global.no_color);
+    match dispatch(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            eprintln!("{error:?}");
+            Exit::Error.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> miette::Result<Exit> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Run(args) => run::run(&global, &args),
+        Command::Check(args) => check::check(&global, &args),
+        Command::Apply(args) => apply::apply(&global, &args),
+        Command::Diff(args) => Ok(apply::diff(&global, &args)),
+        Command::Rollout { command } => rollout::dispatch(&global, command),
+        Command::Service { command } => service::dispatch(&global, &command),
+        Command::Completions { shell } => cli::completions(shell),
+    }
+}

@@ -1,0 +1,253 @@
+//! The command line: one definition for parser, help and completions.
+
+use crate::exit::Exit;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use serin_model::{
+    name::{ServiceName, VersionName},
+    share::Share,
+};
+use std::{io::Write as _, path::PathBuf};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 error, 2 usage, 10 rolled back or aborted, 11 inconclusive, 12 still running.";
+
+/// Progressive delivery for MCP servers: a new version gets a small share of sessions, is compared with the stable one call by
+/// call, and is promoted or taken back by itself.
+#[derive(Debug, Parser)]
+#[command(name = "serin", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The configuration; without it, `serin.yaml` in this folder.
+    #[arg(short, long, global = true, value_name = "FILE", env = "SERIN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The admin API: `http://127.0.0.1:9090` or `unix:PATH`; without it, as the configuration says.
+    #[arg(long, global = true, value_name = "URL", env = "SERIN_ADMIN")]
+    pub(crate) admin: Option<String>,
+    /// The file with the admin API's token; without it, `$SERIN_TOKEN`, then as the configuration says.
+    #[arg(long, global = true, value_name = "FILE", env = "SERIN_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// No colours. `NO_COLOR` does the same.
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the gateway, the control plane and the admin API.
+    Run(RunArgs),
+    /// Say what is wrong in a configuration, or in a plan.
+    Check(CheckArgs),
+    /// Make what a file describes.
+    Apply(FileArgs),
+    /// Show what `serin apply` would change. Exits with 0 when nothing, 1 when something, 2 when it cannot tell.
+    Diff(FileArgs),
+    /// Begin, watch and steer rollouts.
+    Rollout {
+        #[command(subcommand)]
+        command: Rollout,
+    },
+    /// Show services.
+    Service {
+        #[command(subcommand)]
+        command: Service,
+    },
+    /// Print a completion script: `source <(serin completions bash)`.
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Make new sealing keys although the log is not empty: sessions sealed with the old ones end.
+    #[arg(long)]
+    pub(crate) new_keys: bool,
+    /// What is logged to standard error, such as `info` or `serin_gateway=debug`.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "RUST_LOG",
+        default_value = "info,sqlx=warn"
+    )]
+    pub(crate) log: String,
+    /// Panic on SIGUSR2, to see what is left behind. Not in release builds.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true)]
+    pub(crate) panic_on_usr2: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A plan by itself, in place of a configuration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// The file with services and plans, in YAML or JSON; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Also remove services and plans that it does not name.
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rollout {
+    /// Begin a rollout.
+    Start(StartArgs),
+    /// Where the rollout is; the exit code says so too.
+    Status(LookArgs),
+    /// Follow the rollout until it ends.
+    Watch(LookArgs),
+    /// Why the rollout is where it is.
+    Explain(LookArgs),
+    /// List rollouts, newest first.
+    List {
+        /// Answer in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set the share by hand.
+    Share {
+        /// The service.
+        service: ServiceName,
+        /// In percent, such as `12.5`.
+        share: Share,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Go on to the next phase.
+    Promote {
+        /// The service.
+        service: ServiceName,
+        /// To the end at once.
+        #[arg(long)]
+        full: bool,
+        /// Also without the evidence that the plan asks for.
+        #[arg(long = "override", requires = "reason")]
+        overridden: bool,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Stop it where it is; a critical breach still takes the candidate back.
+    Pause(SteerArgs),
+    /// Let it go on.
+    Resume {
+        /// The service.
+        service: ServiceName,
+    },
+    /// End it: the desired version is stable.
+    Abort(SteerArgs),
+    /// Take the candidate back; after a promotion, make the version before stable again.
+    Rollback {
+        #[command(flatten)]
+        steer: SteerArgs,
+        /// How live sessions leave.
+        #[arg(long, value_enum, default_value_t)]
+        strategy: Strategy,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// The candidate.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: VersionName,
+    /// The name of a plan, or a file with one.
+    #[arg(long, value_name = "NAME|FILE", default_value = "standard")]
+    pub(crate) plan: String,
+    /// Why.
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// Accept a change of the tools that clients will notice.
+    #[arg(long)]
+    pub(crate) accept_breaking: bool,
+    /// Wait for the end; the exit code says which.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// Answer in JSON; `watch` gives one a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SteerArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// Why.
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// How live sessions leave a version.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Strategy {
+    /// At once.
+    #[default]
+    Immediate,
+    /// When they end.
+    Gradual,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// List services.
+    List {
+        /// Answer in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a service with its versions and endpoints.
+    Show {
+        /// The service.
+        service: ServiceName,
+        /// Answer in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Prints the completion script of a shell.
+pub(crate) fn completions(shell: clap_complete::Shell) -> miette::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "serin", &mut script);
+    match std::io::stdout().write_all(&script) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(crate::problem::output(error))
+        }
+        _ => Ok(Exit::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

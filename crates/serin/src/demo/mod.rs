@@ -1,0 +1,40 @@
+//! `serin demo`: the main job on real MCP traffic, in under a minute, with no configuration.
+//!
+//! Three versions of a sample server, the gateway and the control plane as `serin run` starts them, and a client population that
+//! checks every answer. First a version whose search tool begins to fail inside HTTP 200, then a good one.
+
+mod scratch;
+mod story;
+
+pub(crate) use scratch::JANITOR;
+
+use crate::exit::Exit;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// What `serin demo` understands.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Leave it running at the end, with addresses to try by hand, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// Leave out the pauses for reading, and the screen.
+    #[arg(long)]
+    plain: bool,
+}
+
+/// What the janitor of the demo understands.
+#[derive(Debug, Args)]
+pub(crate) struct JanitorArgs {
+    folder: PathBuf,
+}
+
+/// Runs the demo.
+pub(crate) fn run(args: &DemoArgs) -> miette::Result<Exit> {
+    story::tell(args.keep, args.plain)
+}
+
+/// Cleans up after a demo that was killed.
+pub(crate) fn janitor(args: &JanitorArgs) -> std::process::ExitCode {
+    scratch::janitor(Path::new(&args.folder))
+}

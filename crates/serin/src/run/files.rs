@@ -1,0 +1,75 @@
+//! The files of a store: the log, the blocks, the sealing keys and the admin token, side by side.
+
+use super::failed;
+use crate::problem::Problem;
+use miette::Report;
+use serin_admin::Token;
+use serin_config::Config;
+use serin_gateway::{Keyring, KeyringError};
+use serin_store::{Blocks, Log, StoreError};
+use std::io;
+
+/// What is open.
+pub(super) struct Files {
+    pub(super) log: Log,
+    pub(super) blocks: Blocks,
+    pub(super) keys: Keyring,
+    pub(super) token: Token,
+}
+
+impl Files {
+    /// For a log `serin.db`: `serin.blocks.db`, `serin.keys`, and the token as the configuration says.
+    pub(super) async fn open(config: &Config, new_keys: bool) -> miette::Result<Self> {
+        let path = config.store.path();
+        let log = Log::open(path).await.map_err(store)?;
+        let empty = log.head().await.map_err(store)? == 0;
+        let keys_path = path.with_extension("keys");
+        let keys = match Keyring::open(&keys_path) {
+            Err(KeyringError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                if !empty && !new_keys {
+                    return Err(Report::new(Problem::new(
+                        format!(
+                            "the sealing keys {} are missing, while the log {} is not empty: live sessions could not be read",
+                            keys_path.display(),
+                            path.display()
+                        ),
+                        "restore the file, or start with `--new-keys` and let those sessions end",
+                    )));
+                }
+                Keyring::create(&keys_path)
+            }
+            other => other,
+        };
+        let keys = keys.map_err(|error| {
+            failed(
+                "the sealing keys cannot be used",
+                "the cause above says what to do",
+                error,
+            )
+        })?;
+        let blocks = Blocks::open(&path.with_extension("blocks.db"))
+            .await
+            .map_err(store)?;
+        let token = Token::read_or_create(&config.admin.token_file).map_err(|error| {
+            failed(
+                "the admin token cannot be used",
+                "the cause above says what to do",
+                error,
+            )
+        })?;
+        Ok(Self {
+            log,
+            blocks,
+            keys,
+            token,
+        })
+    }
+}
+
+fn store(error: StoreError) -> Report {
+    failed(
+        "the store cannot be used",
+        "the cause above says what to do, or set `store` to another file",
+        error,
+    )
+}
