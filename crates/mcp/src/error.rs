@@ -14,6 +14,9 @@ pub const INVALID_PARAMS: i64 = -32602;
 /// JSON-RPC: the server failed.
 pub const INTERNAL_ERROR: i64 = -32603;
 
+/// MCP 2025-11-25: the client must first send its user to a URL (`URLElicitationRequiredError`).
+pub const URL_ELICITATION_REQUIRED: i64 = -32042;
+
 /// Why the gateway answers a request itself.
 ///
 /// Its own codes lie above -32000: JSON-RPC reserves -32768..=-32000, and within it MCP reserves

@@ -375,6 +375,15 @@ fn lists_are_summed_up_in_a_line() {
             "2 changed (1 breaking)",
             Some(Breaking),
         ),
+        // The worst of a tool's changes is neither its first nor its last.
+        (
+            vec![a()],
+            vec![
+                json!({"name": "a", "inputSchema": {"required": ["a"], "properties": {"a": {"type": "string"}}}}),
+            ],
+            "1 changed (1 breaking)",
+            Some(Breaking),
+        ),
         (
             vec![a()],
             vec![

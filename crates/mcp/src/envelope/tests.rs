@@ -230,6 +230,17 @@ fn duplicate_keys_are_refused_where_they_are_read() {
             "{body}"
         );
     }
+    // Also behind many others.
+    let many: Vec<_> = (0..40)
+        .chain([30])
+        .map(|at| format!("\"k{at}\":0"))
+        .collect();
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","method":"x","params":{{{}}}}}"#,
+        many.join(",")
+    );
+    let (object, key) = ("params", "k30".to_owned());
+    assert_eq!(refused(&body), EnvelopeError::DuplicateKey { object, key });
     // In what belongs to the tool they are the tool's business.
     one(
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":1,"x":2}}}"#,

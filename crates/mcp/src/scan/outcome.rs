@@ -1,13 +1,14 @@
 //! What one answer says about the call.
 
-use crate::error::INVALID_PARAMS;
+use crate::error::{INVALID_PARAMS, URL_ELICITATION_REQUIRED};
 
 /// How a call ended, as far as its response's body says, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
     /// A result.
     Ok,
-    /// The server wants input before it goes on (2026-07-28 `resultType: "input_required"`): neutral.
+    /// The server wants input before it goes on: neutral. 2026-07-28 says so by
+    /// `resultType: "input_required"`, 2025-11-25 by the error -32042 (URL elicitation required).
     InputRequired,
     /// A result with `isError: true`.
     ToolError {
@@ -120,7 +121,9 @@ impl Draft {
         if self.about_tasks.is_some() || !(self.has_result || self.error_code.is_some()) {
             return None;
         }
-        let outcome = if let Some(code) = self.error_code {
+        let outcome = if self.error_code == Some(URL_ELICITATION_REQUIRED) {
+            Outcome::InputRequired
+        } else if let Some(code) = self.error_code {
             Outcome::RpcError {
                 code,
                 called_badly: code == INVALID_PARAMS && self.blame != Blame::Tool,

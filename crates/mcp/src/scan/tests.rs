@@ -109,6 +109,10 @@ fn outcomes_are_classified() {
             Some(Outcome::Ok),
         ),
         (
+            json!({"error": {"code": -32042, "message": "x"}}),
+            Some(Outcome::InputRequired),
+        ),
+        (
             json!({"error": {"code": -32603, "message": "x"}}),
             rpc(-32603, false),
         ),
@@ -194,6 +198,42 @@ fn outcomes_are_classified() {
         let text = format!(" {{ {} }} ", turned.join(" , "));
         assert_eq!(scan(BodyKind::Json, &text).outcome, want, "{text}");
     }
+}
+
+#[test]
+fn the_first_text_of_an_error_speaks_for_it() {
+    let text = r#"{"id":1,"result":{"isError":true,"content":[{"text":"disk full"},{"text":"Unknown tool: x"}]}}"#;
+    assert_eq!(
+        scan(BodyKind::Json, text).outcome,
+        Some(Outcome::ToolError {
+            called_badly: false
+        })
+    );
+}
+
+#[test]
+fn a_key_too_long_to_compare_is_no_key_of_ours() {
+    let text = format!(
+        r#"{{"result":{{"nextCursor":1,"{}":"t"}}}}"#,
+        "x".repeat(10_000)
+    );
+    let seen = scan(BodyKind::Json, &text);
+    assert_eq!((seen.out, seen.minted), (text, vec![]));
+}
+
+#[test]
+fn a_broken_event_takes_its_answers_along() {
+    let broken = r#"[{"id":1,"error":{"code":1}},{"id":2,"result":{}}"#;
+    let seen = scan(
+        BodyKind::EventStream,
+        &events(&[broken, r#"{"id":3,"result":{}}"#]),
+    );
+    let ids: Vec<_> = seen
+        .answers
+        .iter()
+        .map(|answer| answer.id.as_deref())
+        .collect();
+    assert_eq!((ids, seen.outcome), (vec![Some("3")], Some(Outcome::Ok)));
 }
 
 #[test]
