@@ -212,29 +212,18 @@ fn fill(runs: &mut Vec<Run>, revision: &str, expected: usize, direct_only: bool)
 
 /// Builds the programs that a run starts.
 fn build(args: &Args) -> Result<()> {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "serin-testbed",
-            "--example",
-            "fixture",
-        ])
-        .current_dir(root());
-    process::run(&mut cargo)?;
+    process::build("serin-testbed")?;
     if args.direct {
         Ok(())
     } else {
-        Gateway::build()
+        process::build("serin")
     }
 }
 
 /// A fixture process and its URL.
 fn fixture(out: &Path, version: &str, number: u32) -> Result<(Server, String)> {
-    let mut command = Command::new(process::built("examples/fixture")?);
-    command.args(["--version", version]);
+    let mut command = Command::new(process::built("serin-testbed")?);
+    command.args(["fixture", "--release", version]);
     let server = Server::start(&mut command, &out.join(format!("fixture-{number}.log")))?;
     let url = server.wait_for("fixture listening on ")?;
     Ok((server, url))

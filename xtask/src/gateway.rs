@@ -12,7 +12,6 @@ use std::{
 use crate::{
     Result,
     process::{self, Server},
-    root,
 };
 
 /// The one service of the gateway.
@@ -44,16 +43,6 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Builds the `serin` program.
-    pub(crate) fn build() -> Result<()> {
-        let mut cargo = Command::new("cargo");
-        process::run(
-            cargo
-                .args(["build", "--quiet", "--package", "serin", "--bin", "serin"])
-                .current_dir(root()),
-        )
-    }
-
     /// Starts it in `folder` with one service at `/mcp`; the first of `versions` is stable.
     pub(crate) fn start(folder: &Path, versions: &[Version<'_>]) -> Result<Self> {
         Self::start_program(process::built("serin")?, folder, versions)

@@ -165,18 +165,7 @@ struct Answer {
 /// Runs every client against every setup, prints the table, fails if any client does.
 pub(crate) fn run(args: &Args) -> Result<()> {
     tools::install_all()?;
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "serin-testbed",
-            "--bin",
-            "serin-testbed",
-        ])
-        .current_dir(root());
-    process::run(&mut cargo)?;
+    process::build("serin-testbed")?;
     let out = root().join("out/interop");
     fs::create_dir_all(&out)?;
 
@@ -185,7 +174,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let gateway = if args.direct {
         None
     } else {
-        Gateway::build()?;
+        process::build("serin")?;
         Some(Gateway::start(
             &out.join("gateway"),
             &[Version::new(VERSION, &[&sample])],
@@ -310,9 +299,9 @@ impl Seen {
 /// A sample server and its URL.
 fn sample(out: &Path) -> Result<(Server, String)> {
     let mut command = Command::new(process::built("serin-testbed")?);
-    command.args(["sample", "--version", VERSION, "--listen", "127.0.0.1:0"]);
+    command.args(["sample", "--release", VERSION]);
     let server = Server::start(&mut command, &out.join("sample.log"))?;
-    let url = server.wait_for("listening on ")?;
+    let url = server.wait_for("sample listening on ")?;
     Ok((server, url))
 }
 

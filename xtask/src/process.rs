@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Result;
+use crate::{Result, root};
 
 /// A server is ready within this time, on the slowest machine we know, or it is broken.
 const READY_SECONDS_MAX: u64 = 30;
@@ -56,6 +56,13 @@ pub(crate) fn exists(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
     })
+}
+
+/// Builds the program `name`, which its package is named after.
+pub(crate) fn build(name: &str) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--quiet", "--package", name, "--bin", name]);
+    run(cargo.current_dir(root()))
 }
 
 /// A program of this workspace, which lies beside this one: `name` is relative to that folder.
