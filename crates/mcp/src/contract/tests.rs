@@ -379,7 +379,7 @@ fn lists_are_summed_up_in_a_line() {
         (
             vec![a()],
             vec![
-                json!({"name": "a", "inputSchema": {"required": ["a"], "properties": {"a": {"type": "string"}}}}),
+                json!({"name": "a", "description": "d", "inputSchema": {"required": ["a"], "properties": {"a": {"type": "string"}}}}),
             ],
             "1 changed (1 breaking)",
             Some(Breaking),
