@@ -3,7 +3,8 @@
 use crate::{ControlError, picture::Recent};
 use jiff::Timestamp;
 use serin_model::{
-    event::{Actor, EVENT_VERSION, Event, Recorded},
+    decide::{Refusal, RefusalKind},
+    event::{Actor, DecodeError, EVENT_VERSION, Event, Recorded},
     state::State,
 };
 use serin_store::{AppendError, Log, NewRecord, Record};
@@ -15,6 +16,14 @@ const PAGE: u32 = 1000;
 pub(crate) struct Journal {
     log: Log,
     epoch: u64,
+}
+
+/// Why events were not appended.
+pub(crate) enum AppendFailure {
+    /// The log has gone on: an append that seemed to fail did not. Catch up and decide again.
+    Behind,
+    /// It will not do.
+    Final(ControlError),
 }
 
 impl Journal {
@@ -43,50 +52,52 @@ impl Journal {
         actor: &Actor,
         at: Timestamp,
         events: Vec<Event>,
-    ) -> Result<Vec<Recorded>, ControlError> {
+    ) -> Result<Vec<Recorded>, AppendFailure> {
         let mut records = Vec::with_capacity(events.len());
         for event in &events {
+            let kind = event.kind().to_owned();
+            let body = event.encode_body().map_err(|source| {
+                let kind = kind.clone();
+                AppendFailure::Final(ControlError::Decode(DecodeError::Body { kind, source }))
+            })?;
+            let actor = actor.as_str().to_owned();
             records.push(NewRecord {
                 at,
-                actor: actor.as_str().to_owned(),
-                kind: event.kind().to_owned(),
+                actor,
+                kind,
                 version: EVENT_VERSION,
-                body: event.encode_body().map_err(|source| {
-                    ControlError::Decode(serin_model::event::DecodeError::Body {
-                        kind: event.kind().to_owned(),
-                        source,
-                    })
-                })?,
+                body,
             });
         }
-        self.log
-            .append(state.position, self.epoch, &records)
-            .await
-            .map_err(|error| match error {
-                AppendError::Fenced { .. } | AppendError::Conflict { .. } => {
-                    ControlError::NotLeader
-                }
-                AppendError::Store(source) => ControlError::Store(source),
-                AppendError::TooLarge(too_large) => {
-                    ControlError::Refused(serin_model::decide::Refusal {
-                        kind: serin_model::decide::RefusalKind::Invalid,
-                        what: too_large.to_string(),
-                        help: "split the file into smaller ones and apply them one after another"
-                            .to_owned(),
-                    })
-                }
-            })?;
-        let recorded = events
-            .into_iter()
-            .zip(state.position + 1..)
+        let appended = self.log.append(state.position, self.epoch, &records).await;
+        appended.map_err(|error| match error {
+            AppendError::Conflict { .. } => AppendFailure::Behind,
+            AppendError::Fenced { .. } => AppendFailure::Final(ControlError::NotLeader),
+            AppendError::Store(source) => AppendFailure::Final(ControlError::Store(source)),
+            AppendError::TooLarge(too_large) => {
+                AppendFailure::Final(ControlError::Refused(Refusal {
+                    kind: RefusalKind::Invalid,
+                    what: too_large.to_string(),
+                    help: "split the file into smaller ones and apply them one after another"
+                        .into(),
+                }))
+            }
+        })?;
+        let places = events.into_iter().zip(state.position + 1..);
+        Ok(places
             .map(|(event, position)| Recorded {
                 position,
                 at,
                 actor: actor.clone(),
                 epoch: self.epoch,
                 event,
-            });
-        Ok(recorded.collect())
+            })
+            .collect())
+    }
+
+    /// What was appended after a position.
+    pub(crate) async fn after(&self, position: u64) -> Result<Vec<Recorded>, ControlError> {
+        read(&self.log, position, PAGE).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     ControlError, Options,
-    journal::Journal,
+    journal::{AppendFailure, Journal},
     picture::{self, Recent},
     probe::{Found, Probes},
     totals::{Ending, Totals},
@@ -336,42 +336,39 @@ impl Orchestrator {
         command: &Command,
     ) -> Result<Vec<Recorded>, ControlError> {
         let began = Instant::now();
-        let now = Timestamp::now();
-        let events = decide(&self.state, command, now)?;
-        if events.is_empty() {
-            return Ok(Vec::new());
+        loop {
+            let now = Timestamp::now();
+            let events = decide(&self.state, command, now)?;
+            if events.is_empty() {
+                return Ok(Vec::new());
+            }
+            if let Some(recorded) = self.commit(actor, now, events, began).await? {
+                return Ok(recorded);
+            }
         }
-        self.commit(actor, now, events, began).await
     }
 
+    /// Appends events and puts them in force. Nothing: the state was behind the log and has caught up; decide again.
     async fn commit(
         &mut self,
         actor: &Actor,
         now: Timestamp,
         events: Vec<Event>,
         began: Instant,
-    ) -> Result<Vec<Recorded>, ControlError> {
+    ) -> Result<Option<Vec<Recorded>>, ControlError> {
         if !self.leader {
             return Err(ControlError::NotLeader);
         }
-        let takes_back = events
-            .iter()
-            .find(|e| matches!(e, Event::RolledBack { .. } | Event::Aborted { .. }))
-            .cloned();
+        let takes_back = events.iter().find(|event| takes_back(event)).cloned();
         let appending = Instant::now();
         let recorded = match self.journal.append(&self.state, actor, now, events).await {
             Ok(recorded) => recorded,
-            Err(error) => {
-                if let (ControlError::Store(_), Some(event)) = (&error, takes_back) {
-                    self.taken_back
-                        .extend(event.rollout().map(|rollout| (rollout, event)));
-                    self.publish();
-                }
-                if matches!(error, ControlError::NotLeader) {
-                    self.leader = false;
-                    tracing::error!(%error, "no longer deciding");
-                    self.publish_view();
-                }
+            Err(AppendFailure::Behind) => {
+                self.catch_up().await?;
+                return Ok(None);
+            }
+            Err(AppendFailure::Final(error)) => {
+                self.not_appended(&error, takes_back);
                 return Err(error);
             }
         };
@@ -394,7 +391,37 @@ impl Orchestrator {
                 });
             }
         }
-        Ok(recorded)
+        Ok(Some(recorded))
+    }
+
+    /// An append that failed with an unclear answer may be in the log all the same.
+    async fn catch_up(&mut self) -> Result<(), ControlError> {
+        loop {
+            let page = self.journal.after(self.state.position).await?;
+            if page.is_empty() {
+                self.publish();
+                return Ok(());
+            }
+            for recorded in &page {
+                self.apply(recorded);
+            }
+        }
+    }
+
+    fn not_appended(&mut self, error: &ControlError, takes_back: Option<Event>) {
+        match (error, takes_back) {
+            (ControlError::Store(_), Some(event)) => {
+                self.taken_back
+                    .extend(event.rollout().map(|rollout| (rollout, event)));
+                self.publish();
+            }
+            (ControlError::NotLeader, _) => {
+                self.leader = false;
+                tracing::error!(%error, "no longer deciding");
+                self.publish_view();
+            }
+            _ => {}
+        }
     }
 
     fn apply(&mut self, recorded: &Recorded) {
@@ -548,6 +575,10 @@ fn active(state: &State) -> impl Iterator<Item = &Rollout> {
         .rollouts
         .iter()
         .filter(|rollout| !rollout.status.is_terminal())
+}
+
+const fn takes_back(event: &Event) -> bool {
+    matches!(event, Event::RolledBack { .. } | Event::Aborted { .. })
 }
 
 const fn ends(event: &Event) -> bool {
