@@ -11,7 +11,7 @@ use std::{
 };
 
 /// What is bound.
-pub(super) struct Bound {
+pub(crate) struct Bound {
     pub(super) gateway: TcpListener,
     pub(super) admin: AdminListener,
     /// The socket in the file system, if there is one.
@@ -19,16 +19,16 @@ pub(super) struct Bound {
 }
 
 /// The admin API's listener.
-pub(super) enum AdminListener {
+pub(crate) enum AdminListener {
     Tcp(TcpListener),
     Socket(UnixListener, PathBuf),
 }
 
 /// A socket in the file system; removed when it is dropped.
-pub(super) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(PathBuf);
 
 impl Bound {
-    pub(super) fn open(config: &Config) -> miette::Result<Self> {
+    pub(crate) fn open(config: &Config) -> miette::Result<Self> {
         let gateway = tcp(config.gateway.listen, "gateway", "gateway.listen")?;
         let (admin, socket) = match &config.admin.listen {
             AdminListen::Tcp(address) => (

@@ -1,0 +1,195 @@
+//! The wiring: store, control plane, gateway and admin API, started in this order and stopped in the other.
+
+use super::{
+    failed,
+    files::Files,
+    listen::{AdminListener, Bound, SocketFile},
+};
+use crate::problem::{self, Problem};
+use arc_swap::ArcSwap;
+use miette::Report;
+use serin_admin::{Access, Build, Token};
+use serin_config::{Config, Cores, builtin_plans};
+use serin_control::{Control, ControlError, Options};
+use serin_gateway::Gateway;
+use serin_model::snapshot::Snapshot;
+use serin_store::{Blocks, Log};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Messages of the cores that may wait for the control plane: at one a core each 100 ms, many seconds of a stalled disk.
+const OBSERVATIONS_MAX: usize = 4096;
+/// Time for the last answers of the admin API.
+const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+const BUILD: Build = Build {
+    version: env!("CARGO_PKG_VERSION"),
+    revision: match option_env!("SERIN_REVISION") {
+        Some(revision) => revision,
+        None => "unknown",
+    },
+};
+
+/// Everything that `serin run` runs.
+pub(crate) struct Server {
+    gateway: Gateway,
+    control: Control,
+    log: Log,
+    blocks: Blocks,
+    admin: JoinHandle<io::Result<()>>,
+    admin_place: String,
+    token_file: PathBuf,
+    stop: CancellationToken,
+    /// Removed when the server is gone.
+    _socket: Option<SocketFile>,
+}
+
+impl Server {
+    /// Starts what a configuration describes.
+    #[cfg(feature = "demo")]
+    pub(crate) async fn start(config: &Path) -> miette::Result<Self> {
+        let checked = Config::load(config).map_err(problem::refused)?;
+        problem::warn(checked.warnings);
+        let bound = Bound::open(&checked.value)?;
+        Self::start_on(checked.value, bound, false).await
+    }
+
+    /// Starts on listeners that are bound.
+    pub(super) async fn start_on(config: Config, bound: Bound, new_keys: bool) -> miette::Result<Self> {
+        let files = Files::open(&config, new_keys).await?;
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let (observed, observations) = mpsc::channel(OBSERVATIONS_MAX);
+        let gateway_options = gateway_options(&config, &bound.gateway)?;
+        let options = Options {
+            log: files.log.clone(),
+            blocks: files.blocks.clone(),
+            snapshot: Arc::clone(&snapshot),
+            observations,
+            tick: config.control.tick,
+            plans: builtin_plans(),
+            manifest: config.manifest,
+        };
+        let control = Control::start(options).await.map_err(not_started)?;
+        let gateway = Gateway::start(bound.gateway, gateway_options, files.keys, snapshot, observed)
+            .map_err(|error| failed("the gateway cannot be started", "free some memory, threads or file descriptors", error))?;
+        let stop = CancellationToken::new();
+        let hosts = config.gateway.hosts;
+        let (admin, admin_place) = start_admin(control.clone(), bound.admin, hosts, files.token, stop.clone())?;
+        let token_file = config.admin.token_file;
+        tracing::info!(token_file = %token_file.display(), "the admin API's token is in this file");
+        Ok(Self {
+            gateway,
+            control,
+            log: files.log,
+            blocks: files.blocks,
+            admin,
+            admin_place,
+            token_file,
+            stop,
+            _socket: bound.socket,
+        })
+    }
+
+    /// Where clients reach the services.
+    pub(crate) fn gateway_address(&self) -> SocketAddr {
+        self.gateway.address()
+    }
+
+    /// Where the admin API is: `http://ADDRESS` or `unix:PATH`.
+    pub(crate) fn admin_place(&self) -> &str {
+        &self.admin_place
+    }
+
+    /// The control plane.
+    #[cfg(feature = "demo")]
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// A command line that reaches this server from anywhere on this machine.
+    #[cfg(feature = "demo")]
+    pub(crate) fn admin_command(&self, command: &str) -> String {
+        let program = std::env::current_exe().map_or_else(|_| "serin".to_owned(), |path| path.display().to_string());
+        format!("{program} --admin {} --token-file {} {command}", self.admin_place, self.token_file.display())
+    }
+
+    /// Where the metrics are.
+    #[cfg(feature = "demo")]
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("{}/metrics", self.admin_place)
+    }
+
+    /// Lets what is under way finish, for as long as `drain`, and ends.
+    pub(crate) async fn stop(self, drain: Duration) {
+        let report = self.gateway.shutdown(drain).await;
+        if report.cut > 0 {
+            tracing::warn!(cut = report.cut, "some calls and streams were still open after the drain and were cut");
+        }
+        self.stop.cancel();
+        match tokio::time::timeout(ADMIN_DRAIN, self.admin).await {
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the admin API failed"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("an admin request was still open and was cut"),
+        }
+        drop(self.control);
+        self.log.close().await;
+        self.blocks.close().await;
+    }
+}
+
+fn gateway_options(config: &Config, listener: &TcpListener) -> miette::Result<serin_gateway::Options> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| failed("the gateway's listener has no address", "start again", error))?;
+    let settings = &config.gateway;
+    let mut options = serin_gateway::Options::for_listener(address);
+    if let Cores::Count(count) = settings.cores {
+        options.cores = count.get();
+    }
+    options.hosts.extend(settings.hosts.iter().cloned());
+    options.origins.clone_from(&settings.origins);
+    options.trusted_proxies.clone_from(&settings.trusted_proxies);
+    options.connections_max = settings.connections_max;
+    options.head_bytes_max = settings.header_bytes_max;
+    Ok(options)
+}
+
+fn start_admin(
+    control: Control,
+    listener: AdminListener,
+    hosts: Vec<String>,
+    token: Token,
+    stop: CancellationToken,
+) -> miette::Result<(JoinHandle<io::Result<()>>, String)> {
+    let cannot = |error| failed("the admin API cannot be started", "free some file descriptors", error);
+    let (listener, place, token) = match listener {
+        AdminListener::Tcp(listener) => {
+            let address = listener.local_addr().map_err(cannot)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
+            (serin_admin::Listener::Tcp(listener), format!("http://{address}"), Some(token))
+        }
+        AdminListener::Socket(listener, path) => {
+            let listener = tokio::net::UnixListener::from_std(listener).map_err(cannot)?;
+            (serin_admin::Listener::Unix(listener), format!("unix:{}", path.display()), None)
+        }
+    };
+    let router = serin_admin::router(control, Access { token, hosts }, BUILD, stop.clone());
+    Ok((tokio::spawn(serin_admin::serve(listener, router, stop)), place))
+}
+
+fn not_started(error: ControlError) -> Report {
+    match error {
+        ControlError::Refused(refusal) => Report::new(Problem::new(
+            format!("the services of the configuration cannot be applied: {}", refusal.what),
+            refusal.help,
+        )),
+        error => failed("the control plane cannot be started", "the cause above says what to do", error),
+    }
+}
