@@ -58,6 +58,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Service,
     },
+    /// Show a bad version taken back and a good one promoted, on a sample server, in under a minute.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
+    /// Wait for the end of a demo and remove its folder.
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoJanitor(crate::demo::JanitorArgs),
     /// Print a completion script: `source <(serin completions bash)`.
     Completions {
         /// For this shell.

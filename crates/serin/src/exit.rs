@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Inconclusive = 11,
     /// The rollout goes on.
     StillRunning = 12,
+    /// Interrupted, as shells say it: 128 and the signal's number.
+    Interrupted = 130,
 }
 
 impl Exit {

@@ -4,6 +4,8 @@ mod apply;
 mod check;
 mod cli;
 mod client;
+#[cfg(feature = "demo")]
+mod demo;
 mod exit;
 mod problem;
 mod rollout;
@@ -38,6 +40,10 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Diff(args) => Ok(apply::diff(&global, &args)),
         Command::Rollout { command } => rollout::dispatch(&global, command),
         Command::Service { command } => service::dispatch(&global, &command),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "demo")]
+        Command::DemoJanitor(args) => Ok(demo::janitor(&args)),
         Command::Completions { shell } => cli::completions(shell),
     }
 }

@@ -52,7 +52,6 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> miette::Result<Exit> {
 
 async fn serve(config: Config, args: &RunArgs, bound: Bound, mut endings: Endings) -> miette::Result<Exit> {
     endings.arm(args)?;
-    let drain = config.gateway.drain;
     // Nothing is being served yet, so there is nothing to wait for.
     let server = tokio::select! {
         server = Server::start_on(config, bound, args.new_keys) => server?,
@@ -61,9 +60,14 @@ async fn serve(config: Config, args: &RunArgs, bound: Bound, mut endings: Ending
     announce(&server)?;
     let ending = endings.next().await;
     tracing::info!(reason = %ending, "shutting down");
-    let drain = if ending == Ending::Panic { PANIC_DRAIN.min(drain) } else { drain };
+    let stopped = async {
+        match ending {
+            Ending::Panic => server.stop_within(PANIC_DRAIN).await,
+            _ => server.stop().await,
+        }
+    };
     tokio::select! {
-        () = server.stop(drain) => {}
+        stopped = stopped => stopped?,
         again = endings.next() => {
             tracing::warn!(reason = %again, "asked again: not waiting any longer");
             return Ok(again.exit());

@@ -6,11 +6,9 @@
 mod scratch;
 mod story;
 
-pub(crate) use scratch::JANITOR;
-
 use crate::exit::Exit;
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What `serin demo` understands.
 #[derive(Debug, Args)]
@@ -18,9 +16,6 @@ pub(crate) struct DemoArgs {
     /// Leave it running at the end, with addresses to try by hand, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// Leave out the pauses for reading, and the screen.
-    #[arg(long)]
-    plain: bool,
 }
 
 /// What the janitor of the demo understands.
@@ -31,10 +26,10 @@ pub(crate) struct JanitorArgs {
 
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs) -> miette::Result<Exit> {
-    story::tell(args.keep, args.plain)
+    story::tell(args.keep)
 }
 
 /// Cleans up after a demo that was killed.
-pub(crate) fn janitor(args: &JanitorArgs) -> std::process::ExitCode {
-    scratch::janitor(Path::new(&args.folder))
+pub(crate) fn janitor(args: &JanitorArgs) -> Exit {
+    scratch::janitor(&args.folder)
 }

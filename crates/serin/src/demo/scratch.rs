@@ -3,15 +3,16 @@
 //! On an ordinary end and on a panic it is removed by its owner. Against a kill there is a janitor: this same binary, waiting on a
 //! pipe whose other end only the demo holds. The system closes it when the demo is no more, and the janitor removes the folder.
 
+use crate::exit::Exit;
 use std::{
     io::{self, Read},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
 
 /// What the janitor is called on the command line.
-pub(crate) const JANITOR: &str = "demo-janitor";
+const JANITOR: &str = "demo-janitor";
 
 /// What the folder's name begins with. The janitor touches no other.
 const PREFIX: &str = "serin-demo-";
@@ -49,12 +50,11 @@ impl Drop for Scratch {
 }
 
 /// Waits until the demo is no more and removes its folder.
-pub(crate) fn janitor(folder: &Path) -> ExitCode {
+pub(crate) fn janitor(folder: &Path) -> Exit {
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    let folder = PathBuf::from(folder);
     let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-    if is_ours && folder.exists() && std::fs::remove_dir_all(&folder).is_err() {
-        return ExitCode::FAILURE;
+    if is_ours && folder.exists() && std::fs::remove_dir_all(folder).is_err() {
+        return Exit::Error;
     }
-    ExitCode::SUCCESS
+    Exit::Done
 }

@@ -1,13 +1,17 @@
 //! What happens in the demo, in order.
 
 use super::scratch::Scratch;
-use crate::{exit::Exit, run::Server, screen};
+use crate::{
+    exit::Exit,
+    run::{Server, interrupted},
+};
 use anstream::println;
+use anstyle::Style;
 use jiff::Timestamp;
 use miette::{Context as _, IntoDiagnostic as _, miette};
 use serin_control::{
     PlanChoice, StartRequest,
-    view::{RolloutView, ServiceView, View},
+    view::{RolloutView, View},
 };
 use serin_model::{event::Actor, name::ServiceName, rollout::Status};
 use serin_testbed::{
@@ -16,7 +20,6 @@ use serin_testbed::{
     sample::{Running, Sample, SampleOptions, ToolSet},
 };
 use std::{
-    io::IsTerminal as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,17 +31,20 @@ const BROKEN_TOOL: &str = "search_knowledge";
 /// Longest time of a rollout here; its plan needs a quarter of it.
 const ROLLOUT_SECONDS_MAX: u64 = 50;
 
+/// Phases of the demo's plan.
+const PHASES: usize = 4;
+
 /// Calls of the population after a rollback that show where everybody is now.
 const CALLS_AFTERWARDS: u64 = 200;
 
 /// Runs the demo and cleans up.
-pub(super) fn tell(keep: bool, plain: bool) -> miette::Result<Exit> {
+pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
     let scratch = Scratch::make().into_diagnostic().wrap_err("the demo needs a temporary folder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().into_diagnostic()?;
     runtime.block_on(async {
         tokio::select! {
-            told = play(&scratch, keep, plain) => told,
-            () = crate::run::interrupted() => {
+            told = play(&scratch, keep) => told,
+            () = interrupted() => {
                 println!();
                 Ok(Exit::Interrupted)
             }
@@ -46,19 +52,19 @@ pub(super) fn tell(keep: bool, plain: bool) -> miette::Result<Exit> {
     })
 }
 
-async fn play(scratch: &Scratch, keep: bool, plain: bool) -> miette::Result<Exit> {
+async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
     let began = Instant::now();
     let stage = Stage::set(scratch).await?;
-    let teller = Teller { began, screen: !plain && std::io::stdout().is_terminal() };
+    let teller = Teller { began };
 
     teller.say("A gateway in front of three versions of an MCP server, and a hundred clients calling its tools about");
     teller.say("100 times a second: half with sessions (to 2025-11-25), half without (2026-07-28).");
     teller.say("The demo's plan has wide tolerances and short phases so that a minute suffices.");
 
-    teller.head("Act 1: v2.0.0 is rolled out, and its search begins to fail inside HTTP 200");
+    Teller::head("Act 1: v2.0.0 is rolled out, and its search begins to fail inside HTTP 200");
     stage.start("v2.0.0").await?;
     stage.follow(&teller, |rollout| rollout.phase > 0).await?;
-    let fault = Fault::new(FaultKind::ToolError).on_tool(BROKEN_TOOL);
+    let fault = Fault::new(FaultKind::ToolError { message: "the index is not reachable".to_owned() }).on_tool(BROKEN_TOOL);
     let injected = stage.bad.faults().set(fault).into_diagnostic()?;
     teller.say(&format!("        now every call of {BROKEN_TOOL} on v2.0.0 fails: HTTP 200, isError inside"));
     let rollout = stage.follow(&teller, |rollout| rollout.status.is_terminal()).await?;
@@ -67,7 +73,7 @@ async fn play(scratch: &Scratch, keep: bool, plain: bool) -> miette::Result<Exit
     let taken_back = TakenBack::measure(&rollout, injected, &stage.population);
     taken_back.tell(&teller, &rollout);
 
-    teller.head("Act 2: v2.0.1 is rolled out, and it is good");
+    Teller::head("Act 2: v2.0.1 is rolled out, and it is good");
     stage.start("v2.0.1").await?;
     let rollout = stage.follow(&teller, |rollout| rollout.status.is_terminal()).await?;
     expect(&rollout, Status::Promoted)?;
@@ -155,13 +161,13 @@ impl Stage {
         let mut views = self.server.control().subscribe();
         let deadline = tokio::time::sleep(Duration::from_secs(ROLLOUT_SECONDS_MAX));
         tokio::pin!(deadline);
-        let mut painter = teller.painter();
+        let mut told = 0;
         loop {
             let view = views.borrow_and_update().clone();
             if let Some(service) = view.service("tools")
                 && let Some(rollout) = &service.rollout
             {
-                painter.show(service, rollout);
+                teller.events(rollout, &mut told);
                 if until(rollout) {
                     return Ok(rollout.clone());
                 }
@@ -192,29 +198,27 @@ impl Stage {
 
     fn keep(&self, teller: &Teller) {
         let gateway = self.server.gateway_address();
-        teller.head("It goes on until Ctrl-C. Things to try by hand");
-        for line in [
-            format!("an MCP client       http://{gateway}/mcp"),
-            format!("where it stands     {}", self.server.admin_command("rollout status tools")),
-            format!("back to v1.0.0      {}", self.server.admin_command("rollout rollback tools --reason \"I saw enough\"")),
-            format!("once more           {}", self.server.admin_command("rollout start tools --to v2.0.1 --plan demo")),
-            format!("metrics             {}", self.server.metrics_url()),
+        Teller::head("It goes on until Ctrl-C. Things to try by hand");
+        for (what, how) in [
+            ("an MCP client", format!("http://{gateway}/mcp")),
+            ("where it stands", self.server.admin_command("rollout watch tools")),
+            ("back to v1.0.0", self.server.admin_command("rollout rollback tools --reason \"I saw enough\"")),
+            ("once more", self.server.admin_command("rollout start tools --to v2.0.1 --plan demo --wait")),
+            ("metrics", format!("curl {}", self.server.metrics_url())),
         ] {
-            teller.say(&format!("  {line}"));
+            println!("  {what:16} {how}");
         }
     }
 
     async fn close(self, teller: &Teller) -> miette::Result<Exit> {
         let report = self.population.stop().await;
         self.server.stop().await?;
-        let v2 = ["v2.0.0", "v2.0.1"].map(str::to_owned);
-        let changes: Vec<_> = v2
-            .iter()
-            .flat_map(|v| [Change::Raised(v.clone()), Change::Raised(v.clone()), Change::Raised(v.clone()), Change::Raised(v.clone())])
-            .chain([Change::RolledBack("v2.0.0".to_owned())])
-            .collect();
+        let changes = ["v2.0.0", "v2.0.1"].map(|version| Change::Raised(version.to_owned()));
+        // A raise a phase, and the end of v2.0.0.
+        let mut changes: Vec<_> = changes.iter().flat_map(|raise| std::iter::repeat_n(raise.clone(), PHASES)).collect();
+        changes.push(Change::RolledBack("v2.0.0".to_owned()));
         let odd = report.unexplained_moves(&changes).len();
-        teller.head("In the end");
+        Teller::head("In the end");
         let Stats { calls, mismatches, .. } = report.stats;
         teller.say(&format!(
             "{calls} calls; answers from a wrong version, endpoint, session or call: {mismatches}; callers moved without reason: {odd}"
@@ -274,41 +278,23 @@ impl TakenBack {
 /// Says what happens.
 struct Teller {
     began: Instant,
-    /// Whether the whole screen of `watch` is shown, rather than events alone.
-    screen: bool,
 }
 
 impl Teller {
-    fn head(&self, text: &str) {
-        println!("\n{}", screen::bold(text));
+    fn head(text: &str) {
+        let bold = Style::new().bold();
+        println!("\n{bold}{text}{bold:#}");
     }
 
     fn say(&self, text: &str) {
         println!("{:5.1}s  {text}", self.began.elapsed().as_secs_f64());
     }
 
-    fn painter(&self) -> Painter<'_> {
-        Painter { teller: self, told: 0, live: self.screen.then(screen::Live::new) }
-    }
-}
-
-/// Shows a rollout as it goes on.
-struct Painter<'a> {
-    teller: &'a Teller,
-    /// The last event that was told.
-    told: u64,
-    live: Option<screen::Live>,
-}
-
-impl Painter<'_> {
-    fn show(&mut self, service: &ServiceView, rollout: &RolloutView) {
-        if let Some(live) = &mut self.live {
-            live.paint(service, Timestamp::now());
-            return;
+    /// Says what has happened since `told`, the position of the last event that was said.
+    fn events(&self, rollout: &RolloutView, told: &mut u64) {
+        for event in rollout.events.iter().filter(|event| event.position > *told) {
+            self.say(&event.text);
         }
-        for event in rollout.events.iter().filter(|event| event.position > self.told) {
-            self.teller.say(&event.text);
-        }
-        self.told = rollout.events.last().map_or(self.told, |event| event.position.max(self.told));
+        *told = rollout.events.last().map_or(*told, |event| event.position.max(*told));
     }
 }

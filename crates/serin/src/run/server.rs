@@ -47,6 +47,7 @@ pub(crate) struct Server {
     admin_place: String,
     token_file: PathBuf,
     stop: CancellationToken,
+    drain: Duration,
     /// Removed when the server is gone.
     _socket: Option<SocketFile>,
 }
@@ -80,7 +81,7 @@ impl Server {
         let gateway = Gateway::start(bound.gateway, gateway_options, files.keys, snapshot, observed)
             .map_err(|error| failed("the gateway cannot be started", "free some memory, threads or file descriptors", error))?;
         let stop = CancellationToken::new();
-        let hosts = config.gateway.hosts;
+        let hosts = config.gateway.hosts.clone();
         let (admin, admin_place) = start_admin(control.clone(), bound.admin, hosts, files.token, stop.clone())?;
         let token_file = config.admin.token_file;
         tracing::info!(token_file = %token_file.display(), "the admin API's token is in this file");
@@ -93,6 +94,7 @@ impl Server {
             admin_place,
             token_file,
             stop,
+            drain: config.gateway.drain,
             _socket: bound.socket,
         })
     }
@@ -126,21 +128,32 @@ impl Server {
         format!("{}/metrics", self.admin_place)
     }
 
-    /// Lets what is under way finish, for as long as `drain`, and ends.
-    pub(crate) async fn stop(self, drain: Duration) {
-        let report = self.gateway.shutdown(drain).await;
+    /// Lets what is under way finish, for as long as the configuration says, and ends.
+    pub(crate) async fn stop(self) -> miette::Result<()> {
+        let drain = self.drain;
+        self.stop_within(drain).await
+    }
+
+    /// Lets what is under way finish, for no longer than `most`, and ends.
+    pub(crate) async fn stop_within(self, most: Duration) -> miette::Result<()> {
+        let report = self.gateway.shutdown(most.min(self.drain)).await;
         if report.cut > 0 {
             tracing::warn!(cut = report.cut, "some calls and streams were still open after the drain and were cut");
         }
         self.stop.cancel();
-        match tokio::time::timeout(ADMIN_DRAIN, self.admin).await {
-            Ok(Ok(Err(error))) => tracing::error!(%error, "the admin API failed"),
-            Ok(_) => {}
-            Err(_) => tracing::warn!("an admin request was still open and was cut"),
-        }
+        let admin = tokio::time::timeout(ADMIN_DRAIN, self.admin).await;
         drop(self.control);
         self.log.close().await;
         self.blocks.close().await;
+        match admin {
+            Ok(Ok(Err(error))) => Err(failed("the admin API failed", "look at its address and start again", error)),
+            // A panic in it was reported by the panic hook.
+            Ok(_) => Ok(()),
+            Err(_) => {
+                tracing::warn!("an admin request was still open and was cut");
+                Ok(())
+            }
+        }
     }
 }
 
