@@ -80,9 +80,15 @@ impl Era {
 struct Load {
     calls: u64,
     errors: u64,
-    calls_per_second: f64,
+    seconds: f64,
     p50_us: f64,
     p99_us: f64,
+}
+
+impl Load {
+    fn calls_per_second(&self) -> f64 {
+        self.calls as f64 / self.seconds
+    }
 }
 
 /// One run.
@@ -136,7 +142,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for &kind in &kinds {
         let peer = Peer::start(kind, &folder.join(kind.folder()), &upstreams)
             .map_err(|error| format!("{}: {error}", kind.name()))?;
-        println!("{:<18}{:<22}{}", kind.name(), peer.url, peer.program);
+        println!("{:<18}{:<32}{}", kind.name(), peer.url, peer.program);
         peers.push(peer);
     }
 

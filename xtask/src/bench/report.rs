@@ -152,7 +152,7 @@ impl Report {
                 f,
                 "{:<18}{:>9.0}{:>9.2}{:>9.2}{cpu:>10}{system:>9}   {:<22}{:<22}",
                 kind.name(),
-                cell.median(|sample| sample.load.calls_per_second),
+                cell.median(|sample| sample.load.calls_per_second()),
                 cell.median(|sample| sample.load.p50_us) / 1000.0,
                 cell.median(|sample| sample.load.p99_us) / 1000.0,
                 ratio(Kind::Nginx),
@@ -273,8 +273,8 @@ impl Cell {
             .iter()
             .zip(&other.samples)
             .filter_map(|(of, to)| Some((of.as_ref()?, to.as_ref()?)))
-            .filter(|(_, to)| to.load.calls_per_second > 0.0)
-            .map(|(of, to)| of.load.calls_per_second / to.load.calls_per_second)
+            .filter(|(_, to)| to.load.calls_per_second() > 0.0)
+            .map(|(of, to)| of.load.calls_per_second() / to.load.calls_per_second())
             .collect();
         Ratio::of(ratios)
     }
