@@ -105,7 +105,6 @@ mod tests {
     use super::*;
     use http::HeaderValue;
     use proptest::prelude::*;
-    use std::rc::Rc;
 
     fn peer(address: &str, is_trusted: bool) -> Connection {
         Connection::new(

@@ -296,6 +296,7 @@ fn parse(text: &str) -> Result<Keyring, usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_value_opens_for_its_purpose_and_service_alone() {

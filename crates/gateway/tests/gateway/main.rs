@@ -1,0 +1,10 @@
+//! The gateway over real sockets, in front of small servers that record what they get.
+
+mod http;
+mod legacy;
+mod limits;
+mod modern;
+mod moves;
+mod observed;
+mod shutdown;
+mod support;

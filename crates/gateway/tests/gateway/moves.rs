@@ -1,0 +1,346 @@
+//! Sessions whose version was taken back, and servers that forget.
+
+use crate::support::*;
+use http_body_util::BodyExt as _;
+use serin_model::{
+    observe::Sealed,
+    service::{Rebind, VersionStage},
+    snapshot::ServiceRoute,
+};
+
+fn withdrawn(one: &Server, two: &Server) -> ServiceRoute {
+    let mut candidate = build("v2", &[two]);
+    candidate.stage = VersionStage::Withdrawn;
+    service(&[build("v1", &[one]), candidate], None)
+}
+
+fn rolling(one: &Server, two: &Server) -> ServiceRoute {
+    service(&[build("v1", &[one]), build("v2", &[two])], Some(100.0))
+}
+
+fn moved(seen: &[Sealed]) -> (u64, u64) {
+    let all = seen.iter().flat_map(|sealed| &sealed.moved);
+    all.fold((0, 0), |(rebound, ended), (_, moved)| {
+        (rebound + moved.rebound, ended + moved.ended)
+    })
+}
+
+#[tokio::test]
+async fn an_idle_session_goes_on_with_stable_behind_its_clients_back() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let mut gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    assert_eq!(client.legacy(&session, CALL).await.version(), "v2");
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    let before = two.seen().len();
+    for _ in 0..3 {
+        let mut client = gateway.client().await;
+        let answer = client.legacy(&session, CALL).await;
+        assert_eq!(
+            (answer.status, answer.version()),
+            (200, "v1"),
+            "{}",
+            answer.text()
+        );
+        assert!(answer.text().contains("one"));
+    }
+    assert_eq!(two.seen().len(), before);
+    let methods: Vec<_> = one.seen().iter().map(Seen::rpc_method).collect();
+    let call = "tools/call";
+    assert_eq!(
+        methods,
+        ["initialize", "notifications/initialized", call, call, call]
+    );
+    let init = one.seen()[0].json();
+    assert_eq!(init["params"]["clientInfo"]["name"], "test");
+    assert_eq!(one.last().header("mcp-session-id"), Some("one-1"));
+    gateway.observed.until(|seen| moved(seen) == (1, 0)).await;
+}
+
+#[tokio::test]
+async fn many_requests_at_once_move_a_session_once() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    let address = gateway.address;
+    let calls = (0..12).map(|_| {
+        let session = session.clone();
+        async move {
+            Client::connect(address)
+                .await
+                .legacy(&session, CALL)
+                .await
+                .status
+        }
+    });
+    let statuses = futures_util::future::join_all(calls).await;
+    assert_eq!(statuses, [200; 12]);
+    assert_eq!(one.count("initialize"), 1);
+}
+
+#[tokio::test]
+async fn sessions_with_state_or_where_it_is_forbidden_get_404_and_start_again() {
+    let subscribe =
+        r#"{"jsonrpc":"2.0","id":3,"method":"resources/subscribe","params":{"uri":"x:y"}}"#;
+    let answer_to_server = r#"{"jsonrpc":"2.0","id":"s1","result":{}}"#;
+    for (message, rebind) in [
+        (subscribe, Rebind::Stateless),
+        (answer_to_server, Rebind::Stateless),
+        (CALL, Rebind::Never),
+    ] {
+        let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+        let mut gateway = Running::start(vec![rolling(&one, &two)]);
+        let mut client = gateway.client().await;
+        let session = client
+            .initialize()
+            .await
+            .header("mcp-session-id")
+            .unwrap()
+            .to_owned();
+        assert!(client.legacy(&session, message).await.status < 300);
+        let mut after = withdrawn(&one, &two);
+        after.settings.rebind = rebind;
+        gateway.swap(vec![after]);
+        let answer = client.legacy(&session, CALL).await;
+        assert_eq!(answer.status, 404, "{message}");
+        assert!(answer.text().contains("initialize again"));
+        gateway.observed.until(|seen| moved(seen) == (0, 1)).await;
+        let again = client.initialize().await;
+        assert_eq!(again.version(), "v1");
+        let again = again.header("mcp-session-id").unwrap().to_owned();
+        assert_eq!(client.legacy(&again, CALL).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_counts_as_withdrawn() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    gateway.swap(vec![service(&[build("v1", &[&one])], None)]);
+    let answer = client.legacy(&session, CALL).await;
+    assert_eq!((answer.status, answer.version()), (200, "v1"));
+}
+
+#[tokio::test]
+async fn a_call_in_flight_finishes_where_it_began() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let one = Server::mcp("one").await;
+    let two = Server::answering(move |seen| {
+        if seen.rpc_method() == "initialize" {
+            return reply(
+                200,
+                &[
+                    ("mcp-session-id", "two-1"),
+                    ("content-type", "application/json"),
+                ],
+                "{}",
+            );
+        }
+        let (pieces, reply) = pieces("text/event-stream");
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    let headers = [("mcp-session-id", session.as_str())];
+    let mut response = client.begin("POST", "/mcp", &headers, CALL).await;
+    let pieces = soon(receiver.recv()).await.unwrap();
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    // The next one is elsewhere.
+    assert_eq!(
+        gateway
+            .client()
+            .await
+            .legacy(&session, CALL)
+            .await
+            .version(),
+        "v1"
+    );
+    let text = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"content\":[]}}\n\n";
+    pieces.send(piece(text)).unwrap();
+    drop(pieces);
+    let body = soon(response.body_mut().collect())
+        .await
+        .unwrap()
+        .to_bytes();
+    assert_eq!(body, text);
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_when_its_session_has_to_move() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let one = Server::mcp("one").await;
+    let two = Server::answering(move |seen| {
+        if seen.rpc_method() == "initialize" {
+            return reply(
+                200,
+                &[
+                    ("mcp-session-id", "two-1"),
+                    ("content-type", "application/json"),
+                ],
+                "{}",
+            );
+        }
+        let (pieces, reply) = pieces("text/event-stream");
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    let headers = [
+        ("mcp-session-id", session.as_str()),
+        ("accept", "text/event-stream"),
+    ];
+    let mut response = client.begin("GET", "/mcp", &headers, "").await;
+    let pieces = soon(receiver.recv()).await.unwrap();
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    assert!(soon(response.body_mut().frame()).await.is_none());
+    soon(pieces.closed()).await;
+}
+
+/// A server that forgets its sessions on demand.
+async fn forgetful() -> (Server, std::sync::Arc<std::sync::Mutex<Option<String>>>) {
+    let session = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let (held, count) = (session.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let server = Server::answering(move |seen| {
+        let mut held = held.lock().unwrap();
+        if seen.rpc_method() == "initialize" {
+            let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let id = format!("up-{n}");
+            *held = Some(id.clone());
+            let body = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+            return reply(
+                200,
+                &[
+                    ("mcp-session-id", &id),
+                    ("content-type", "application/json"),
+                ],
+                body,
+            );
+        }
+        if seen.header("mcp-session-id") != held.as_deref() {
+            return reply(404, &[], "forgotten\n");
+        }
+        if seen.method == "DELETE" {
+            *held = None;
+            return reply(200, &[], "");
+        }
+        reply(
+            200,
+            &[("content-type", "application/json")],
+            r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+        )
+    })
+    .await;
+    (server, session)
+}
+
+#[tokio::test]
+async fn a_server_that_was_started_anew_is_initialised_anew() {
+    let (server, held) = forgetful().await;
+    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    for n in 1..3 {
+        *held.lock().unwrap() = None;
+        assert_eq!(client.legacy(&session, CALL).await.status, 200);
+        assert_eq!(client.legacy(&session, CALL).await.status, 200);
+        assert_eq!(
+            server.last().header("mcp-session-id"),
+            Some(&*format!("up-{n}"))
+        );
+    }
+    assert_eq!(server.count("initialize"), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_up_again_gets_the_servers_own_404() {
+    let (server, held) = forgetful().await;
+    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    let level =
+        r#"{"jsonrpc":"2.0","id":7,"method":"logging/setLevel","params":{"level":"debug"}}"#;
+    assert_eq!(client.legacy(&session, level).await.status, 200);
+    *held.lock().unwrap() = None;
+    let answer = client.legacy(&session, CALL).await;
+    assert_eq!((answer.status, answer.text()), (404, "forgotten\n"));
+}
+
+#[tokio::test]
+async fn a_session_that_its_client_ended_stays_ended() {
+    let (server, _) = forgetful().await;
+    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    let headers = [("mcp-session-id", session.as_str())];
+    assert_eq!(client.ask("DELETE", "/mcp", &headers, "").await.status, 200);
+    assert_eq!(client.legacy(&session, CALL).await.status, 404);
+    assert_eq!(server.count("initialize"), 1);
+}
+
+#[tokio::test]
+async fn a_new_table_acts_on_the_very_next_request() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    for round in 0..50 {
+        let (table, version) = if round % 2 == 0 {
+            (withdrawn(&one, &two), "v1")
+        } else {
+            (rolling(&one, &two), "v2")
+        };
+        gateway.swap(vec![table]);
+        let answer = client.modern("tools/call", Some("add"), &[], "{}").await;
+        assert_eq!(answer.version(), version, "{round}");
+    }
+}
