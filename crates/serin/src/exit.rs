@@ -19,6 +19,7 @@ pub(crate) enum Exit {
     /// The rollout goes on.
     StillRunning = 12,
     /// Interrupted, as shells say it: 128 and the signal's number.
+    #[cfg(feature = "demo")]
     Interrupted = 130,
 }
 

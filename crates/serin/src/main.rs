@@ -10,6 +10,7 @@ mod exit;
 mod problem;
 mod rollout;
 mod run;
+mod screen;
 mod service;
 
 use clap::Parser as _;
@@ -18,11 +19,14 @@ use exit::Exit;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Output into a pipe that nobody reads any more ends the process quietly, as with other tools.
     let cli = Cli::parse();
+    if cli.global.no_color {
+        anstream::ColorChoice::Never.write_global();
+    }
     problem::install(cli.global.no_color);
     match dispatch(cli) {
         Ok(exit) => exit.into(),
+        // Output into a pipe that nobody reads any more ends the process quietly, as with other tools.
         Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             eprintln!("{error:?}");

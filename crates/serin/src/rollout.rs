@@ -1,22 +1,29 @@
 //! `serin rollout`: begin, look, steer.
 
+mod explain;
+mod list;
+mod watch;
+
 use crate::{
     cli::{Global, LookArgs, Rollout, StartArgs, Strategy},
     client::{Client, block_on},
     exit::Exit,
     problem::{self, Problem},
+    screen,
 };
+use jiff::Timestamp;
 use miette::Report;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use serin_control::view::{RolloutView, ServiceView};
-use serin_model::name::ServiceName;
+use serin_model::name::{RolloutId, ServiceName};
 use std::path::Path;
 
 /// What a command has done.
 #[derive(Debug, Deserialize)]
 struct Done {
     done: Vec<String>,
+    rollout: Option<RolloutId>,
 }
 
 pub(crate) fn dispatch(global: &Global, command: Rollout) -> miette::Result<Exit> {
@@ -77,7 +84,17 @@ pub(crate) fn dispatch(global: &Global, command: Rollout) -> miette::Result<Exit
                 let body = json!({ "reason": args.reason, "strategy": strategy });
                 steer(&mut client, &args.service, "rollback", body).await
             }
-            _ => Ok(Exit::Done),
+            Rollout::Watch(args) => {
+                watch::watch(
+                    &mut client,
+                    &args.service,
+                    watch::Sink::choose(args.json),
+                    None,
+                )
+                .await
+            }
+            Rollout::Explain(args) => explain::explain(&mut client, &args).await,
+            Rollout::List { json } => list::list(&mut client, json).await,
         }
     })
 }
@@ -98,6 +115,15 @@ async fn start(client: &mut Client, args: StartArgs) -> miette::Result<Exit> {
         )
         .await?;
     say(&done)?;
+    if args.wait {
+        return watch::watch(
+            client,
+            &args.service,
+            watch::Sink::choose(false),
+            done.rollout,
+        )
+        .await;
+    }
     Ok(Exit::Done)
 }
 
@@ -156,6 +182,12 @@ async fn status(client: &mut Client, args: &LookArgs) -> miette::Result<Exit> {
     let exit = Exit::of(rollout.status);
     if args.json {
         print(&to_json(rollout)?)?;
+    } else {
+        let size = screen::Size {
+            rows: usize::MAX,
+            ..screen::terminal().unwrap_or(screen::PAPER)
+        };
+        print(&(screen::draw(&service, rollout, Timestamp::now(), size).join("\n") + "\n"))?;
     }
     Ok(exit)
 }

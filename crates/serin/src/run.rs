@@ -43,14 +43,25 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> miette::Result<Exit> {
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|error| failed("no threads can be started", "free some memory or processes", error))?;
+        .map_err(|error| {
+            failed(
+                "no threads can be started",
+                "free some memory or processes",
+                error,
+            )
+        })?;
     let exit = runtime.block_on(serve(config, args, bound, endings));
     // A task that is stuck must not keep a process alive whose work is done.
     runtime.shutdown_timeout(Duration::from_secs(1));
     exit
 }
 
-async fn serve(config: Config, args: &RunArgs, bound: Bound, mut endings: Endings) -> miette::Result<Exit> {
+async fn serve(
+    config: Config,
+    args: &RunArgs,
+    bound: Bound,
+    mut endings: Endings,
+) -> miette::Result<Exit> {
     endings.arm(args)?;
     // Nothing is being served yet, so there is nothing to wait for.
     let server = tokio::select! {
@@ -73,11 +84,18 @@ async fn serve(config: Config, args: &RunArgs, bound: Bound, mut endings: Ending
             return Ok(again.exit());
         }
     }
-    Ok(if endings.panicked() { Exit::Error } else { ending.exit() })
+    Ok(if endings.panicked() {
+        Exit::Error
+    } else {
+        ending.exit()
+    })
 }
 
 fn load(global: &Global) -> miette::Result<Config> {
-    let path = global.config.as_deref().unwrap_or(Path::new(CONFIG_DEFAULT));
+    let path = global
+        .config
+        .as_deref()
+        .unwrap_or(Path::new(CONFIG_DEFAULT));
     if global.config.is_none() && !path.exists() {
         return Err(Report::new(Problem::new(
             format!("there is no `{CONFIG_DEFAULT}` in this folder"),
@@ -91,7 +109,13 @@ fn load(global: &Global) -> miette::Result<Config> {
 
 fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
-        Report::new(Problem::new(format!("`{}` is not a log filter", args.log), "write for example `--log info`").because(error))
+        Report::new(
+            Problem::new(
+                format!("`{}` is not a log filter", args.log),
+                "write for example `--log info`",
+            )
+            .because(error),
+        )
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -104,9 +128,13 @@ fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {
 /// The two lines that scripts wait for.
 fn announce(server: &Server) -> miette::Result<()> {
     let mut out = io::stdout().lock();
-    let said = writeln!(out, "gateway listening on http://{}", server.gateway_address())
-        .and_then(|()| writeln!(out, "admin listening on {}", server.admin_place()))
-        .and_then(|()| out.flush());
+    let said = writeln!(
+        out,
+        "gateway listening on http://{}",
+        server.gateway_address()
+    )
+    .and_then(|()| writeln!(out, "admin listening on {}", server.admin_place()))
+    .and_then(|()| out.flush());
     match said {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(problem::output(error)),
         _ => Ok(()),

@@ -106,28 +106,39 @@ impl Endings {
         std::panic::set_hook(Box::new(move |info| {
             before(info);
             let thread = thread::current();
-            tracing::error!(thread = thread.name().unwrap_or("unnamed"), "a thread panicked; the process ends");
+            tracing::error!(
+                thread = thread.name().unwrap_or("unnamed"),
+                "a thread panicked; the process ends"
+            );
             if told.panicked.swap(true, Ordering::SeqCst) {
                 return;
             }
             told.notify.notify_one();
             let socket = socket.clone();
             // Where no thread can be had either, the tidy end is all there is.
-            let _ = thread::Builder::new().name("last-resort".to_owned()).spawn(move || {
-                thread::sleep(TIDY_SECONDS_MAX);
-                if let Some(socket) = socket {
-                    let _ = fs::remove_file(socket);
-                }
-                std::process::exit(1);
-            });
+            let _ = thread::Builder::new()
+                .name("last-resort".to_owned())
+                .spawn(move || {
+                    thread::sleep(TIDY_SECONDS_MAX);
+                    if let Some(socket) = socket {
+                        let _ = fs::remove_file(socket);
+                    }
+                    std::process::exit(1);
+                });
         }));
-        Self { shared, signals: None }
+        Self {
+            shared,
+            signals: None,
+        }
     }
 
     /// Listens to signals. Until then they end the process at once, as there is nothing to finish yet.
     pub(super) fn arm(&mut self, args: &RunArgs) -> miette::Result<()> {
         let cannot = |error| {
-            Report::new(Problem::new("signals cannot be received", "free some file descriptors").because(error))
+            Report::new(
+                Problem::new("signals cannot be received", "free some file descriptors")
+                    .because(error),
+            )
         };
         self.signals = Some(Signals::listen().map_err(cannot)?);
         #[cfg(debug_assertions)]

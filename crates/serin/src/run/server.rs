@@ -5,7 +5,7 @@ use super::{
     files::Files,
     listen::{AdminListener, Bound, SocketFile},
 };
-use crate::problem::{self, Problem};
+use crate::problem::Problem;
 use arc_swap::ArcSwap;
 use miette::Report;
 use serin_admin::{Access, Build, Token};
@@ -17,7 +17,6 @@ use serin_store::{Blocks, Log};
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -45,7 +44,8 @@ pub(crate) struct Server {
     blocks: Blocks,
     admin: JoinHandle<io::Result<()>>,
     admin_place: String,
-    token_file: PathBuf,
+    #[cfg(feature = "demo")]
+    token_file: std::path::PathBuf,
     stop: CancellationToken,
     drain: Duration,
     /// Removed when the server is gone.
@@ -55,15 +55,19 @@ pub(crate) struct Server {
 impl Server {
     /// Starts what a configuration describes.
     #[cfg(feature = "demo")]
-    pub(crate) async fn start(config: &Path) -> miette::Result<Self> {
-        let checked = Config::load(config).map_err(problem::refused)?;
-        problem::warn(checked.warnings);
+    pub(crate) async fn start(config: &std::path::Path) -> miette::Result<Self> {
+        let checked = Config::load(config).map_err(crate::problem::refused)?;
+        crate::problem::warn(checked.warnings);
         let bound = Bound::open(&checked.value)?;
         Self::start_on(checked.value, bound, false).await
     }
 
     /// Starts on listeners that are bound.
-    pub(super) async fn start_on(config: Config, bound: Bound, new_keys: bool) -> miette::Result<Self> {
+    pub(super) async fn start_on(
+        config: Config,
+        bound: Bound,
+        new_keys: bool,
+    ) -> miette::Result<Self> {
         let files = Files::open(&config, new_keys).await?;
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (observed, observations) = mpsc::channel(OBSERVATIONS_MAX);
@@ -78,11 +82,29 @@ impl Server {
             manifest: config.manifest,
         };
         let control = Control::start(options).await.map_err(not_started)?;
-        let gateway = Gateway::start(bound.gateway, gateway_options, files.keys, snapshot, observed)
-            .map_err(|error| failed("the gateway cannot be started", "free some memory, threads or file descriptors", error))?;
+        let gateway = Gateway::start(
+            bound.gateway,
+            gateway_options,
+            files.keys,
+            snapshot,
+            observed,
+        )
+        .map_err(|error| {
+            failed(
+                "the gateway cannot be started",
+                "free some memory, threads or file descriptors",
+                error,
+            )
+        })?;
         let stop = CancellationToken::new();
         let hosts = config.gateway.hosts.clone();
-        let (admin, admin_place) = start_admin(control.clone(), bound.admin, hosts, files.token, stop.clone())?;
+        let (admin, admin_place) = start_admin(
+            control.clone(),
+            bound.admin,
+            hosts,
+            files.token,
+            stop.clone(),
+        )?;
         let token_file = config.admin.token_file;
         tracing::info!(token_file = %token_file.display(), "the admin API's token is in this file");
         Ok(Self {
@@ -92,6 +114,7 @@ impl Server {
             blocks: files.blocks,
             admin,
             admin_place,
+            #[cfg(feature = "demo")]
             token_file,
             stop,
             drain: config.gateway.drain,
@@ -118,8 +141,13 @@ impl Server {
     /// A command line that reaches this server from anywhere on this machine.
     #[cfg(feature = "demo")]
     pub(crate) fn admin_command(&self, command: &str) -> String {
-        let program = std::env::current_exe().map_or_else(|_| "serin".to_owned(), |path| path.display().to_string());
-        format!("{program} --admin {} --token-file {} {command}", self.admin_place, self.token_file.display())
+        let program = std::env::current_exe()
+            .map_or_else(|_| "serin".to_owned(), |path| path.display().to_string());
+        format!(
+            "{program} --admin {} --token-file {} {command}",
+            self.admin_place,
+            self.token_file.display()
+        )
     }
 
     /// Where the metrics are.
@@ -138,7 +166,10 @@ impl Server {
     pub(crate) async fn stop_within(self, most: Duration) -> miette::Result<()> {
         let report = self.gateway.shutdown(most.min(self.drain)).await;
         if report.cut > 0 {
-            tracing::warn!(cut = report.cut, "some calls and streams were still open after the drain and were cut");
+            tracing::warn!(
+                cut = report.cut,
+                "some calls and streams were still open after the drain and were cut"
+            );
         }
         self.stop.cancel();
         let admin = tokio::time::timeout(ADMIN_DRAIN, self.admin).await;
@@ -146,7 +177,11 @@ impl Server {
         self.log.close().await;
         self.blocks.close().await;
         match admin {
-            Ok(Ok(Err(error))) => Err(failed("the admin API failed", "look at its address and start again", error)),
+            Ok(Ok(Err(error))) => Err(failed(
+                "the admin API failed",
+                "look at its address and start again",
+                error,
+            )),
             // A panic in it was reported by the panic hook.
             Ok(_) => Ok(()),
             Err(_) => {
@@ -157,10 +192,17 @@ impl Server {
     }
 }
 
-fn gateway_options(config: &Config, listener: &TcpListener) -> miette::Result<serin_gateway::Options> {
-    let address = listener
-        .local_addr()
-        .map_err(|error| failed("the gateway's listener has no address", "start again", error))?;
+fn gateway_options(
+    config: &Config,
+    listener: &TcpListener,
+) -> miette::Result<serin_gateway::Options> {
+    let address = listener.local_addr().map_err(|error| {
+        failed(
+            "the gateway's listener has no address",
+            "start again",
+            error,
+        )
+    })?;
     let settings = &config.gateway;
     let mut options = serin_gateway::Options::for_listener(address);
     if let Cores::Count(count) = settings.cores {
@@ -168,7 +210,9 @@ fn gateway_options(config: &Config, listener: &TcpListener) -> miette::Result<se
     }
     options.hosts.extend(settings.hosts.iter().cloned());
     options.origins.clone_from(&settings.origins);
-    options.trusted_proxies.clone_from(&settings.trusted_proxies);
+    options
+        .trusted_proxies
+        .clone_from(&settings.trusted_proxies);
     options.connections_max = settings.connections_max;
     options.head_bytes_max = settings.header_bytes_max;
     Ok(options)
@@ -181,28 +225,52 @@ fn start_admin(
     token: Token,
     stop: CancellationToken,
 ) -> miette::Result<(JoinHandle<io::Result<()>>, String)> {
-    let cannot = |error| failed("the admin API cannot be started", "free some file descriptors", error);
+    let cannot = |error| {
+        failed(
+            "the admin API cannot be started",
+            "free some file descriptors",
+            error,
+        )
+    };
     let (listener, place, token) = match listener {
         AdminListener::Tcp(listener) => {
             let address = listener.local_addr().map_err(cannot)?;
             let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
-            (serin_admin::Listener::Tcp(listener), format!("http://{address}"), Some(token))
+            (
+                serin_admin::Listener::Tcp(listener),
+                format!("http://{address}"),
+                Some(token),
+            )
         }
         AdminListener::Socket(listener, path) => {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(cannot)?;
-            (serin_admin::Listener::Unix(listener), format!("unix:{}", path.display()), None)
+            (
+                serin_admin::Listener::Unix(listener),
+                format!("unix:{}", path.display()),
+                None,
+            )
         }
     };
     let router = serin_admin::router(control, Access { token, hosts }, BUILD, stop.clone());
-    Ok((tokio::spawn(serin_admin::serve(listener, router, stop)), place))
+    Ok((
+        tokio::spawn(serin_admin::serve(listener, router, stop)),
+        place,
+    ))
 }
 
 fn not_started(error: ControlError) -> Report {
     match error {
         ControlError::Refused(refusal) => Report::new(Problem::new(
-            format!("the services of the configuration cannot be applied: {}", refusal.what),
+            format!(
+                "the services of the configuration cannot be applied: {}",
+                refusal.what
+            ),
             refusal.help,
         )),
-        error => failed("the control plane cannot be started", "the cause above says what to do", error),
+        error => failed(
+            "the control plane cannot be started",
+            "the cause above says what to do",
+            error,
+        ),
     }
 }

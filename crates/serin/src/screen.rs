@@ -1,0 +1,70 @@
+//! The screen of a rollout: what is drawn is a pure function of the picture, the time and the size.
+//!
+//! Lines carry their colours as ANSI sequences; whoever prints them takes the colours out where they are not wanted
+//! (`anstream`).
+
+mod line;
+mod live;
+mod parts;
+
+pub(crate) use live::{Live, terminal};
+pub(crate) use parts::{clock, ratio, seconds, span};
+
+use jiff::Timestamp;
+use line::Line;
+use serin_control::view::{RolloutView, ServiceView};
+
+/// Room on the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// Room where there is no terminal: nothing is cut off.
+pub(crate) const PAPER: Size = Size {
+    columns: 120,
+    rows: usize::MAX,
+};
+
+/// Tools shown at most: the worst are first.
+const TOOLS_MAX: usize = 8;
+/// Events shown at most: the newest.
+const EVENTS_MAX: usize = 8;
+
+/// Everything about the rollout of a service, as lines no longer and no more than there is room for.
+pub(crate) fn draw(
+    service: &ServiceView,
+    rollout: &RolloutView,
+    now: Timestamp,
+    size: Size,
+) -> Vec<String> {
+    let mut head = vec![
+        parts::header(service, rollout, now),
+        parts::share(rollout),
+        parts::phases(rollout),
+    ];
+    head.extend(parts::waiting(rollout, size.columns));
+    head.push(Line::default());
+    head.extend(parts::arms(rollout));
+    let tail = parts::ending(service, rollout, size.columns);
+    // Tools and events share what is left, events first: they say why.
+    let room = size.rows.saturating_sub(head.len() + tail.len() + 1);
+    let mut events = parts::events(rollout, EVENTS_MAX, size.columns);
+    if events.len() > room {
+        events.drain(..events.len() - room);
+    }
+    let left = room - events.len();
+    let tools = parts::tools(rollout, TOOLS_MAX.min(left.saturating_sub(2)));
+    let all = head.into_iter().chain(tools).chain(events).chain(tail);
+    all.map(|line| line.cut(size.columns)).collect()
+}
+
+/// Text in bold.
+#[cfg(feature = "demo")]
+pub(crate) fn bold(text: &str) -> String {
+    Line::default().styled(line::BOLD, text).cut(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! The parts of the screen, from top to bottom.
+
+use super::line::{BAD, BOLD, BUSY, FAINT, GOOD, Line, ODD, PLAIN};
+use crate::exit::Exit;
+use anstyle::Style;
+use jiff::{Timestamp, tz::TimeZone};
+use serin_control::view::{ArmView, Arms, RolloutView, ServiceView};
+use serin_model::rollout::Status;
+use std::time::Duration;
+
+/// Where the labels end.
+const LABEL: usize = 8;
+/// Where the columns of the two sides end.
+const STABLE: usize = 30;
+const CANDIDATE: usize = 43;
+/// Where the columns of a tool end.
+const TOOL_COLUMNS: [usize; 6] = [34, 44, 56, 66, 76, 86];
+/// Longest name of a tool that is shown whole.
+const TOOL_CHARS_MAX: usize = 24;
+
+pub(super) fn header(service: &ServiceView, rollout: &RolloutView, now: Timestamp) -> Line {
+    let (style, mark) = match rollout.status {
+        Status::Running if rollout.held.is_some() => (ODD, "● running, held"),
+        Status::Running if rollout.ready => (ODD, "● running, ready to promote"),
+        Status::Running => (BUSY, "● running"),
+        Status::Paused => (ODD, "‖ paused"),
+        Status::Inconclusive => (ODD, "? inconclusive"),
+        Status::Promoted => (GOOD, "✔ promoted"),
+        Status::RolledBack => (BAD, "✖ rolled back"),
+        Status::Aborted => (BAD, "✖ aborted"),
+    };
+    let since = rollout
+        .ended_at
+        .unwrap_or(now)
+        .duration_since(rollout.started_at);
+    Line::default()
+        .styled(BOLD, service.name.as_str())
+        .to(LABEL)
+        .styled(BOLD, format!("{} → {}", rollout.from, rollout.to))
+        .text(format!("   plan {}   ", rollout.plan))
+        .styled(style, mark)
+        .text(format!("   {}", span(since.as_secs_f64())))
+}
+
+pub(super) fn share(rollout: &RolloutView) -> Line {
+    let by_hand = if rollout.share_by_hand {
+        " by hand"
+    } else {
+        ""
+    };
+    let realised = rollout.share_realised().map_or_else(
+        || "no new keys yet".to_owned(),
+        |share| format!("{:.1} % realised", share * 100.0),
+    );
+    let Arms { stable, candidate } = rollout.keys;
+    Line::default()
+        .styled(FAINT, "share")
+        .to(LABEL)
+        .styled(BOLD, rollout.share_wanted.to_string())
+        .text(format!(" wanted{by_hand}   {realised}"))
+        .styled(
+            FAINT,
+            format!("   new keys {stable} stable, {candidate} candidate"),
+        )
+}
+
+/// The rail: passed, present, to come.
+pub(super) fn phases(rollout: &RolloutView) -> Line {
+    let mut line = Line::default().styled(FAINT, "phases").to(LABEL);
+    for (index, phase) in rollout.phases.iter().enumerate() {
+        if index > 0 {
+            line = line.styled(FAINT, " ── ");
+        }
+        let name = phase
+            .name
+            .as_ref()
+            .map(|name| format!("{name} "))
+            .unwrap_or_default();
+        let label = format!("{name}{}", phase.share);
+        line = match (index.cmp(&rollout.phase), rollout.status) {
+            (_, Status::Promoted) | (std::cmp::Ordering::Less, _) => {
+                line.styled(GOOD, format!("✔ {label}"))
+            }
+            (std::cmp::Ordering::Greater, _) => line.styled(FAINT, format!("○ {label}")),
+            (_, Status::RolledBack | Status::Aborted) => line.styled(BAD, format!("✖ {label}")),
+            _ => line.styled(BUSY, format!("◉ {label}")),
+        };
+    }
+    line
+}
+
+/// What it waits for: hold, deadline, evidence, a person.
+pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
+    if rollout.status.is_terminal() {
+        return Vec::new();
+    }
+    let hold = rollout.hold_seconds - rollout.step_seconds;
+    let hold = if hold > 0.0 {
+        format!("hold {} left", span(hold.ceil()))
+    } else {
+        "hold is over".to_owned()
+    };
+    let deadline = rollout
+        .deadline_seconds
+        .map(|deadline| deadline - rollout.step_seconds);
+    let deadline = deadline.map_or_else(
+        || "no deadline".to_owned(),
+        |left| {
+            if left > 0.0 {
+                format!("deadline in {}", span(left.ceil()))
+            } else {
+                "deadline is over".to_owned()
+            }
+        },
+    );
+    let mut lines = vec![
+        Line::default()
+            .styled(FAINT, "waits")
+            .to(LABEL)
+            .text(format!(
+                "{hold}   {deadline}   {} calls seen, wants {}",
+                rollout.trials, rollout.evidence_wanted
+            )),
+    ];
+    let reasons = [
+        ("missing", ODD, rollout.missing.clone()),
+        ("held", ODD, rollout.held.clone()),
+        (
+            "ready",
+            GOOD,
+            rollout
+                .ready
+                .then(|| "passed; waits for `serin rollout promote`".to_owned()),
+        ),
+    ];
+    for (label, style, reason) in reasons {
+        if let Some(reason) = reason {
+            lines.extend(wrapped(label, LABEL, style, &reason, columns));
+        }
+    }
+    lines
+}
+
+pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
+    let mut lines = vec![
+        Line::default()
+            .right(STABLE, FAINT, &format!("stable {}", rollout.from))
+            .right(
+                CANDIDATE.max(STABLE + 2 + rollout.to.as_str().len()),
+                FAINT,
+                rollout.to.as_str(),
+            ),
+    ];
+    let rows: [(&str, fn(&ArmView) -> String, fn(&Arms<ArmView>) -> Style); 7] = [
+        ("calls", |arm| arm.calls.to_string(), |_| PLAIN),
+        (
+            "calls/s",
+            |arm| format!("{:.1}", arm.calls_per_second),
+            |_| PLAIN,
+        ),
+        (
+            "errors",
+            |arm| ratio(arm.error_rate),
+            |arms| worse(arms, |arm| arm.error_rate, 0.001),
+        ),
+        (
+            "p50",
+            |arm| seconds(arm.latency_p50_seconds),
+            |arms| worse(arms, |arm| arm.latency_p50_seconds, 0.001),
+        ),
+        (
+            "p95",
+            |arm| seconds(arm.latency_p95_seconds),
+            |arms| worse(arms, |arm| arm.latency_p95_seconds, 0.001),
+        ),
+        (
+            "p99",
+            |arm| seconds(arm.latency_p99_seconds),
+            |arms| worse(arms, |arm| arm.latency_p99_seconds, 0.001),
+        ),
+        (
+            "first byte p95",
+            |arm| seconds(arm.first_byte_p95_seconds),
+            |arms| worse(arms, |arm| arm.first_byte_p95_seconds, 0.001),
+        ),
+    ];
+    for (label, show, style) in rows {
+        lines.push(
+            Line::default()
+                .styled(FAINT, label)
+                .right(STABLE, PLAIN, &show(&rollout.arms.stable))
+                .right(
+                    CANDIDATE,
+                    style(&rollout.arms),
+                    &show(&rollout.arms.candidate),
+                ),
+        );
+    }
+    lines
+}
+
+/// A hint for the eye, not a verdict: half as much again, and more than a least difference.
+fn worse(arms: &Arms<ArmView>, value: impl Fn(&ArmView) -> Option<f64>, least: f64) -> Style {
+    match (value(&arms.stable), value(&arms.candidate)) {
+        (Some(stable), Some(candidate)) if candidate > stable * 1.5 + least => BAD,
+        _ => PLAIN,
+    }
+}
+
+pub(super) fn tools(rollout: &RolloutView, most: usize) -> Vec<Line> {
+    if rollout.tools.is_empty() || most == 0 {
+        return Vec::new();
+    }
+    let [
+        errors,
+        errors_candidate,
+        latency,
+        latency_candidate,
+        calls,
+        calls_candidate,
+    ] = TOOL_COLUMNS;
+    let mut lines = vec![
+        Line::default(),
+        Line::default()
+            .styled(FAINT, "tool, worst first")
+            .right(errors, FAINT, "errors")
+            .right(errors_candidate, FAINT, "candidate")
+            .right(latency, FAINT, "p95")
+            .right(latency_candidate, FAINT, "candidate")
+            .right(calls, FAINT, "calls")
+            .right(calls_candidate, FAINT, "candidate"),
+    ];
+    for tool in rollout.tools.iter().take(most) {
+        let Arms { stable, candidate } = &tool.arms;
+        let name: String = tool.tool.chars().take(TOOL_CHARS_MAX).collect();
+        lines.push(
+            Line::default()
+                .text(name)
+                .right(errors, PLAIN, &ratio(stable.error_rate))
+                .right(
+                    errors_candidate,
+                    worse(&tool.arms, |arm| arm.error_rate, 0.001),
+                    &ratio(candidate.error_rate),
+                )
+                .right(latency, PLAIN, &seconds(stable.latency_p95_seconds))
+                .right(
+                    latency_candidate,
+                    worse(&tool.arms, |arm| arm.latency_p95_seconds, 0.001),
+                    &seconds(candidate.latency_p95_seconds),
+                )
+                .right(calls, PLAIN, &stable.calls.to_string())
+                .right(calls_candidate, PLAIN, &candidate.calls.to_string()),
+        );
+    }
+    if rollout.tools.len() > most {
+        lines.push(
+            Line::default().styled(FAINT, format!("and {} more", rollout.tools.len() - most)),
+        );
+    }
+    lines
+}
+
+/// The newest events, oldest of them first.
+pub(super) fn events(rollout: &RolloutView, most: usize, columns: usize) -> Vec<Line> {
+    let mut lines = vec![Line::default()];
+    let from = rollout.events.len().saturating_sub(most);
+    for event in rollout.events.iter().skip(from) {
+        let by = if event.actor == "serin" {
+            String::new()
+        } else {
+            format!(" ({})", event.actor)
+        };
+        lines.extend(wrapped(
+            &clock(event.at),
+            LABEL + 2,
+            PLAIN,
+            &format!("{}{by}", event.text),
+            columns,
+        ));
+    }
+    lines
+}
+
+/// How it ended, and what the exit code says.
+pub(super) fn ending(service: &ServiceView, rollout: &RolloutView, columns: usize) -> Vec<Line> {
+    let style = match rollout.status {
+        Status::Promoted => GOOD,
+        Status::Inconclusive => ODD,
+        Status::RolledBack | Status::Aborted => BAD,
+        Status::Running | Status::Paused => return Vec::new(),
+    };
+    let what = match rollout.status {
+        Status::Inconclusive => {
+            "waits for a decision: `serin rollout promote`, `abort` or `rollback`".to_owned()
+        }
+        _ => rollout.ended_reason.clone().unwrap_or_default(),
+    };
+    let mut lines = vec![Line::default()];
+    lines.extend(wrapped(
+        rollout.status.label().replace('_', " ").as_str(),
+        LABEL + 6,
+        style,
+        &what,
+        columns,
+    ));
+    if rollout.sessions_rebound + rollout.sessions_ended > 0 {
+        lines.push(Line::default().to(LABEL + 6).text(format!(
+            "live sessions: {} went on with {}, {} got a 404 and begin again",
+            rollout.sessions_rebound, service.stable, rollout.sessions_ended
+        )));
+    }
+    lines.push(
+        Line::default()
+            .styled(FAINT, "exit code")
+            .to(LABEL + 6)
+            .styled(FAINT, (Exit::of(rollout.status) as u8).to_string()),
+    );
+    lines
+}
+
+/// A label and a text that may take several lines, the further ones below the first.
+fn wrapped(label: &str, column: usize, style: Style, text: &str, columns: usize) -> Vec<Line> {
+    let room = columns.saturating_sub(column).max(20);
+    let mut lines = Vec::new();
+    for (index, part) in textwrap::wrap(text, room).iter().enumerate() {
+        let line = if index == 0 {
+            Line::default().styled(FAINT, label)
+        } else {
+            Line::default()
+        };
+        let line = if index == 0 {
+            line.to(column)
+        } else {
+            line.text(" ".repeat(column))
+        };
+        lines.push(line.styled(style, part));
+    }
+    lines
+}
+
+pub(crate) fn clock(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system())
+        .strftime("%H:%M:%S")
+        .to_string()
+}
+
+/// A span in whole seconds: `1m 4s`.
+pub(crate) fn span(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds.max(0.0).floor()).unwrap_or_default();
+    serin_model::text::format_duration(whole)
+}
+
+pub(crate) fn ratio(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.2} %", value * 100.0))
+}
+
+pub(crate) fn seconds(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value < 0.01 => format!("{:.1} ms", value * 1e3),
+        Some(value) if value < 1.0 => format!("{:.0} ms", value * 1e3),
+        Some(value) => format!("{value:.2} s"),
+    }
+}
