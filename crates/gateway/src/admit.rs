@@ -579,6 +579,9 @@ impl Admitted<'_> {
         let method = method.as_deref().unwrap_or_default();
         let key = self.affinity_key();
         let mut headers = self.take_headers();
+        if sent.len() != body.len() {
+            headers.insert(header::CONTENT_LENGTH, sent.len().into());
+        }
         if method.starts_with("tasks/")
             && let Some(name) = &name
             && let Some((endpoint, value)) = self.open(serin_mcp::Minted::TaskId, name)

@@ -182,8 +182,7 @@ impl Body for ToClient {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
-            // Its end must be polled for, because that is where the observation is made.
-            Kind::Relay(_) => false,
+            Kind::Relay(relay) => relay.ended && relay.trailers.is_none(),
         }
     }
 
@@ -382,7 +381,12 @@ impl Relay {
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        let data = self.reading.feed(data);
+                        let mut data = self.reading.feed(data);
+                        // With a known length nobody asks for what comes after the last byte.
+                        if self.upstream.is_end_stream() {
+                            let rest = self.end();
+                            data = joined(data, &rest);
+                        }
                         if !data.is_empty() {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
@@ -395,17 +399,22 @@ impl Relay {
                     return Poll::Ready(Some(Err(RelayError::Broken(error))));
                 }
                 None => {
-                    self.ended = true;
-                    if let Some(lease) = self.lease.take() {
-                        lease.give_back();
-                    }
-                    let rest = self.reading.finish();
+                    let rest = self.end();
                     if !rest.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(rest))));
                     }
                 }
             }
         }
+    }
+
+    /// The answer was read to its end: what was held back of it.
+    fn end(&mut self) -> Bytes {
+        self.ended = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.reading.finish()
     }
 
     /// Nothing has come: is it too long ago, or time to end?
@@ -438,4 +447,14 @@ impl Relay {
             timer.as_mut().reset(due.into());
         }
     }
+}
+
+/// Two pieces as one; the second is nearly always empty.
+pub(crate) fn joined(first: Bytes, second: &Bytes) -> Bytes {
+    if second.is_empty() {
+        return first;
+    }
+    let mut both = BytesMut::from(&*first);
+    both.extend_from_slice(second);
+    both.freeze()
 }

@@ -1,7 +1,7 @@
 //! Forward: a request to its endpoint, and the answer back, frame by frame.
 
 use crate::{
-    body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream},
+    body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
     core::Core,
     headers,
     observe::{Calls, Observation},
@@ -10,7 +10,7 @@ use crate::{
     route::{self, Destination},
     session::Token,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -119,7 +119,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
     let is_candidate = is_candidate(service, to.version);
     let refuse = |status, text: String| {
         let refusal = Refusal::plain(status, text).of(&service.name);
-        Err(refusal.from_version(&header, is_candidate))
+        Err(refusal.by_version(&header, is_candidate))
     };
     let names = format_args!("version `{}` of service `{}`", version.name, service.name);
     observation.sending(outbound.body.len());
@@ -276,16 +276,13 @@ pub(crate) async fn answer(
     let idle = service.settings.idle_timeout;
     // A small JSON answer comes in one piece: no need to set up a relay for it.
     if scans && kind == BodyKind::Json {
-        let frame = match tokio::time::timeout(idle, upstream.frame()).await {
-            Ok(frame) => frame,
-            Err(_) => {
-                reading.observation.failed(Outcome::Timeout);
-                let text = "the endpoint began an answer and sent no more of it in time";
-                let refusal = Refusal::plain(StatusCode::GATEWAY_TIMEOUT, text);
-                return refusal
-                    .from_version(&inbound.version, inbound.is_candidate)
-                    .into_response();
-            }
+        let Ok(frame) = tokio::time::timeout(idle, upstream.frame()).await else {
+            reading.observation.failed(Outcome::Timeout);
+            let text = "the endpoint began an answer and sent no more of it in time";
+            let refusal = Refusal::plain(StatusCode::GATEWAY_TIMEOUT, text);
+            return refusal
+                .by_version(&inbound.version, inbound.is_candidate)
+                .into_response();
         };
         let piece = match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
             Some(Ok(Ok(piece))) => piece,
@@ -295,7 +292,7 @@ pub(crate) async fn answer(
                 let text = "the endpoint broke the connection in the middle of its answer";
                 let refusal = Refusal::plain(StatusCode::BAD_GATEWAY, text);
                 return refusal
-                    .from_version(&inbound.version, inbound.is_candidate)
+                    .by_version(&inbound.version, inbound.is_candidate)
                     .into_response();
             }
         };
@@ -303,13 +300,7 @@ pub(crate) async fn answer(
         if upstream.is_end_stream() {
             let rest = reading.finish();
             inbound.lease.give_back();
-            let whole = if rest.is_empty() {
-                piece
-            } else {
-                let mut whole = BytesMut::from(&*piece);
-                whole.extend_from_slice(&rest);
-                whole.freeze()
-            };
+            let whole = joined(piece, &rest);
             if reading.minter.is_some() {
                 head.headers.remove(header::CONTENT_LENGTH);
             }

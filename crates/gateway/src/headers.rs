@@ -19,6 +19,8 @@ static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection"
 pub(crate) static TRUE: HeaderValue = HeaderValue::from_static("true");
 pub(crate) static FALSE: HeaderValue = HeaderValue::from_static("false");
 static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+static TE: HeaderValue = HeaderValue::from_static("te");
 static HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// The value of a header as text, if there is exactly one.
@@ -57,7 +59,16 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Makes a client's headers those of a request to an endpoint. `Host` is set when the endpoint is known.
 pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, host: Option<&str>) {
+    let takes_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(headers);
+    if takes_trailers {
+        // Trailers pass, so the endpoint may be told that they are welcome (RFC 9110 section 10.1.4).
+        headers.insert(header::TE, TRAILERS.clone());
+        headers.insert(header::CONNECTION, TE.clone());
+    }
     headers.remove(header::EXPECT);
     headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(&CANARY);

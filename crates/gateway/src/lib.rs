@@ -127,6 +127,10 @@ impl Gateway {
     ///
     /// # Errors
     /// A thread or the listener's registration could not be had.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the cores hold them from now on"
+    )]
     pub fn start(
         listener: TcpListener,
         options: Options,

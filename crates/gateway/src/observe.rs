@@ -60,7 +60,7 @@ pub(crate) struct VersionCounters {
     version: VersionName,
     /// The value of `X-Serin-Version`.
     pub(crate) header: HeaderValue,
-    cells: RefCell<Map<Arc<str>, [Option<Box<ToolCell>>; 3]>>,
+    cells: RefCell<Map<Arc<str>, ToolCells>>,
     labels: RefCell<Labels>,
     overhead: RefCell<DenseHistogram>,
     streak: Cell<u32>,
@@ -68,6 +68,9 @@ pub(crate) struct VersionCounters {
     quiet: Cell<u32>,
     open: Cell<Open>,
 }
+
+/// The cells of a tool, by era.
+type ToolCells = [Option<Box<ToolCell>>; 3];
 
 #[derive(Default)]
 struct Labels {

@@ -58,7 +58,7 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn from_version(mut self, header: &HeaderValue, is_candidate: bool) -> Self {
+    pub(crate) fn by_version(mut self, header: &HeaderValue, is_candidate: bool) -> Self {
         self.version = Some((header.clone(), is_candidate));
         self
     }

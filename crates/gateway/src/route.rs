@@ -4,12 +4,13 @@
 //! the split by affinity key. Within the version an affinity key keeps its endpoint by rendezvous hashing, so that an
 //! endpoint that comes or goes moves only its own callers.
 
+use foldhash::quality::FixedState;
 use serin_model::{
     name::EndpointId,
     service::VersionStage,
     snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
 };
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 
 /// Who asks, as far as routing needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +118,7 @@ pub(crate) fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]
         return Some(0);
     }
     let weigh = |endpoint: &EndpointRoute| {
-        let mut hasher =
-            foldhash::quality::FixedState::with_seed(u64::from(endpoint.id.0)).build_hasher();
-        key.unwrap_or_default().hash(&mut hasher);
-        hasher.finish()
+        FixedState::with_seed(u64::from(endpoint.id.0)).hash_one(key.unwrap_or_default())
     };
     let left = version
         .endpoints
@@ -135,7 +133,12 @@ pub(crate) fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serin_model::{name::RolloutId, service::Protocol, share::Share, snapshot::Split};
+    use serin_model::{
+        name::RolloutId,
+        service::{Protocol, ServiceSettings},
+        share::Share,
+        snapshot::Split,
+    };
     use uuid::Uuid;
 
     pub(crate) fn version(name: &str, ids: &[u32]) -> VersionRoute {
@@ -166,7 +169,7 @@ pub(crate) mod tests {
                 share: Share::from_percent(share).unwrap(),
                 contract_differs: false,
             }),
-            settings: Default::default(),
+            settings: ServiceSettings::default(),
         }
     }
 

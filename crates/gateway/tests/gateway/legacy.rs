@@ -3,7 +3,7 @@
 use crate::support::*;
 use http_body_util::BodyExt as _;
 use serin_gateway::Keyring;
-use serin_model::observe::Rejection;
+use serin_model::observe::{Outcome, Rejection};
 use std::collections::HashSet;
 
 #[tokio::test]
@@ -307,7 +307,6 @@ async fn batches_pass_and_each_call_in_them_counts() {
     let answer = client.ask("POST", "/mcp", &headers, batch).await;
     assert_eq!(answer.status, 200);
     assert_eq!(server.last().text(), batch);
-    use serin_model::observe::Outcome;
     gateway.observed.outcome("v1", "add", Outcome::Ok, 1).await;
     gateway
         .observed

@@ -159,9 +159,7 @@ async fn heads_are_bounded() {
     let server = Server::mcp("one").await;
     let gateway = limited(&server);
     let host = gateway.address;
-    let many = (0..120)
-        .map(|n| format!("X-{n}: 1\r\n"))
-        .collect::<String>();
+    let many = "X: 1\r\n".repeat(120);
     for (request, want) in [
         (
             format!(
