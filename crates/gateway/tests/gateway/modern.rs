@@ -278,16 +278,19 @@ async fn a_client_that_goes_away_takes_its_call_with_it() {
         .await;
 }
 
+/// Tells when it is dropped.
+struct OnDrop(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_before_the_answer_takes_its_call_with_it() {
     let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let (ended, mut dropped) = tokio::sync::mpsc::unbounded_channel();
-    struct OnDrop(tokio::sync::mpsc::UnboundedSender<()>);
-    impl Drop for OnDrop {
-        fn drop(&mut self) {
-            let _ = self.0.send(());
-        }
-    }
     let server = Server::start(move |_| {
         let (begun, guard) = (begun.clone(), OnDrop(ended.clone()));
         async move {

@@ -107,6 +107,7 @@ pub(crate) fn pieces(content_type: &str) -> (Pieces, Reply) {
     (sender, response.body(body).unwrap())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what the channel takes")]
 pub(crate) fn piece(text: &str) -> Result<Frame<Bytes>, std::io::Error> {
     Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes())))
 }
@@ -192,7 +193,7 @@ async fn serve(stream: TcpStream, handler: Handler, record: Arc<Mutex<Vec<Seen>>
                 body: body
                     .collect()
                     .await
-                    .map(|body| body.to_bytes())
+                    .map(http_body_util::Collected::to_bytes)
                     .unwrap_or_default(),
             };
             record.lock().unwrap().push(seen.clone());
