@@ -28,11 +28,19 @@ impl Scratch {
     pub(crate) fn make() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(JANITOR).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(JANITOR)
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // A group of its own: an interrupt at the terminal is for the demo, and the janitor must outlive it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let janitor = command.spawn()?;
-        Ok(Self { folder: Some(folder), janitor })
+        Ok(Self {
+            folder: Some(folder),
+            janitor,
+        })
     }
 
     /// Where it is.
@@ -52,7 +60,9 @@ impl Drop for Scratch {
 /// Waits until the demo is no more and removes its folder.
 pub(crate) fn janitor(folder: &Path) -> Exit {
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    let is_ours = folder
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
     if is_ours && folder.exists() && std::fs::remove_dir_all(folder).is_err() {
         return Exit::Error;
     }

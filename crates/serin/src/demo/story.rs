@@ -39,8 +39,13 @@ const CALLS_AFTERWARDS: u64 = 200;
 
 /// Runs the demo and cleans up.
 pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
-    let scratch = Scratch::make().into_diagnostic().wrap_err("the demo needs a temporary folder")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().into_diagnostic()?;
+    let scratch = Scratch::make()
+        .into_diagnostic()
+        .wrap_err("the demo needs a temporary folder")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .into_diagnostic()?;
     runtime.block_on(async {
         tokio::select! {
             told = play(&scratch, keep) => told,
@@ -58,29 +63,42 @@ async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
     let teller = Teller { began };
 
     teller.say("A gateway in front of three versions of an MCP server, and a hundred clients calling its tools about");
-    teller.say("100 times a second: half with sessions (to 2025-11-25), half without (2026-07-28).");
+    teller
+        .say("100 times a second: half with sessions (to 2025-11-25), half without (2026-07-28).");
     teller.say("The demo's plan has wide tolerances and short phases so that a minute suffices.");
 
     Teller::head("Act 1: v2.0.0 is rolled out, and its search begins to fail inside HTTP 200");
     stage.start("v2.0.0").await?;
-    stage.follow(&teller, |rollout| rollout.phase > 0).await?;
-    let fault = Fault::new(FaultKind::ToolError { message: "the index is not reachable".to_owned() }).on_tool(BROKEN_TOOL);
+    let mut told = 0;
+    stage
+        .follow(&teller, &mut told, |rollout| rollout.phase > 0)
+        .await?;
+    let fault = Fault::new(FaultKind::ToolError {
+        message: "the index is not reachable".to_owned(),
+    })
+    .on_tool(BROKEN_TOOL);
     let injected = stage.bad.faults().set(fault).into_diagnostic()?;
-    teller.say(&format!("        now every call of {BROKEN_TOOL} on v2.0.0 fails: HTTP 200, isError inside"));
-    let rollout = stage.follow(&teller, |rollout| rollout.status.is_terminal()).await?;
+    teller.say(&format!(
+        "        now every call of {BROKEN_TOOL} on v2.0.0 fails: HTTP 200, isError inside"
+    ));
+    let rollout = stage
+        .follow(&teller, &mut told, |rollout| rollout.status.is_terminal())
+        .await?;
     expect(&rollout, Status::RolledBack)?;
     stage.settle().await;
     let taken_back = TakenBack::measure(&rollout, injected, &stage.population);
-    taken_back.tell(&teller, &rollout);
+    taken_back.tell(&teller, &stage.rollout().unwrap_or(rollout));
 
     Teller::head("Act 2: v2.0.1 is rolled out, and it is good");
     stage.start("v2.0.1").await?;
-    let rollout = stage.follow(&teller, |rollout| rollout.status.is_terminal()).await?;
+    let rollout = stage
+        .follow(&teller, &mut told, |rollout| rollout.status.is_terminal())
+        .await?;
     expect(&rollout, Status::Promoted)?;
     stage.settle().await;
 
     if keep {
-        stage.keep(&teller);
+        stage.keep();
         std::future::pending::<()>().await;
     }
     stage.close(&teller).await
@@ -138,9 +156,19 @@ impl Stage {
             ..PopulationOptions::new(format!("http://{}/mcp", server.gateway_address()))
         })
         .into_diagnostic()?;
-        let stage = Self { server, population, _samples: [v1, good], bad };
+        let stage = Self {
+            server,
+            population,
+            _samples: [v1, good],
+            bad,
+        };
         // The tools are known and everybody has begun before the story does.
-        stage.wait(|view| view.service("tools").is_some_and(|s| s.versions.iter().all(|v| v.tools.is_some()))).await?;
+        stage
+            .wait(|view| {
+                view.service("tools")
+                    .is_some_and(|s| s.versions.iter().all(|v| v.tools.is_some()))
+            })
+            .await?;
         Ok(stage)
     }
 
@@ -152,22 +180,30 @@ impl Stage {
             reason: String::new(),
             accept_breaking: false,
         };
-        self.server.control().start_rollout(Actor::named("demo"), request).await.into_diagnostic()?;
+        self.server
+            .control()
+            .start_rollout(Actor::named("demo"), request)
+            .await
+            .into_diagnostic()?;
         Ok(())
     }
 
     /// Tells what happens until the rollout is as it should be.
-    async fn follow(&self, teller: &Teller, until: impl Fn(&RolloutView) -> bool) -> miette::Result<RolloutView> {
+    async fn follow(
+        &self,
+        teller: &Teller,
+        told: &mut u64,
+        until: impl Fn(&RolloutView) -> bool,
+    ) -> miette::Result<RolloutView> {
         let mut views = self.server.control().subscribe();
         let deadline = tokio::time::sleep(Duration::from_secs(ROLLOUT_SECONDS_MAX));
         tokio::pin!(deadline);
-        let mut told = 0;
         loop {
             let view = views.borrow_and_update().clone();
             if let Some(service) = view.service("tools")
                 && let Some(rollout) = &service.rollout
             {
-                teller.events(rollout, &mut told);
+                teller.events(rollout, told);
                 if until(rollout) {
                     return Ok(rollout.clone());
                 }
@@ -177,6 +213,16 @@ impl Stage {
                 () = &mut deadline => return Err(miette!("nothing was decided in {ROLLOUT_SECONDS_MAX} s")),
             }
         }
+    }
+
+    /// The rollout as it is now.
+    fn rollout(&self) -> Option<RolloutView> {
+        self.server
+            .control()
+            .view()
+            .service("tools")?
+            .rollout
+            .clone()
     }
 
     async fn wait(&self, until: impl Fn(&View) -> bool) -> miette::Result<()> {
@@ -196,14 +242,25 @@ impl Stage {
         }
     }
 
-    fn keep(&self, teller: &Teller) {
+    fn keep(&self) {
         let gateway = self.server.gateway_address();
         Teller::head("It goes on until Ctrl-C. Things to try by hand");
         for (what, how) in [
             ("an MCP client", format!("http://{gateway}/mcp")),
-            ("where it stands", self.server.admin_command("rollout watch tools")),
-            ("back to v1.0.0", self.server.admin_command("rollout rollback tools --reason \"I saw enough\"")),
-            ("once more", self.server.admin_command("rollout start tools --to v2.0.1 --plan demo --wait")),
+            (
+                "where it stands",
+                self.server.admin_command("rollout watch tools"),
+            ),
+            (
+                "back to v1.0.0",
+                self.server
+                    .admin_command("rollout rollback tools --reason \"I saw enough\""),
+            ),
+            (
+                "once more",
+                self.server
+                    .admin_command("rollout start tools --to v2.0.1 --plan demo --wait"),
+            ),
             ("metrics", format!("curl {}", self.server.metrics_url())),
         ] {
             println!("  {what:16} {how}");
@@ -215,16 +272,28 @@ impl Stage {
         self.server.stop().await?;
         let changes = ["v2.0.0", "v2.0.1"].map(|version| Change::Raised(version.to_owned()));
         // A raise a phase, and the end of v2.0.0.
-        let mut changes: Vec<_> = changes.iter().flat_map(|raise| std::iter::repeat_n(raise.clone(), PHASES)).collect();
+        let mut changes: Vec<_> = changes
+            .iter()
+            .flat_map(|raise| std::iter::repeat_n(raise.clone(), PHASES))
+            .collect();
         changes.push(Change::RolledBack("v2.0.0".to_owned()));
         let odd = report.unexplained_moves(&changes).len();
         Teller::head("In the end");
-        let Stats { calls, mismatches, .. } = report.stats;
+        let Stats {
+            calls, mismatches, ..
+        } = report.stats;
         teller.say(&format!(
             "{calls} calls; answers from a wrong version, endpoint, session or call: {mismatches}; callers moved without reason: {odd}"
         ));
-        teller.say(&format!("{:.0} s; nothing is left behind.", teller.began.elapsed().as_secs_f64()));
-        Ok(if mismatches == 0 && odd == 0 { Exit::Done } else { Exit::Error })
+        teller.say(&format!(
+            "{:.0} s; nothing is left behind.",
+            teller.began.elapsed().as_secs_f64()
+        ));
+        Ok(if mismatches == 0 && odd == 0 {
+            Exit::Done
+        } else {
+            Exit::Error
+        })
     }
 }
 
@@ -233,7 +302,9 @@ fn service() -> miette::Result<ServiceName> {
 }
 
 async fn sample(version: &str, tools: ToolSet) -> miette::Result<Running> {
-    Sample::start(SampleOptions::new(version, version, tools)).await.into_diagnostic()
+    Sample::start(SampleOptions::new(version, version, tools))
+        .await
+        .into_diagnostic()
 }
 
 /// How a candidate was taken back, by the clients' clock.
@@ -250,19 +321,36 @@ impl TakenBack {
     fn measure(rollout: &RolloutView, injected: Instant, population: &Population) -> Self {
         // The decision is on the wall clock, the clients' calls are not: one moment on both links them.
         let (instant, wall) = (Instant::now(), Timestamp::now());
-        let since = rollout.ended_at.and_then(|ended| Duration::try_from(wall.duration_since(ended)).ok());
-        let decided = instant.checked_sub(since.unwrap_or_default()).unwrap_or(instant);
-        let last_call = population.stats().versions.get("v2.0.0").and_then(|stats| stats.last_sent_at);
+        let since = rollout
+            .ended_at
+            .and_then(|ended| Duration::try_from(wall.duration_since(ended)).ok());
+        let decided = instant
+            .checked_sub(since.unwrap_or_default())
+            .unwrap_or(instant);
+        let last_call = population
+            .stats()
+            .versions
+            .get("v2.0.0")
+            .and_then(|stats| stats.last_sent_at);
         Self {
             detect: decided.saturating_duration_since(injected),
-            act: last_call.map(|last| last.saturating_duration_since(decided)).unwrap_or_default(),
+            act: last_call
+                .map(|last| last.saturating_duration_since(decided))
+                .unwrap_or_default(),
             harmed: population.book().harmed_since(injected),
         }
     }
 
     fn tell(&self, teller: &Teller, rollout: &RolloutView) {
-        let Self { detect, act, harmed } = self;
-        teller.say(&format!("taken back: {}", rollout.ended_reason.as_deref().unwrap_or_default()));
+        let Self {
+            detect,
+            act,
+            harmed,
+        } = self;
+        teller.say(&format!(
+            "taken back: {}",
+            rollout.ended_reason.as_deref().unwrap_or_default()
+        ));
         teller.say(&format!(
             "by the clients' clock: {:.1} s to detect, {} ms to act (last new call on v2.0.0), {harmed} calls harmed",
             detect.as_secs_f64(),
@@ -295,6 +383,9 @@ impl Teller {
         for event in rollout.events.iter().filter(|event| event.position > *told) {
             self.say(&event.text);
         }
-        *told = rollout.events.last().map_or(*told, |event| event.position.max(*told));
+        *told = rollout
+            .events
+            .last()
+            .map_or(*told, |event| event.position.max(*told));
     }
 }

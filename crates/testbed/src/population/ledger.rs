@@ -235,8 +235,9 @@ impl Ledger {
         }
         let canary = answer.and_then(|answer| answer.header("x-canary"));
         version.canary += u64::from(canary == Some("true"));
-        // Answers overtake each other: the newest and the oldest are by the time of sending.
-        if version.last_sent_at < Some(call.sent_at) {
+        // Answers overtake each other: the newest and the oldest are by the time of sending. A session that is gone was told so
+        // without its version being asked.
+        if *outcome != Outcome::SessionGone && version.last_sent_at < Some(call.sent_at) {
             version.last_sent_at = Some(call.sent_at);
         }
         if outcome.is_harm()
