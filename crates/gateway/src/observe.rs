@@ -13,6 +13,7 @@ use serin_model::{
         CallEra, CellKey, Counts, Moved, NO_TOOL, NewKeys, OTHER_TOOL, Open, Outcome, Rejection,
         STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
     },
+    share::Share,
     snapshot::{ServiceRoute, VersionRoute},
 };
 use std::{
@@ -107,6 +108,7 @@ impl ToolCell {
 /// The affinity keys of a service's rollout.
 struct Keys {
     rollout: RolloutId,
+    share: Share,
     seen: HashSet<u64, foldhash::fast::RandomState>,
     fresh: Map<VersionName, Vec<u64>>,
 }
@@ -199,12 +201,15 @@ impl Counters {
             .entry(service.name.clone())
             .or_insert_with(|| Keys {
                 rollout: split.rollout,
+                share: split.share,
                 seen: HashSet::default(),
                 fresh: Map::default(),
             });
-        if keys.rollout != split.rollout {
-            // What the last rollout saw since the last message goes unsaid: nobody compares its shares any more.
+        if (keys.rollout, keys.share) != (split.rollout, split.share) {
+            // Callers are counted anew at each share: only then do all of those who are assigned at it come up, not the moved alone.
+            // What the last share saw since the last message goes unsaid: nobody compares it any more.
             keys.rollout = split.rollout;
+            keys.share = split.share;
             keys.seen.clear();
             keys.fresh.clear();
         }
