@@ -883,19 +883,9 @@ impl Admitted<'_> {
         let mut unsealed = Unsealed::default();
         for message in &envelope.messages {
             for minted in &message.minted {
+                // What is not ours goes on as it is: the server refuses it in its own words, as it would without us.
                 let Some((endpoint, value)) = self.open(minted.kind, &minted.value) else {
-                    let what = match minted.kind {
-                        serin_mcp::Minted::Cursor => "cursor",
-                        serin_mcp::Minted::TaskId => "task id",
-                        serin_mcp::Minted::RequestState => "requestState",
-                    };
-                    let text = format!(
-                        "the {what} is not one that this service gave; start again without it"
-                    );
-                    let status = StatusCode::BAD_REQUEST;
-                    let code = GatewayError::InvalidParams;
-                    let refusal = Refusal::rpc(status, message.id, code, &text);
-                    return Err(refusal.counted(Rejection::Session).of(&self.service.name));
+                    continue;
                 };
                 let agreed = agreed(unsealed.endpoint, endpoint).map_err(|()| self.torn())?;
                 unsealed.endpoint = Some(agreed);

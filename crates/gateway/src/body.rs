@@ -280,12 +280,29 @@ impl Reading {
         data
     }
 
+    /// The stream ended before its time: that is the outcome, unless the answer was complete by then.
+    pub(crate) fn broke_off(&mut self, outcome: Outcome) {
+        match &self.scanner {
+            Some(scanner) if scanner.outcome().is_some() => {
+                self.observation.answered(self.status, Some(scanner), true);
+            }
+            _ => self.observation.failed(outcome),
+        }
+    }
+
     /// The answer is over: what was held back of it.
     pub(crate) fn finish(&mut self) -> Bytes {
         let rest = self.scanner.as_mut().map(Scanner::finish);
         self.observation
             .answered(self.status, self.scanner.as_ref(), self.has_event_id);
         rest.unwrap_or_default()
+    }
+}
+
+impl Drop for Reading {
+    /// A client that goes away with the answer in its hands has not cancelled the call.
+    fn drop(&mut self) {
+        self.broke_off(Outcome::Cancelled);
     }
 }
 
@@ -394,7 +411,7 @@ impl Relay {
                     Err(frame) => self.trailers = frame.into_trailers().ok(),
                 },
                 Some(Err(error)) => {
-                    self.reading.observation.failed(Outcome::Transport);
+                    self.reading.broke_off(Outcome::Transport);
                     self.lease = None;
                     return Poll::Ready(Some(Err(RelayError::Broken(error))));
                 }
@@ -440,7 +457,7 @@ impl Relay {
             ready!(timer.as_mut().poll(context));
             let due = idle.last + idle.max;
             if due <= Instant::now() {
-                self.reading.observation.failed(Outcome::Timeout);
+                self.reading.broke_off(Outcome::Timeout);
                 self.lease = None;
                 return Poll::Ready(Some(Err(RelayError::Idle)));
             }

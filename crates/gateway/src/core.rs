@@ -315,9 +315,11 @@ fn hand_over(
     stream.set_nodelay(true)?;
     let stream = stream.into_std()?;
     shared.loads[core].fetch_add(1, Relaxed);
-    cores[core]
-        .send((stream, peer))
-        .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    cores[core].send((stream, peer)).map_err(|_| {
+        // The core is stopping already.
+        shared.loads[core].fetch_sub(1, Relaxed);
+        io::Error::from(io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Runs what hyper spawns on the core of its connection.

@@ -68,12 +68,31 @@ struct Key {
     id: u8,
     secret: [u8; KEY_BYTES],
     cipher: Aes256GcmSiv,
+    /// Makes the nonces of values that must look the same each time.
+    nonces: [u8; KEY_BYTES],
 }
 
 impl Key {
     fn new(id: u8, secret: [u8; KEY_BYTES]) -> Self {
-        let cipher = Aes256GcmSiv::new(&secret.into());
-        Self { id, secret, cipher }
+        Self {
+            id,
+            secret,
+            cipher: Aes256GcmSiv::new(&secret.into()),
+            nonces: blake3::derive_key("serin 2026 nonces of minted values", &secret),
+        }
+    }
+
+    fn nonce(&self, purpose: Purpose, data: &[u8], plain: &[u8]) -> Option<[u8; NONCE_BYTES]> {
+        let mut nonce = [0; NONCE_BYTES];
+        match purpose {
+            Purpose::Session => getrandom::fill(&mut nonce).ok()?,
+            Purpose::Cursor | Purpose::Task | Purpose::RequestState => {
+                let mut hasher = blake3::Hasher::new_keyed(&self.nonces);
+                hasher.update(data).update(plain);
+                hasher.finalize_xof().fill(&mut nonce);
+            }
+        }
+        Some(nonce)
     }
 
     fn random(id: u8) -> io::Result<Self> {
@@ -187,18 +206,19 @@ impl Keyring {
         std::fs::rename(&beside, path).map_err(failed)
     }
 
-    /// Seals a value for a purpose and a service.
+    /// Seals a value for a purpose and a service. What a version minted looks the same each time it is sealed by a key, for a
+    /// client compares the id of its task with the one it knows, and a list must not differ from one caller to the next.
     pub(crate) fn seal(&self, purpose: Purpose, service: &str, plain: &[u8]) -> Option<String> {
         let key = self.newest()?;
-        let mut nonce = [0; NONCE_BYTES];
-        getrandom::fill(&mut nonce).ok()?;
+        let associated = associated(purpose, service);
+        let nonce = key.nonce(purpose, &associated, plain)?;
         let sealed = key
             .cipher
             .encrypt(
                 &Nonce::from(nonce),
                 Payload {
                     msg: plain,
-                    aad: &associated(purpose, service),
+                    aad: &associated,
                 },
             )
             .ok()?;
@@ -311,6 +331,19 @@ mod tests {
             other.open_value(Purpose::Cursor, "tools", sealed.as_bytes()),
             None
         );
+    }
+
+    #[test]
+    fn minted_values_look_the_same_each_time_and_sessions_never() {
+        let ring = Keyring::ephemeral().unwrap();
+        for purpose in [Purpose::Cursor, Purpose::Task, Purpose::RequestState] {
+            let seal = |service, plain| ring.seal(purpose, service, plain).unwrap();
+            assert_eq!(seal("s", b"1"), seal("s", b"1"));
+            assert_ne!(seal("s", b"1")[..20], seal("s", b"2")[..20]);
+            assert_ne!(seal("s", b"1")[..20], seal("t", b"1")[..20]);
+        }
+        let session = || ring.seal(Purpose::Session, "s", b"1").unwrap();
+        assert_ne!(session(), session());
     }
 
     proptest! {

@@ -109,7 +109,7 @@ async fn minted_values_come_back_to_the_version_that_made_them() {
 }
 
 #[tokio::test]
-async fn a_minted_value_that_is_not_ours_is_refused_and_its_absence_helps() {
+async fn a_value_that_is_not_ours_goes_to_the_server_which_refuses_it() {
     let (one, two) = (minting("one").await, minting("two").await);
     let gateway = Running::start(vec![service(&[build("v1", &[&one])], None)]);
     let other = Running::start(vec![service(&[build("v1", &[&two])], None)]);
@@ -123,19 +123,58 @@ async fn a_minted_value_that_is_not_ours_is_refused_and_its_absence_helps() {
         .as_str()
         .unwrap()
         .to_owned();
-    for cursor in ["page-one", &foreign] {
+    let own = client.modern("tools/list", None, &[], "{}").await;
+    let own = own.json()["result"]["nextCursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let tampered = own.replace(&own[30..31], if &own[30..31] == "A" { "B" } else { "A" });
+    for cursor in ["made up", &foreign, &tampered] {
         let params = format!(r#"{{"cursor":"{cursor}"}}"#);
         let answer = client.modern("tools/list", None, &[], &params).await;
-        let error = &answer.json()["error"];
-        assert_eq!((answer.status, &error["code"]), (400, &(-32602).into()));
-        assert!(
-            error["message"]
-                .as_str()
-                .unwrap()
-                .contains("start again without it")
-        );
-        assert_eq!(answer.json()["id"], 1);
+        assert_eq!(answer.status, 400);
+        assert!(answer.text().starts_with("not mine"), "{}", answer.text());
+        assert!(one.last().text().contains(&params));
     }
+    let params = format!(r#"{{"cursor":"{own}"}}"#);
+    assert_eq!(
+        client.modern("tools/list", None, &[], &params).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn values_of_two_versions_in_one_request_are_refused() {
+    let (one, two) = (minting("one").await, minting("two").await);
+    let at = |share| {
+        vec![service(
+            &[build("v1", &[&one]), build("v2", &[&two])],
+            Some(share),
+        )]
+    };
+    let gateway = Running::start(at(0.0));
+    let mut client = gateway.client().await;
+    let list = client.modern("tools/list", None, &[], "{}").await;
+    let cursor = list.json()["result"]["nextCursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    gateway.swap(at(100.0));
+    let call = client.modern("tools/call", Some("add"), &[], "{}").await;
+    let state = call.json()["result"]["requestState"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let params = format!(r#"{{"cursor":"{cursor}","requestState":"{state}"}}"#);
+    let answer = client.modern("tools/list", None, &[], &params).await;
+    let error = &answer.json()["error"];
+    assert_eq!((answer.status, &error["code"]), (400, &(-32602).into()));
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("start again without them")
+    );
     assert_eq!(
         client.modern("tools/list", None, &[], "{}").await.status,
         200
@@ -248,6 +287,38 @@ async fn refusals_of_the_server_pass_byte_for_byte() {
         assert_eq!((answer.status, answer.text()), (405, "never\n"));
         assert_eq!(answer.header("allow"), Some("POST"));
     }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_with_its_answer_has_not_cancelled() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::answering(move |_| {
+        let (pieces, reply) = pieces("text/event-stream");
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let mut gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let headers = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "add"),
+    ];
+    let mut response = client.begin("POST", "/mcp", &headers, CALL).await;
+    let pieces = soon(receiver.recv()).await.unwrap();
+    pieces
+        .send(piece(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"isError\":true}}\n\n",
+        ))
+        .unwrap();
+    soon(response.body_mut().frame()).await.unwrap().unwrap();
+    drop((response, client));
+    soon(pieces.closed()).await;
+    gateway
+        .observed
+        .outcome("v1", "add", Outcome::ToolError, 1)
+        .await;
 }
 
 #[tokio::test]
