@@ -384,8 +384,11 @@ impl Look {
             };
             return binomial::is_above(hits, trials, limit);
         }
-        tally
-            .value(self.metric, self.seconds)
+        // A quantile that is endless because calls failed is for the error rate to judge, which can tell a failure in twenty
+        // calls from a rate.
+        let value = tally.value(self.metric, self.seconds);
+        value
+            .filter(|value| value.is_finite())
             .is_some_and(|value| match self.metric.direction() {
                 Direction::Max => value > limit,
                 Direction::Min => value < limit,
@@ -553,6 +556,40 @@ mod tests {
         assert!(
             assessment.findings.iter().all(|f| f.stable_too) && !assessment.findings.is_empty()
         );
+    }
+
+    #[test]
+    fn failures_do_not_breach_latency_but_neither_do_they_pass_it() {
+        let latency = |limit| (Metric::LatencyP95, Limit::Seconds(limit));
+        let (metric, limit) = latency(1.0);
+        let rule = Threshold {
+            metric,
+            critical: Some(limit),
+            warning: None,
+            ..threshold(0, 10)
+        };
+        let criterion = Criterion {
+            metric,
+            limit,
+            lasting: Duration::ZERO,
+            window: rule.window,
+            min_samples: 10,
+        };
+        let mut tally = Tally {
+            calls: 20,
+            bad: 2,
+            ..Tally::default()
+        };
+        for _ in 0..18 {
+            tally.last_byte.record(0.01);
+        }
+        let mut candidate = Arm::default();
+        candidate.add(&"search".into(), &tally);
+        let mut monitor = Monitor::new(vec![rule], vec![criterion], 0.0);
+        monitor.add(1.0, &Arm::default(), &candidate);
+        let assessment = monitor.assess(1.0);
+        assert_eq!(assessment.verdict, Verdict::Continue);
+        assert!(!assessment.criteria_met());
     }
 
     #[test]

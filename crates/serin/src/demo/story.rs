@@ -4,6 +4,7 @@ use super::scratch::Scratch;
 use crate::{
     exit::Exit,
     run::{Server, interrupted},
+    screen::{self, Live},
 };
 use anstream::println;
 use anstyle::Style;
@@ -11,7 +12,7 @@ use jiff::Timestamp;
 use miette::{Context as _, IntoDiagnostic as _, miette};
 use serin_control::{
     PlanChoice, StartRequest,
-    view::{RolloutView, View},
+    view::{RolloutView, ServiceView, View},
 };
 use serin_model::{event::Actor, name::ServiceName, rollout::Status};
 use serin_testbed::{
@@ -39,6 +40,7 @@ const CALLS_AFTERWARDS: u64 = 200;
 
 /// Runs the demo and cleans up.
 pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
+    end_on_panic();
     let scratch = Scratch::make()
         .into_diagnostic()
         .wrap_err("the demo needs a temporary folder")?;
@@ -57,6 +59,15 @@ pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
     })
 }
 
+/// A panic of any thread ends the demo: nothing hangs half-alive, and the janitor tidies up.
+fn end_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        std::process::exit(Exit::Error as i32);
+    }));
+}
+
 async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
     let began = Instant::now();
     let stage = Stage::set(scratch).await?;
@@ -67,23 +78,20 @@ async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
         .say("100 times a second: half with sessions (to 2025-11-25), half without (2026-07-28).");
     teller.say("The demo's plan has wide tolerances and short phases so that a minute suffices.");
 
-    Teller::head("Act 1: v2.0.0 is rolled out, and its search begins to fail inside HTTP 200");
-    stage.start("v2.0.0").await?;
-    let mut told = 0;
-    stage
-        .follow(&teller, &mut told, |rollout| rollout.phase > 0)
-        .await?;
-    let fault = Fault::new(FaultKind::ToolError {
-        message: "the index is not reachable".to_owned(),
-    })
-    .on_tool(BROKEN_TOOL);
-    let injected = stage.bad.faults().set(fault).into_diagnostic()?;
+    Teller::head("Act 1: v2.0.0 is rolled out, and one of its tools breaks");
     teller.say(&format!(
-        "        now every call of {BROKEN_TOOL} on v2.0.0 fails: HTTP 200, isError inside"
+        "From phase 2 on every call of {BROKEN_TOOL} on v2.0.0 fails: HTTP 200, with isError inside."
     ));
-    let rollout = stage
-        .follow(&teller, &mut told, |rollout| rollout.status.is_terminal())
+    stage.start("v2.0.0").await?;
+    let mut painter = Painter::new(&teller);
+    stage
+        .follow(&mut painter, |rollout| rollout.phase > 0)
         .await?;
+    let message = "the index is not reachable".to_owned();
+    let fault = Fault::new(FaultKind::ToolError { message }).on_tool(BROKEN_TOOL);
+    let injected = stage.bad.faults().set(fault).into_diagnostic()?;
+    let rollout = stage.follow(&mut painter, has_ended).await?;
+    drop(painter);
     expect(&rollout, Status::RolledBack)?;
     stage.settle().await;
     let taken_back = TakenBack::measure(&rollout, injected, &stage.population);
@@ -91,9 +99,7 @@ async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
 
     Teller::head("Act 2: v2.0.1 is rolled out, and it is good");
     stage.start("v2.0.1").await?;
-    let rollout = stage
-        .follow(&teller, &mut told, |rollout| rollout.status.is_terminal())
-        .await?;
+    let rollout = stage.follow(&mut Painter::new(&teller), has_ended).await?;
     expect(&rollout, Status::Promoted)?;
     stage.settle().await;
 
@@ -102,6 +108,10 @@ async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
         std::future::pending::<()>().await;
     }
     stage.close(&teller).await
+}
+
+fn has_ended(rollout: &RolloutView) -> bool {
+    rollout.status.is_terminal()
 }
 
 fn expect(rollout: &RolloutView, status: Status) -> miette::Result<()> {
@@ -191,8 +201,7 @@ impl Stage {
     /// Tells what happens until the rollout is as it should be.
     async fn follow(
         &self,
-        teller: &Teller,
-        told: &mut u64,
+        painter: &mut Painter<'_>,
         until: impl Fn(&RolloutView) -> bool,
     ) -> miette::Result<RolloutView> {
         let mut views = self.server.control().subscribe();
@@ -203,7 +212,7 @@ impl Stage {
             if let Some(service) = view.service("tools")
                 && let Some(rollout) = &service.rollout
             {
-                teller.events(rollout, told);
+                painter.show(service, rollout);
                 if until(rollout) {
                     return Ok(rollout.clone());
                 }
@@ -377,15 +386,38 @@ impl Teller {
     fn say(&self, text: &str) {
         println!("{:5.1}s  {text}", self.began.elapsed().as_secs_f64());
     }
+}
 
-    /// Says what has happened since `told`, the position of the last event that was said.
-    fn events(&self, rollout: &RolloutView, told: &mut u64) {
-        for event in rollout.events.iter().filter(|event| event.position > *told) {
-            self.say(&event.text);
+/// Shows a rollout as it goes on: the screen of `serin rollout watch` on a terminal, events elsewhere.
+struct Painter<'a> {
+    teller: &'a Teller,
+    live: Option<Live>,
+    /// The last event that was said.
+    told: u64,
+}
+
+impl<'a> Painter<'a> {
+    fn new(teller: &'a Teller) -> Self {
+        Self {
+            teller,
+            live: screen::terminal().map(|_| Live::new()),
+            told: 0,
         }
-        *told = rollout
+    }
+
+    fn show(&mut self, service: &ServiceView, rollout: &RolloutView) {
+        if let Some(live) = &mut self.live {
+            live.paint(service, Timestamp::now());
+            return;
+        }
+        for event in rollout
             .events
-            .last()
-            .map_or(*told, |event| event.position.max(*told));
+            .iter()
+            .filter(|event| event.position > self.told)
+        {
+            self.teller.say(&event.text);
+        }
+        let newest = rollout.events.last().map_or(0, |event| event.position);
+        self.told = self.told.max(newest);
     }
 }
