@@ -24,6 +24,7 @@ use std::path::Path;
 struct Done {
     done: Vec<String>,
     rollout: Option<RolloutId>,
+    position: Option<u64>,
 }
 
 pub(crate) fn dispatch(global: &Global, command: Rollout) -> miette::Result<Exit> {
@@ -116,13 +117,8 @@ async fn start(client: &mut Client, args: StartArgs) -> miette::Result<Exit> {
         .await?;
     say(&done)?;
     if args.wait {
-        return watch::watch(
-            client,
-            &args.service,
-            watch::Sink::choose(false),
-            done.rollout,
-        )
-        .await;
+        let sink = watch::Sink::after(done.position.unwrap_or_default());
+        return watch::watch(client, &args.service, sink, done.rollout).await;
     }
     Ok(Exit::Done)
 }

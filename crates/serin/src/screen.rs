@@ -39,11 +39,9 @@ pub(crate) fn draw(
     now: Timestamp,
     size: Size,
 ) -> Vec<String> {
-    let mut head = vec![
-        parts::header(service, rollout, now),
-        parts::share(rollout),
-        parts::phases(rollout),
-    ];
+    let mut head = vec![parts::header(service, rollout, now)];
+    head.extend(parts::plan(rollout, size.columns));
+    head.extend([parts::share(rollout), parts::phases(rollout)]);
     head.extend(parts::waiting(rollout, size.columns));
     head.push(Line::default());
     head.extend(parts::arms(rollout));
@@ -57,13 +55,8 @@ pub(crate) fn draw(
     let left = room - events.len();
     let tools = parts::tools(rollout, TOOLS_MAX.min(left.saturating_sub(2)));
     let all = head.into_iter().chain(tools).chain(events).chain(tail);
-    all.map(|line| line.cut(size.columns)).collect()
-}
-
-/// Text in bold.
-#[cfg(feature = "demo")]
-pub(crate) fn bold(text: &str) -> String {
-    Line::default().styled(line::BOLD, text).cut(usize::MAX)
+    let lines = all.map(|line| line.cut(size.columns));
+    lines.take(size.rows.saturating_sub(1)).collect()
 }
 
 #[cfg(test)]

@@ -42,10 +42,16 @@ impl Sink {
     pub(super) fn choose(json: bool) -> Self {
         if json {
             Self::Json { last: None }
-        } else if screen::terminal().is_some() {
-            Self::Screen(Box::new(Live::new()))
         } else {
-            Self::Lines { told: 0 }
+            Self::after(0)
+        }
+    }
+
+    /// Events up to a position were told already.
+    pub(super) fn after(told: u64) -> Self {
+        match screen::terminal() {
+            Some(_) => Self::Screen(Box::new(Live::new())),
+            None => Self::Lines { told },
         }
     }
 

@@ -11,10 +11,12 @@ use std::time::Duration;
 /// Where the labels end.
 const LABEL: usize = 8;
 /// Where the columns of the two sides end.
-const STABLE: usize = 30;
-const CANDIDATE: usize = 43;
-/// Where the columns of a tool end.
-const TOOL_COLUMNS: [usize; 6] = [34, 44, 56, 66, 76, 86];
+const STABLE: usize = 34;
+const CANDIDATE: usize = 56;
+/// Where the stable side of a tool's columns ends.
+const TOOL_COLUMNS: [usize; 3] = [34, 54, 74];
+/// Calls of a side below which a difference is chance.
+const CALLS_TELLING: u64 = 20;
 /// Longest name of a tool that is shown whole.
 const TOOL_CHARS_MAX: usize = 24;
 
@@ -40,6 +42,14 @@ pub(super) fn header(service: &ServiceView, rollout: &RolloutView, now: Timestam
         .text(format!("   plan {}   ", rollout.plan))
         .styled(style, mark)
         .text(format!("   {}", span(since.as_secs_f64())))
+}
+
+/// What the plan says of itself.
+pub(super) fn plan(rollout: &RolloutView, columns: usize) -> Vec<Line> {
+    if rollout.plan_description.is_empty() {
+        return Vec::new();
+    }
+    wrapped("plan", LABEL, FAINT, &rollout.plan_description, columns)
 }
 
 pub(super) fn share(rollout: &RolloutView) -> Line {
@@ -118,8 +128,8 @@ pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
             .styled(FAINT, "waits")
             .to(LABEL)
             .text(format!(
-                "{hold}   {deadline}   {} calls seen, wants {}",
-                rollout.trials, rollout.evidence_wanted
+                "{hold}   {deadline}   evidence `{}`, {} calls so far",
+                rollout.evidence_wanted, rollout.trials
             )),
     ];
     let reasons = [
@@ -141,57 +151,50 @@ pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
     lines
 }
 
+/// Both sides, metric by metric.
 pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
     let mut lines = vec![
         Line::default()
             .right(STABLE, FAINT, &format!("stable {}", rollout.from))
-            .right(
-                CANDIDATE.max(STABLE + 2 + rollout.to.as_str().len()),
-                FAINT,
-                rollout.to.as_str(),
-            ),
+            .right(CANDIDATE, FAINT, &format!("candidate {}", rollout.to)),
     ];
-    let rows: [(&str, fn(&ArmView) -> String, fn(&Arms<ArmView>) -> Style); 7] = [
-        ("calls", |arm| arm.calls.to_string(), |_| PLAIN),
+    let rows: [(&str, fn(&ArmView) -> String, Value); 7] = [
+        ("calls", |arm| arm.calls.to_string(), |_| None),
         (
             "calls/s",
             |arm| format!("{:.1}", arm.calls_per_second),
-            |_| PLAIN,
+            |_| None,
         ),
-        (
-            "errors",
-            |arm| ratio(arm.error_rate),
-            |arms| worse(arms, |arm| arm.error_rate, 0.001),
-        ),
+        ("errors", |arm| ratio(arm.error_rate), |arm| arm.error_rate),
         (
             "p50",
             |arm| seconds(arm.latency_p50_seconds),
-            |arms| worse(arms, |arm| arm.latency_p50_seconds, 0.001),
+            |arm| arm.latency_p50_seconds,
         ),
         (
             "p95",
             |arm| seconds(arm.latency_p95_seconds),
-            |arms| worse(arms, |arm| arm.latency_p95_seconds, 0.001),
+            |arm| arm.latency_p95_seconds,
         ),
         (
             "p99",
             |arm| seconds(arm.latency_p99_seconds),
-            |arms| worse(arms, |arm| arm.latency_p99_seconds, 0.001),
+            |arm| arm.latency_p99_seconds,
         ),
         (
             "first byte p95",
             |arm| seconds(arm.first_byte_p95_seconds),
-            |arms| worse(arms, |arm| arm.first_byte_p95_seconds, 0.001),
+            |arm| arm.first_byte_p95_seconds,
         ),
     ];
-    for (label, show, style) in rows {
+    for (label, show, value) in rows {
         lines.push(
             Line::default()
                 .styled(FAINT, label)
                 .right(STABLE, PLAIN, &show(&rollout.arms.stable))
                 .right(
                     CANDIDATE,
-                    style(&rollout.arms),
+                    hint(&rollout.arms, value),
                     &show(&rollout.arms.candidate),
                 ),
         );
@@ -199,37 +202,32 @@ pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
     lines
 }
 
-/// A hint for the eye, not a verdict: half as much again, and more than a least difference.
-fn worse(arms: &Arms<ArmView>, value: impl Fn(&ArmView) -> Option<f64>, least: f64) -> Style {
+type Value = fn(&ArmView) -> Option<f64>;
+
+/// A hint for the eye, not a verdict: half as much again, by more than a thousandth (of a second, of the calls).
+fn hint(arms: &Arms<ArmView>, value: Value) -> Style {
+    let enough = arms.stable.calls.min(arms.candidate.calls) >= CALLS_TELLING;
     match (value(&arms.stable), value(&arms.candidate)) {
-        (Some(stable), Some(candidate)) if candidate > stable * 1.5 + least => BAD,
+        (Some(stable), Some(candidate)) if enough && candidate > stable * 1.5 + 0.001 => BAD,
         _ => PLAIN,
     }
 }
 
+/// Tool by tool, as `stable → candidate`.
 pub(super) fn tools(rollout: &RolloutView, most: usize) -> Vec<Line> {
     if rollout.tools.is_empty() || most == 0 {
         return Vec::new();
     }
-    let [
-        errors,
-        errors_candidate,
-        latency,
-        latency_candidate,
-        calls,
-        calls_candidate,
-    ] = TOOL_COLUMNS;
-    let mut lines = vec![
-        Line::default(),
-        Line::default()
-            .styled(FAINT, "tool, worst first")
-            .right(errors, FAINT, "errors")
-            .right(errors_candidate, FAINT, "candidate")
-            .right(latency, FAINT, "p95")
-            .right(latency_candidate, FAINT, "candidate")
-            .right(calls, FAINT, "calls")
-            .right(calls_candidate, FAINT, "candidate"),
-    ];
+    let [errors, latency, calls] = TOOL_COLUMNS;
+    let title = Line::default()
+        .styled(FAINT, "tool, worst first")
+        .right(errors, FAINT, "errors")
+        .styled(FAINT, " →")
+        .right(latency, FAINT, "p95")
+        .styled(FAINT, " →")
+        .right(calls, FAINT, "calls")
+        .styled(FAINT, " →");
+    let mut lines = vec![Line::default(), title];
     for tool in rollout.tools.iter().take(most) {
         let Arms { stable, candidate } = &tool.arms;
         let name: String = tool.tool.chars().take(TOOL_CHARS_MAX).collect();
@@ -237,19 +235,19 @@ pub(super) fn tools(rollout: &RolloutView, most: usize) -> Vec<Line> {
             Line::default()
                 .text(name)
                 .right(errors, PLAIN, &ratio(stable.error_rate))
-                .right(
-                    errors_candidate,
-                    worse(&tool.arms, |arm| arm.error_rate, 0.001),
-                    &ratio(candidate.error_rate),
+                .text(" → ")
+                .styled(
+                    hint(&tool.arms, |arm| arm.error_rate),
+                    ratio(candidate.error_rate),
                 )
                 .right(latency, PLAIN, &seconds(stable.latency_p95_seconds))
-                .right(
-                    latency_candidate,
-                    worse(&tool.arms, |arm| arm.latency_p95_seconds, 0.001),
-                    &seconds(candidate.latency_p95_seconds),
+                .text(" → ")
+                .styled(
+                    hint(&tool.arms, |arm| arm.latency_p95_seconds),
+                    seconds(candidate.latency_p95_seconds),
                 )
                 .right(calls, PLAIN, &stable.calls.to_string())
-                .right(calls_candidate, PLAIN, &candidate.calls.to_string()),
+                .text(format!(" → {}", candidate.calls)),
         );
     }
     if rollout.tools.len() > most {
@@ -262,6 +260,9 @@ pub(super) fn tools(rollout: &RolloutView, most: usize) -> Vec<Line> {
 
 /// The newest events, oldest of them first.
 pub(super) fn events(rollout: &RolloutView, most: usize, columns: usize) -> Vec<Line> {
+    if rollout.events.is_empty() {
+        return Vec::new();
+    }
     let mut lines = vec![Line::default()];
     let from = rollout.events.len().saturating_sub(most);
     for event in rollout.events.iter().skip(from) {

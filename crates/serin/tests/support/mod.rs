@@ -1,0 +1,258 @@
+//! The real `serin` in a temporary folder, on ports of its own.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use rustix::process::{Pid, Signal, kill_process};
+use serin_testbed::sample::{Running, Sample, SampleOptions, ToolSet};
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// No condition of a test takes so long on any machine; who waits longer waits for what never comes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `serin run`.
+pub struct Serin {
+    child: Child,
+    folder: PathBuf,
+    services: String,
+    /// `http://127.0.0.1:PORT`.
+    pub gateway: String,
+    /// `http://127.0.0.1:PORT` or `unix:PATH`.
+    pub admin: String,
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Serin {
+    /// Starts on free ports with these services (YAML, from `services:` on).
+    pub async fn start(folder: &Path, services: &str) -> Self {
+        Self::start_with(folder, services, "127.0.0.1:0", "listen: 127.0.0.1:0", &[])
+            .await
+            .expect("serin starts")
+    }
+
+    /// Starts with an address for the gateway, a setting for the admin API, and further arguments; the error is what it said
+    /// before it ended.
+    pub async fn start_with(
+        folder: &Path,
+        services: &str,
+        gateway: &str,
+        admin: &str,
+        arguments: &[&str],
+    ) -> Result<Self, String> {
+        let text = format!(
+            "gateway: {{ listen: {gateway}, drain: 2s }}\nadmin: {{ {admin} }}\ncontrol: {{ tick: 100ms }}\n{services}"
+        );
+        std::fs::write(folder.join("serin.yaml"), text).unwrap();
+        let mut child = program(folder)
+            .arg("run")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(log(folder))
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = Vec::new();
+        for prefix in ["gateway listening on ", "admin listening on "] {
+            let line = timeout(PATIENCE, lines.next_line())
+                .await
+                .expect("serin says where it listens")
+                .unwrap();
+            let place = line.as_deref().and_then(|line| line.strip_prefix(prefix));
+            let Some(place) = place else {
+                child.wait().await.unwrap();
+                return Err(std::fs::read_to_string(folder.join("serin.log")).unwrap());
+            };
+            said.push(place.to_owned());
+        }
+        let [gateway, admin] = said.try_into().unwrap();
+        Ok(Self {
+            child,
+            folder: folder.to_owned(),
+            services: services.to_owned(),
+            gateway,
+            admin,
+            _stdout: lines,
+        })
+    }
+
+    /// A URL of the gateway.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.gateway)
+    }
+
+    /// The token of the admin API.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.folder.join("serin.db.token"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id().expect("it runs").try_into().unwrap()
+    }
+
+    /// Runs a command that must not fail, and returns what it printed. Codes that say where a rollout is are no failure.
+    pub async fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        let fine = matches!(output.status.code(), Some(0 | 10..=12));
+        assert!(
+            fine,
+            "serin {arguments:?}: {}\n{}",
+            output.status,
+            stderr(&output)
+        );
+        stdout(&output)
+    }
+
+    /// Runs a command.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        run(
+            &self.folder,
+            &[&["--admin", &self.admin], arguments].concat(),
+        )
+        .await
+    }
+
+    /// Runs a command that must fail, and returns what it said.
+    pub async fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "serin {arguments:?}: {}\n{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        stderr(&output)
+    }
+
+    /// The rollout of the service `tools`.
+    pub async fn rollout(&self) -> serde_json::Value {
+        serde_json::from_str(&self.cli(&["rollout", "status", "tools", "--json"]).await).unwrap()
+    }
+
+    /// Waits until the rollout of `tools` is as it should be.
+    pub async fn until(
+        &self,
+        what: &str,
+        fine: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rollout = self.rollout().await;
+            if fine(&rollout) {
+                return rollout;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not {what}: {rollout:#}\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("serin.log")).unwrap()
+    }
+
+    /// Sends a signal and waits for the end.
+    pub async fn end_by(mut self, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it ends")
+            .unwrap()
+    }
+
+    /// As after a power cut, on the same ports.
+    pub async fn kill_and_restart(self, folder: &Path) -> Self {
+        let gateway = self.gateway.trim_start_matches("http://").to_owned();
+        let admin = format!("listen: {}", self.admin.trim_start_matches("http://"));
+        let services = self.services.clone();
+        self.end_by(Signal::KILL).await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // In between, somebody else's connection may have been given the port.
+            match Self::start_with(folder, &services, &gateway, &admin, &[]).await {
+                Ok(serin) => return serin,
+                Err(said) => assert!(Instant::now() < deadline, "{said}"),
+            }
+        }
+    }
+}
+
+/// Runs `serin` in a folder.
+pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let output = program(folder)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    timeout(PATIENCE, output)
+        .await
+        .expect("the command ends")
+        .unwrap()
+}
+
+fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
+    command
+        .current_dir(folder)
+        .env("NO_COLOR", "1")
+        .env("USER", "tester");
+    for name in [
+        "SERIN_ADMIN",
+        "SERIN_TOKEN",
+        "SERIN_TOKEN_FILE",
+        "SERIN_CONFIG",
+        "RUST_LOG",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn log(folder: &Path) -> File {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("serin.log"))
+        .unwrap()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A sample server of a version.
+pub async fn sample(version: &str, tools: ToolSet) -> Running {
+    Sample::start(SampleOptions::new(version, version, tools))
+        .await
+        .unwrap()
+}
+
+/// The service `tools` with the versions `v1` (stable) and `v2`, a URL each.
+pub fn two_versions(v1: &str, v2: &str) -> String {
+    format!(
+        "services:\n  tools:\n    protocol: mcp\n    path: /mcp\n    stable: v1\n    versions:\n      \
+         v1: {{ endpoints: [\"{v1}\"] }}\n      v2: {{ endpoints: [\"{v2}\"] }}\n"
+    )
+}
