@@ -8,24 +8,13 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
 };
-use support::{Serin, two_versions};
+use support::{Serin, processes, two_versions};
 use tempfile::TempDir;
 
 fn files(folder: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .collect()
-}
-
-/// Every process whose working folder is this one.
-fn processes(folder: &Path) -> Vec<PathBuf> {
-    let here = folder.canonicalize().unwrap();
-    let all = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(Result::ok)
-        .map(|entry| entry.path());
-    all.filter(|process| process.join("cwd").read_link().is_ok_and(|cwd| cwd == here))
         .collect()
 }
 

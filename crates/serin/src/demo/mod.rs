@@ -16,6 +16,10 @@ pub(crate) struct DemoArgs {
     /// Leave it running at the end, with addresses to try by hand, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Panic on SIGUSR2, to see what is left behind. Not in release builds.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true)]
+    panic_on_usr2: bool,
 }
 
 /// What the janitor of the demo understands.
@@ -26,7 +30,11 @@ pub(crate) struct JanitorArgs {
 
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs) -> miette::Result<Exit> {
-    story::tell(args.keep)
+    #[cfg(debug_assertions)]
+    let panic_on_usr2 = args.panic_on_usr2;
+    #[cfg(not(debug_assertions))]
+    let panic_on_usr2 = false;
+    story::tell(args.keep, panic_on_usr2)
 }
 
 /// Cleans up after a demo that was killed.

@@ -24,7 +24,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 /// The tool that breaks.
 const BROKEN_TOOL: &str = "search_knowledge";
@@ -39,7 +42,7 @@ const PHASES: usize = 4;
 const CALLS_AFTERWARDS: u64 = 200;
 
 /// Runs the demo and cleans up.
-pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
+pub(super) fn tell(keep: bool, panic_on_usr2: bool) -> miette::Result<Exit> {
     end_on_panic();
     let scratch = Scratch::make()
         .into_diagnostic()
@@ -51,6 +54,7 @@ pub(super) fn tell(keep: bool) -> miette::Result<Exit> {
     runtime.block_on(async {
         tokio::select! {
             told = play(&scratch, keep) => told,
+            () = asked_to_panic(), if panic_on_usr2 => panic!("asked to panic"),
             () = interrupted() => {
                 println!();
                 Ok(Exit::Interrupted)
@@ -66,6 +70,12 @@ fn end_on_panic() {
         before(info);
         std::process::exit(Exit::Error as i32);
     }));
+}
+
+async fn asked_to_panic() {
+    if let Ok(mut signal) = signal(SignalKind::user_defined2()) {
+        signal.recv().await;
+    }
 }
 
 async fn play(scratch: &Scratch, keep: bool) -> miette::Result<Exit> {
@@ -356,10 +366,6 @@ impl TakenBack {
             act,
             harmed,
         } = self;
-        teller.say(&format!(
-            "taken back: {}",
-            rollout.ended_reason.as_deref().unwrap_or_default()
-        ));
         teller.say(&format!(
             "by the clients' clock: {:.1} s to detect, {} ms to act (last new call on v2.0.0), {harmed} calls harmed",
             detect.as_secs_f64(),

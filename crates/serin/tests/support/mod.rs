@@ -1,6 +1,6 @@
 //! The real `serin` in a temporary folder, on ports of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use serin_testbed::sample::{Running, Sample, SampleOptions, ToolSet};
@@ -17,23 +17,23 @@ use tokio::{
 };
 
 /// No condition of a test takes so long on any machine; who waits longer waits for what never comes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `serin run`.
-pub struct Serin {
+pub(crate) struct Serin {
     child: Child,
     folder: PathBuf,
     services: String,
     /// `http://127.0.0.1:PORT`.
-    pub gateway: String,
+    pub(crate) gateway: String,
     /// `http://127.0.0.1:PORT` or `unix:PATH`.
-    pub admin: String,
+    pub(crate) admin: String,
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Serin {
     /// Starts on free ports with these services (YAML, from `services:` on).
-    pub async fn start(folder: &Path, services: &str) -> Self {
+    pub(crate) async fn start(folder: &Path, services: &str) -> Self {
         Self::start_with(folder, services, "127.0.0.1:0", "listen: 127.0.0.1:0", &[])
             .await
             .expect("serin starts")
@@ -41,7 +41,7 @@ impl Serin {
 
     /// Starts with an address for the gateway, a setting for the admin API, and further arguments; the error is what it said
     /// before it ended.
-    pub async fn start_with(
+    pub(crate) async fn start_with(
         folder: &Path,
         services: &str,
         gateway: &str,
@@ -52,7 +52,7 @@ impl Serin {
             "gateway: {{ listen: {gateway}, drain: 2s }}\nadmin: {{ {admin} }}\ncontrol: {{ tick: 100ms }}\n{services}"
         );
         std::fs::write(folder.join("serin.yaml"), text).unwrap();
-        let mut child = program(folder)
+        let mut child = command(folder)
             .arg("run")
             .args(arguments)
             .stdout(Stdio::piped())
@@ -86,12 +86,12 @@ impl Serin {
     }
 
     /// A URL of the gateway.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.gateway)
     }
 
     /// The token of the admin API.
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(self.folder.join("serin.db.token"))
             .unwrap()
             .trim()
@@ -99,12 +99,12 @@ impl Serin {
     }
 
     /// The process id.
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.child.id().expect("it runs").try_into().unwrap()
     }
 
     /// Runs a command that must not fail, and returns what it printed. Codes that say where a rollout is are no failure.
-    pub async fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         let fine = matches!(output.status.code(), Some(0 | 10..=12));
         assert!(
@@ -117,7 +117,7 @@ impl Serin {
     }
 
     /// Runs a command.
-    pub async fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         run(
             &self.folder,
             &[&["--admin", &self.admin], arguments].concat(),
@@ -126,7 +126,7 @@ impl Serin {
     }
 
     /// Runs a command that must fail, and returns what it said.
-    pub async fn refused(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn refused(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(
             output.status.code(),
@@ -139,12 +139,12 @@ impl Serin {
     }
 
     /// The rollout of the service `tools`.
-    pub async fn rollout(&self) -> serde_json::Value {
+    pub(crate) async fn rollout(&self) -> serde_json::Value {
         serde_json::from_str(&self.cli(&["rollout", "status", "tools", "--json"]).await).unwrap()
     }
 
     /// Waits until the rollout of `tools` is as it should be.
-    pub async fn until(
+    pub(crate) async fn until(
         &self,
         what: &str,
         fine: impl Fn(&serde_json::Value) -> bool,
@@ -165,12 +165,12 @@ impl Serin {
     }
 
     /// What it logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("serin.log")).unwrap()
     }
 
     /// Sends a signal and waits for the end.
-    pub async fn end_by(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) async fn end_by(mut self, signal: Signal) -> ExitStatus {
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
         timeout(PATIENCE, self.child.wait())
             .await
@@ -179,7 +179,7 @@ impl Serin {
     }
 
     /// As after a power cut, on the same ports.
-    pub async fn kill_and_restart(self, folder: &Path) -> Self {
+    pub(crate) async fn kill_and_restart(self, folder: &Path) -> Self {
         let gateway = self.gateway.trim_start_matches("http://").to_owned();
         let admin = format!("listen: {}", self.admin.trim_start_matches("http://"));
         let services = self.services.clone();
@@ -196,8 +196,8 @@ impl Serin {
 }
 
 /// Runs `serin` in a folder.
-pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let output = program(folder)
+pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let output = command(folder)
         .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -208,7 +208,9 @@ pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn program(folder: &Path) -> Command {
+/// The binary, about to be run in a folder.
+pub(crate) /// `serin` in a folder, with nothing of the caller's environment that it would listen to.
+pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
     command
         .current_dir(folder)
@@ -234,23 +236,34 @@ fn log(folder: &Path) -> File {
         .unwrap()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// Every process whose working folder is this one.
+pub(crate) fn processes(folder: &Path) -> Vec<PathBuf> {
+    let here = folder.canonicalize().unwrap();
+    let all = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    all.filter(|process| process.join("cwd").read_link().is_ok_and(|cwd| cwd == here))
+        .collect()
+}
+
 /// A sample server of a version.
-pub async fn sample(version: &str, tools: ToolSet) -> Running {
+pub(crate) async fn sample(version: &str, tools: ToolSet) -> Running {
     Sample::start(SampleOptions::new(version, version, tools))
         .await
         .unwrap()
 }
 
 /// The service `tools` with the versions `v1` (stable) and `v2`, a URL each.
-pub fn two_versions(v1: &str, v2: &str) -> String {
+pub(crate) fn two_versions(v1: &str, v2: &str) -> String {
     format!(
         "services:\n  tools:\n    protocol: mcp\n    path: /mcp\n    stable: v1\n    versions:\n      \
          v1: {{ endpoints: [\"{v1}\"] }}\n      v2: {{ endpoints: [\"{v2}\"] }}\n"
