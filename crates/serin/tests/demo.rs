@@ -10,7 +10,7 @@ use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
-use support::{PATIENCE, processes, program};
+use support::{PATIENCE, command, processes};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -24,7 +24,7 @@ const DEMO_SECONDS_MAX: u64 = 60;
 const ACT_MILLIS_MAX: u64 = 100;
 
 fn demo(folder: &Path) -> Command {
-    let mut demo = program(folder);
+    let mut demo = command(folder);
     // Where its temporary folder is made.
     demo.arg("demo")
         .env("TMPDIR", folder)

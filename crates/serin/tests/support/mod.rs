@@ -208,8 +208,7 @@ pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The binary, about to be run in a folder.
-pub(crate) /// `serin` in a folder, with nothing of the caller's environment that it would listen to.
+/// `serin` in a folder, with nothing of the caller's environment that it would listen to.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
     command
