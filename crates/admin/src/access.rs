@@ -76,9 +76,11 @@ impl Token {
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Ok(Self(
-            bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        ))
+        let mut text = String::with_capacity(TOKEN_CHARS);
+        for byte in bytes {
+            text += &format!("{byte:02x}");
+        }
+        Ok(Self(text))
     }
 
     /// The token in a file that its owner alone may read.
@@ -157,7 +159,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
     if !OPEN.contains(&request.uri().path())
         && let Err(problem) = app.access.check(
             request.headers(),
-            request.uri().authority().map(|a| a.as_str()),
+            request.uri().authority().map(http::uri::Authority::as_str),
         )
     {
         return problem.into_response();

@@ -379,13 +379,13 @@ impl Page<'_> {
 
 impl Family<'_> {
     fn counter(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
-        self.encoder
-            .encode_family(&labels)?
-            .encode_counter::<NoLabelSet, _, u64>(&value, None)
+        self.series(labels, |series| {
+            series.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        })
     }
 
     fn gauge(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
-        self.encoder.encode_family(&labels)?.encode_gauge(&value)
+        self.series(labels, |series| series.encode_gauge(&value))
     }
 
     fn histogram(
@@ -396,8 +396,19 @@ impl Family<'_> {
     ) -> fmt::Result {
         let buckets = edges.count(values);
         let sum = histogram::sum_seconds(values);
-        self.encoder
-            .encode_family(&labels)?
-            .encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
+        self.series(labels, |series| {
+            series.encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
+        })
+    }
+
+    fn series(
+        &mut self,
+        labels: &Labels<'_>,
+        write: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        if labels.is_empty() {
+            return write(&mut self.encoder);
+        }
+        write(&mut self.encoder.encode_family(&labels)?)
     }
 }

@@ -30,9 +30,9 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub help: String,
     /// What is wrong in a file, place by place.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<Object>)]
-    pub problems: Vec<serde_json::Value>,
+    pub problems: Box<[serde_json::Value]>,
 }
 
 impl Problem {
@@ -43,7 +43,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             help: String::new(),
-            problems: Vec::new(),
+            problems: Box::default(),
         }
     }
 

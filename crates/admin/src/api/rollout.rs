@@ -108,7 +108,8 @@ pub(super) struct RollbackBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Done {
     /// What happened, in words; nothing when things were so already.
-    done: Vec<String>,
+    #[serde(rename = "done")]
+    lines: Vec<String>,
     /// The rollout it was about.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -121,7 +122,7 @@ pub(super) struct Done {
 impl Done {
     pub(super) fn of(events: &[Recorded]) -> Self {
         Self {
-            done: events
+            lines: events
                 .iter()
                 .map(|recorded| event_in_words(&recorded.event))
                 .collect(),

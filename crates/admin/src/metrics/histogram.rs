@@ -63,7 +63,9 @@ mod tests {
             0.0, 1e-6, 0.0004, 0.00051, 0.000_513, 0.004, 0.3, 67.0, 67.2, 1e4,
         ];
         let mut histogram = LogHistogram::default();
-        values.iter().for_each(|v| histogram.record(*v));
+        for value in values {
+            histogram.record(value);
+        }
         let counts = Edges::LATENCY.count(&histogram);
         assert_eq!(
             counts.iter().map(|(_, n)| n).sum::<u64>(),
