@@ -18,7 +18,7 @@ pub(crate) const CONFIG_DEFAULT: &str = "serin.yaml";
 /// Where the admin API is when nothing says so.
 const ADMIN_DEFAULT: &str = "http://127.0.0.1:9090";
 /// Time for an answer: a pre-flight asks every endpoint.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Time for a connection on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without a byte after which a watched process counts as gone: it says something every 15 s.

@@ -22,7 +22,8 @@ use std::path::Path;
 /// What a command has done.
 #[derive(Debug, Deserialize)]
 struct Done {
-    done: Vec<String>,
+    #[serde(rename = "done")]
+    lines: Vec<String>,
     rollout: Option<RolloutId>,
     position: Option<u64>,
 }
@@ -158,16 +159,10 @@ async fn steer(
 }
 
 fn say(done: &Done) -> miette::Result<()> {
-    if done.done.is_empty() {
+    if done.lines.is_empty() {
         return print("nothing to do: it is so already\n");
     }
-    print(
-        &done
-            .done
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect::<String>(),
-    )
+    print(&(done.lines.join("\n") + "\n"))
 }
 
 async fn status(client: &mut Client, args: &LookArgs) -> miette::Result<Exit> {

@@ -158,7 +158,7 @@ pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
             .right(STABLE, FAINT, &format!("stable {}", rollout.from))
             .right(CANDIDATE, FAINT, &format!("candidate {}", rollout.to)),
     ];
-    let rows: [(&str, fn(&ArmView) -> String, Value); 7] = [
+    let rows: [(&str, Show, Value); 7] = [
         ("calls", |arm| arm.calls.to_string(), |_| None),
         (
             "calls/s",
@@ -202,6 +202,7 @@ pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
     lines
 }
 
+type Show = fn(&ArmView) -> String;
 type Value = fn(&ArmView) -> Option<f64>;
 
 /// A hint for the eye, not a verdict: half as much again, by more than a thousandth (of a second, of the calls).
