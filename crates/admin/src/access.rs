@@ -12,6 +12,7 @@ use serin_model::event::Actor;
 use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
+    net::IpAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -35,7 +36,7 @@ const OPEN: [&str; 3] = ["/health", "/ready", "/metrics"];
 pub struct Access {
     /// The token; none on a Unix socket, whose permissions say who may connect.
     pub token: Option<Token>,
-    /// Names under which the API may be called, beside those of the loopback interface; lower case, without a port.
+    /// Names under which the API may be called, beside `localhost` and addresses; lower case, without a port.
     pub hosts: Vec<String>,
 }
 
@@ -181,7 +182,7 @@ impl Access {
                 "host",
                 format!("`{}` is no name of the admin API", cut(host)),
             )
-            .help("call it as 127.0.0.1, localhost or [::1]"));
+            .help("call it by its address or as localhost, or add the name to `gateway.hosts`"));
         }
         if let Some(origin) = headers.get(header::ORIGIN)
             && origin
@@ -222,9 +223,11 @@ impl Access {
         ))
     }
 
+    /// An address is no name: who can be reached by it needs no DNS server of an attacker's.
     fn knows(&self, host: &str) -> bool {
         let name = without_port(host).to_ascii_lowercase();
-        matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") || self.hosts.contains(&name)
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        name == "localhost" || address.parse::<IpAddr>().is_ok() || self.hosts.contains(&name)
     }
 }
 
@@ -281,6 +284,7 @@ mod tests {
             ("evil.example:9090", None, false),
             ("127.0.0.1.evil.example", None, false),
             ("localhost:evil", None, false),
+            ("10.1.2.3:9090", None, true),
             ("127.0.0.1:9090", Some("http://127.0.0.1:9090"), true),
             ("127.0.0.1:9090", Some("https://127.0.0.1:9090"), false),
             ("127.0.0.1:9090", Some("http://127.0.0.1:8080"), false),

@@ -8,8 +8,13 @@ use serin_testbed::{
     population::{Population, PopulationOptions},
     sample::ToolSet,
 };
-use support::{Serin, sample, stderr, stdout, two_versions};
+use std::process::Stdio;
+use support::{PATIENCE, Serin, command, sample, stderr, stdout, two_versions};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    time::timeout,
+};
 
 /// Phases that only a person moves on.
 const BY_HAND: &str = "phases: [{ share: 50 %, hold: 10h }, { share: 100 % }]\nevidence: trials 1000000\nauto_promote: false\n";
@@ -393,5 +398,72 @@ async fn the_admin_api_is_closed_without_its_token_and_open_on_its_socket() {
         mode & 0o777,
         0o700 & mode,
         "its owner alone may connect: {mode:o}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_goes_on_watching_over_a_restart() {
+    let (v1, v2) = (
+        sample("v1", ToolSet::V1).await,
+        sample("v2", ToolSet::V1).await,
+    );
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("plan.yaml"), BY_HAND).unwrap();
+    let serin = Serin::start(folder.path(), &two_versions(&v1.url(), &v2.url())).await;
+    let start = [
+        "rollout",
+        "start",
+        "tools",
+        "--to",
+        "v2",
+        "--plan",
+        "plan.yaml",
+    ];
+    serin.cli(&start).await;
+    let mut watcher = command(folder.path())
+        .args(["--admin", &serin.admin, "rollout", "watch", "tools"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(watcher.stderr.take().unwrap()).lines();
+    let next = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(next.as_deref(), Some("v1 -> v2, plan plan, running"));
+    let serin = serin.kill_and_restart(folder.path()).await;
+    let lost = timeout(PATIENCE, complaints.next_line())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(lost.contains("trying to reach it again"), "{lost}");
+    serin
+        .cli(&["rollout", "abort", "tools", "--reason", "enough"])
+        .await;
+    let mut last = String::new();
+    while let Some(line) = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap() {
+        last = line;
+    }
+    assert!(last.ends_with("aborted: enough"), "{last}");
+    assert_eq!(watcher.wait().await.unwrap().code(), Some(10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_that_nobody_reads_ends_a_command_quietly() {
+    let folder = TempDir::new().unwrap();
+    let serin = Serin::start(folder.path(), "").await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let list = ["--admin", &serin.admin, "service", "list"];
+    let output = command(folder.path())
+        .args(list)
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output();
+    let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (Some(0), "")
     );
 }
