@@ -7,7 +7,7 @@ use crate::{
     connection::Connection,
     core::Core,
     forward::{self, Asks, Call, Outbound, Treatment},
-    headers,
+    headers, lists,
     rebind::{self, Because},
     refusal::Refusal,
     route::{self, Caller, Destination, Nowhere},
@@ -425,7 +425,7 @@ impl Admitted<'_> {
         let mut outbound = self.outbound(headers, to, ToUpstream::Stream(body), era, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
-        Ok(forward::answer(self.core, self.service, inbound, Treatment::default()).await)
+        Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain).await)
     }
 
     async fn mcp(mut self, body: Incoming) -> Answered {
@@ -458,7 +458,7 @@ impl Admitted<'_> {
                 let empty = ToUpstream::Full(None);
                 let outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
                 let inbound = forward::send(self.core, outbound).await?;
-                let treatment = Treatment::default();
+                let treatment = Treatment::Plain;
                 Ok(forward::answer(self.core, self.service, inbound, treatment).await)
             }
             _ => {
@@ -616,10 +616,9 @@ impl Admitted<'_> {
             self.outbound(headers, to, ToUpstream::full(sent), CallEra::Modern, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
-        let treatment = Treatment {
-            reads: true,
-            mints: true,
-            session: None,
+        let treatment = Treatment::Modern {
+            restricts_list: lists::is_list(method)
+                && (self.service.split.as_ref()).is_some_and(|split| split.contract_differs),
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }
@@ -672,9 +671,9 @@ impl Admitted<'_> {
             let head = inbound.response.headers_mut();
             head.insert(&headers::SESSION_ID, sealed);
         }
-        let treatment = Treatment {
-            reads: true,
-            ..Treatment::default()
+        let treatment = Treatment::Legacy {
+            session: None,
+            announces_move: false,
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }
@@ -701,9 +700,9 @@ impl Admitted<'_> {
             self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
-        let treatment = Treatment {
-            reads: true,
-            ..Treatment::default()
+        let treatment = Treatment::Legacy {
+            session: None,
+            announces_move: false,
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }
@@ -754,10 +753,9 @@ impl Admitted<'_> {
             place = again;
             inbound = forward::send(self.core, outbound(&place, to)).await?;
         }
-        let treatment = Treatment {
-            reads: true,
-            mints: false,
+        let treatment = Treatment::Legacy {
             session: Some((token, session)),
+            announces_move: false,
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }
@@ -772,7 +770,8 @@ impl Admitted<'_> {
             .map_err(|_| self.gone(&token))?;
         let mut headers = self.take_headers();
         set_session(&mut headers, &place);
-        if self.core.sessions().moved(token.session).is_some() {
+        let is_moved = self.core.sessions().moved(token.session).is_some();
+        if is_moved {
             // It may name an event of the server where the session lived before.
             headers.remove(&headers::LAST_EVENT_ID);
         }
@@ -783,10 +782,9 @@ impl Admitted<'_> {
         if is_end && inbound.response.status().is_success() {
             self.core.sessions().end(token.session);
         }
-        let treatment = Treatment {
-            reads: true,
-            mints: false,
+        let treatment = Treatment::Legacy {
             session: Some((token, session)),
+            announces_move: is_moved && !is_end,
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }

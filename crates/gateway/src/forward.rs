@@ -3,15 +3,17 @@
 use crate::{
     body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
     core::Core,
-    headers,
+    headers, lists,
     observe::{Calls, Observation},
     pool::{Lease, SendError},
     refusal::Refusal,
     route::{self, Destination},
     session::Token,
 };
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, response::Parts,
+};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -27,6 +29,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Largest list that is changed on its way: a page of tools with their schemas.
+const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Tells the client of a moved session to ask for the tools again (2025-11-25, "List Changed Notification").
+const TOOLS_CHANGED: &[u8] =
+    b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
 /// Time from one look at an open stream to the next: whether its session has to move.
 const STREAM_CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -209,14 +216,21 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
 }
 
 /// What to do with an answer.
-#[derive(Default)]
-pub(crate) struct Treatment {
-    /// Read it: it is MCP.
-    pub(crate) reads: bool,
-    /// Seal the values that its version mints.
-    pub(crate) mints: bool,
-    /// The legacy session it belongs to, with the client's id of it.
-    pub(crate) session: Option<(Rc<Token>, HeaderValue)>,
+pub(crate) enum Treatment {
+    /// Pass it on: it is plain HTTP.
+    Plain,
+    /// Read it.
+    Legacy {
+        /// The session it belongs to, with the client's id of it.
+        session: Option<(Rc<Token>, HeaderValue)>,
+        /// The session was moved: its client is told that the tools may be others now.
+        announces_move: bool,
+    },
+    /// Read it and seal the values that its version mints.
+    Modern {
+        /// It is a list whose contents depend on the version, while two versions serve.
+        restricts_list: bool,
+    },
 }
 
 /// Passes an answer on.
@@ -239,8 +253,8 @@ pub(crate) async fn answer(
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .map_or(BodyKind::Other, BodyKind::of_content_type);
-    let scans = treatment.reads && head.status.is_success();
-    let minter = (scans && treatment.mints).then(|| Minter {
+    let scans = !matches!(treatment, Treatment::Plain) && head.status.is_success();
+    let minter = (scans && matches!(treatment, Treatment::Modern { .. })).then(|| Minter {
         keys: core.shared.keys.clone(),
         service: service.name.clone(),
         endpoint: inbound.endpoint,
@@ -253,8 +267,22 @@ pub(crate) async fn answer(
     );
     let overhead = inbound.before + inbound.begun.elapsed();
     reading.observation.overhead(overhead);
-    let mut recheck = None;
-    if let Some((token, shown)) = treatment.session {
+    let (mut recheck, mut announces, mut restricts) = (None, false, false);
+    let session = match treatment {
+        Treatment::Plain => None,
+        Treatment::Legacy {
+            session,
+            announces_move,
+        } => {
+            announces = announces_move && scans && kind == BodyKind::EventStream;
+            session
+        }
+        Treatment::Modern { restricts_list } => {
+            restricts = restricts_list && scans && kind != BodyKind::Other;
+            None
+        }
+    };
+    if let Some((token, shown)) = session {
         if head.headers.contains_key(&headers::SESSION_ID) {
             head.headers.insert(&headers::SESSION_ID, shown);
         }
@@ -274,6 +302,9 @@ pub(crate) async fn answer(
         return Response::from_parts(head, ToClient::full(Bytes::new()));
     }
     let idle = service.settings.idle_timeout;
+    if restricts {
+        return restricted_list(head, upstream, kind, reading, inbound.lease, idle).await;
+    }
     // A small JSON answer comes in one piece: no need to set up a relay for it.
     if scans && kind == BodyKind::Json {
         let Ok(frame) = tokio::time::timeout(idle, upstream.frame()).await else {
@@ -324,7 +355,52 @@ pub(crate) async fn answer(
     if let Some(recheck) = recheck {
         relay = relay.recheck(recheck);
     }
+    if announces {
+        head.headers.remove(header::CONTENT_LENGTH);
+        relay = relay.after(Bytes::from_static(TOOLS_CHANGED));
+    }
     Response::from_parts(head, ToClient::relay(relay))
+}
+
+/// A list, read whole before it is changed: unlike the answer of a call it has an end that does not wait for anything.
+async fn restricted_list(
+    mut head: Parts,
+    mut upstream: Incoming,
+    kind: BodyKind,
+    mut reading: Reading,
+    lease: Lease,
+    idle: Duration,
+) -> Response<ToClient> {
+    let mut whole = BytesMut::new();
+    while !upstream.is_end_stream() {
+        match tokio::time::timeout(idle, upstream.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    whole.extend_from_slice(&reading.feed(data));
+                }
+            }
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => {
+                reading.broke_off(Outcome::Transport);
+                let text = "the endpoint broke off in the middle of a list";
+                return Refusal::plain(StatusCode::BAD_GATEWAY, text).into_response();
+            }
+        }
+        if whole.len() > LIST_BYTES_MAX {
+            reading.broke_off(Outcome::Transport);
+            let text = format!("the endpoint's list is larger than {LIST_BYTES_MAX} bytes");
+            return Refusal::plain(StatusCode::BAD_GATEWAY, text).into_response();
+        }
+    }
+    whole.extend_from_slice(&reading.finish());
+    lease.give_back();
+    head.headers.remove(header::CONTENT_LENGTH);
+    let whole = whole.freeze();
+    let list = match kind {
+        BodyKind::EventStream => lists::restrict_events(&whole),
+        BodyKind::Json | BodyKind::Other => lists::restrict(&whole),
+    };
+    Response::from_parts(head, ToClient::full(list))
 }
 
 impl Inbound {

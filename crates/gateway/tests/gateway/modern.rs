@@ -492,3 +492,47 @@ async fn versions_are_chosen_by_hand_only_where_allowed() {
             .all(|(version, ..)| version == "v1")
     );
 }
+
+#[tokio::test]
+async fn lists_are_private_and_short_lived_while_two_contracts_serve() {
+    let server = Server::answering(|seen| {
+        let result = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"ttlMs":60000,"cacheScope":"public","nextCursor":"c"}}"#;
+        if seen.header("x-events").is_some() {
+            reply(200, &[("content-type", "text/event-stream")], format!("data: {result}\n\n"))
+        } else {
+            json(result)
+        }
+    })
+    .await;
+    let mut tools = service(
+        &[build("v1", &[&server]), build("v2", &[&server])],
+        Some(50.0),
+    );
+    let gateway = Running::start(vec![tools.clone()]);
+    let mut client = gateway.client().await;
+    let before = client.modern("tools/list", None, &[], "{}").await;
+    assert_eq!(before.json()["result"]["ttlMs"], 60000);
+    tools.split.as_mut().unwrap().contract_differs = true;
+    gateway.swap(vec![tools]);
+    let answer = client.modern("tools/list", None, &[], "{}").await;
+    let result = &answer.json()["result"];
+    assert_eq!(
+        (&result["ttlMs"], &result["cacheScope"]),
+        (&5000.into(), &"private".into())
+    );
+    assert_eq!(
+        result["nextCursor"],
+        before.json()["result"]["nextCursor"],
+        "sealed as before"
+    );
+    let events = client
+        .modern("tools/list", None, &[("x-events", "1")], "{}")
+        .await;
+    assert!(
+        events.text().starts_with("data: {") && events.text().contains("private"),
+        "{}",
+        events.text()
+    );
+    let other = client.modern("tools/call", Some("add"), &[], "{}").await;
+    assert_eq!(other.json()["result"]["ttlMs"], 60000, "no list");
+}

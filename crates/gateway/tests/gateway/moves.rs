@@ -232,6 +232,58 @@ async fn an_open_stream_ends_when_its_session_has_to_move() {
     soon(pieces.closed()).await;
 }
 
+#[tokio::test]
+async fn the_client_of_a_moved_session_is_told_that_the_tools_may_have_changed() {
+    let two = Server::mcp("two").await;
+    let one = Server::answering(|seen| {
+        let result = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+        match (seen.method.as_str(), seen.header("last-event-id")) {
+            ("GET", None) => reply(
+                200,
+                &[("content-type", "text/event-stream")],
+                "data: {}\n\n",
+            ),
+            ("GET", Some(_)) => reply(400, &[], "unknown event"),
+            _ => reply(
+                200,
+                &[
+                    ("content-type", "application/json"),
+                    ("mcp-session-id", "new"),
+                ],
+                result,
+            ),
+        }
+    })
+    .await;
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let session = client
+        .initialize()
+        .await
+        .header("mcp-session-id")
+        .unwrap()
+        .to_owned();
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    let headers = [
+        ("mcp-session-id", session.as_str()),
+        ("last-event-id", "of-two"),
+        ("accept", "text/event-stream"),
+    ];
+    let answer = client.ask("GET", "/mcp", &headers, "").await;
+    assert_eq!(
+        (answer.status, answer.version()),
+        (200, "v1"),
+        "{}",
+        answer.text()
+    );
+    let events: Vec<_> = answer.text().split_inclusive("\n\n").collect();
+    assert!(
+        events[0].contains("notifications/tools/list_changed"),
+        "{events:?}"
+    );
+    assert_eq!(events[1..], ["data: {}\n\n"]);
+}
+
 /// A server that forgets its sessions on demand.
 async fn forgetful() -> (Server, std::sync::Arc<std::sync::Mutex<Option<String>>>) {
     let session = std::sync::Arc::new(std::sync::Mutex::new(None));
