@@ -52,8 +52,9 @@ pub(crate) fn draw(
     if events.len() > room {
         events.drain(..events.len() - room);
     }
-    let left = room - events.len();
-    let tools = parts::tools(rollout, TOOLS_MAX.min(left.saturating_sub(2)));
+    // Beside the tools themselves: a blank line, their title, and how many more there are.
+    let left = (room - events.len()).saturating_sub(3);
+    let tools = parts::tools(rollout, TOOLS_MAX.min(left));
     let all = head.into_iter().chain(tools).chain(events).chain(tail);
     let lines = all.map(|line| line.cut(size.columns));
     lines.take(size.rows.saturating_sub(1)).collect()

@@ -14,7 +14,7 @@ const LABEL: usize = 8;
 const STABLE: usize = 34;
 const CANDIDATE: usize = 56;
 /// Where the stable side of a tool's columns ends.
-const TOOL_COLUMNS: [usize; 3] = [34, 54, 74];
+const TOOL_COLUMNS: [usize; 3] = [33, 52, 68];
 /// Calls of a side below which a difference is chance.
 const CALLS_TELLING: u64 = 20;
 /// Longest name of a tool that is shown whole.
@@ -323,8 +323,10 @@ pub(super) fn ending(service: &ServiceView, rollout: &RolloutView, columns: usiz
 /// A label and a text that may take several lines, the further ones below the first.
 fn wrapped(label: &str, column: usize, style: Style, text: &str, columns: usize) -> Vec<Line> {
     let room = columns.saturating_sub(column).max(20);
+    // A number and its percent sign stay together.
+    let text = text.replace(" %", "\u{a0}%");
     let mut lines = Vec::new();
-    for (index, part) in textwrap::wrap(text, room).iter().enumerate() {
+    for (index, part) in textwrap::wrap(&text, room).iter().enumerate() {
         let line = if index == 0 {
             Line::default().styled(FAINT, label)
         } else {
@@ -335,7 +337,7 @@ fn wrapped(label: &str, column: usize, style: Style, text: &str, columns: usize)
         } else {
             line.text(" ".repeat(column))
         };
-        lines.push(line.styled(style, part));
+        lines.push(line.styled(style, part.replace('\u{a0}', " ")));
     }
     lines
 }

@@ -265,3 +265,18 @@ fn on_paper_nothing_is_lost() {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
+
+#[test]
+fn the_end_is_always_on_the_screen() {
+    let mut rollout = rolled_back();
+    rollout.tools = vec![rollout.tools[0].clone(); 12];
+    for rows in 24..60 {
+        let lines = screen(&rollout, 80, rows);
+        let first = lines.first().unwrap();
+        let last = lines.last().unwrap();
+        assert!(
+            first.starts_with("tools") && last.starts_with("exit code"),
+            "{rows} rows: {lines:#?}"
+        );
+    }
+}
