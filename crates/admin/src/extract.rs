@@ -2,9 +2,10 @@
 
 use crate::{access, problem::Problem};
 use axum::{
-    body::to_bytes,
+    body::Body,
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
 };
+use futures_util::StreamExt as _;
 use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 use serin_model::{event::Actor, name::ServiceName};
@@ -12,6 +13,8 @@ use std::str::FromStr;
 
 /// Largest body of a request, in bytes: as much as a file may hold that is applied.
 const BODY_BYTES_MAX: usize = serin_config::FILE_BYTES_MAX;
+/// Of a body that is too large, so much is read before the connection is closed over it.
+const DISCARDED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// Who acts.
 pub(crate) struct By(pub(crate) Actor);
@@ -91,10 +94,8 @@ pub(crate) struct Text(pub(crate) String);
 impl<S: Send + Sync> FromRequest<S> for Text {
     type Rejection = Problem;
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let bytes = to_bytes(request.into_body(), BODY_BYTES_MAX)
-            .await
-            .map_err(|_| too_large())?;
-        String::from_utf8(bytes.into()).map(Self).map_err(|error| {
+        let bytes = collect(request.into_body()).await?;
+        String::from_utf8(bytes).map(Self).map_err(|error| {
             Problem::bad_request(format!(
                 "the body is not UTF-8 text: {}",
                 error.utf8_error()
@@ -119,11 +120,33 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     }
 }
 
+/// The whole body. What is beyond the limit is read too, and thrown away: who is still sending when the connection is closed
+/// does not get to read the answer.
+async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
+    let mut kept = Vec::new();
+    let mut seen = 0;
+    let mut stream = body.into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece =
+            piece.map_err(|_| Problem::bad_request("the body broke off").help("send it again"))?;
+        seen += piece.len();
+        if seen <= BODY_BYTES_MAX {
+            kept.extend_from_slice(&piece);
+        } else if seen > DISCARDED_BYTES_MAX {
+            break;
+        }
+    }
+    if seen > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    Ok(kept)
+}
+
 fn too_large() -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",
-        format!("the body has more than {BODY_BYTES_MAX} bytes, or broke off"),
+        format!("the body has more than {BODY_BYTES_MAX} bytes"),
     )
     .help("split the manifest and apply its parts one by one")
 }

@@ -6,8 +6,13 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use serin_testbed::sample::{Running, ToolSet};
 use std::{net::TcpListener, path::Path};
-use support::{Serin, run, sample, stderr, two_versions};
+use support::{PATIENCE, Serin, run, sample, stderr, two_versions};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 const PLAN: &str =
     "phases: [{ share: 50 %, hold: 10h }, { share: 100 % }]\nevidence: trials 1000000\n";
@@ -311,6 +316,21 @@ async fn a_candidate_that_is_down() {
     serin.cli(&start).await;
 }
 
+/// Sends the head of a request whose body is of a length, and reads the answer. The body does not follow: who is still sending
+/// when the other side has answered and closed may not get to read the answer.
+async fn announce(gateway: &str, length: usize) -> String {
+    let address = gateway.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, stream.read_to_string(&mut answer));
+    read.await.expect("it answers and closes").unwrap();
+    answer
+}
+
 #[tokio::test]
 async fn a_body_that_is_too_large() {
     let world = World::begin().await;
@@ -320,8 +340,8 @@ async fn a_body_that_is_too_large() {
             .to_string()
     };
     let session = world.initialize().await;
-    let (status, said) = world.post("/mcp", Some(&session), body(5 << 20)).await;
-    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let said = announce(&world.serin.gateway, 5 << 20).await;
+    assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
     let limit: usize = said
         .split("larger than ")
         .nth(1)
