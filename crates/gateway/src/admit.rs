@@ -99,7 +99,7 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     if service.protocol == Protocol::Mcp {
         check_origin(core, service, &parts.headers, &host)?;
     }
-    let admitted = Admitted {
+    let mut admitted = Admitted {
         core,
         connection,
         service,
@@ -140,6 +140,10 @@ fn check_head(core: &Core, connection: &Connection, parts: &Parts) -> Result<(),
             text,
         ));
     }
+    if has_parent_segment(parts.uri.path()) {
+        let text = "the path has a `..` in it; send it resolved";
+        return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Route));
+    }
     if parts.version < Version::HTTP_2
         && parts.headers.contains_key(header::TRANSFER_ENCODING)
         && connection.has_conflicting_lengths()
@@ -149,6 +153,18 @@ fn check_head(core: &Core, connection: &Connection, parts: &Parts) -> Result<(),
         return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Body));
     }
     Ok(())
+}
+
+/// Whether a path leads upwards, which a server might follow out of what the service shows of it.
+fn has_parent_segment(path: &str) -> bool {
+    if !path.contains("..") && !path.contains('%') {
+        return false;
+    }
+    path.split(['/', '\\']).any(|segment| {
+        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
+        let dots = dots.split("%5c").flat_map(|part| part.split("%2f"));
+        dots.into_iter().any(|part| part == "..")
+    })
 }
 
 /// The answer to a health check: on any host, since probes call addresses.
@@ -408,7 +424,7 @@ impl Admitted<'_> {
     }
 
     /// Plain HTTP: assigned by affinity key, streamed both ways.
-    async fn plain(mut self, body: Incoming, era: CallEra) -> Answered {
+    async fn plain(&mut self, body: Incoming, era: CallEra) -> Answered {
         let key = self.affinity_key();
         let to = self.route(Caller::New {
             key: Some(&key),
@@ -428,7 +444,7 @@ impl Admitted<'_> {
         Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain).await)
     }
 
-    async fn mcp(mut self, body: Incoming) -> Answered {
+    async fn mcp(&mut self, body: Incoming) -> Answered {
         let era = era_of(&self.headers);
         if era == Some(Era::Modern) {
             // 2026-07-28 has no sessions; one of ours would mean nothing to the server.
@@ -520,7 +536,7 @@ impl Admitted<'_> {
 
     /// A POST: which era it is of, and whether it begins a session or belongs to one.
     async fn message(
-        self,
+        &mut self,
         era: Option<Era>,
         session: Option<HeaderValue>,
         body: Bytes,
@@ -530,26 +546,25 @@ impl Admitted<'_> {
         }
         let shared = body.clone();
         let envelope = self.read(&shared)?;
-        if let Some(session) = session {
-            return self.in_session(session, &envelope, body).await;
-        }
         let is_modern = |message: &Message<'_>| {
             let version = message.meta_protocol_version.as_deref();
             version
                 .and_then(|version| ProtocolVersion::parse(version).ok())
                 .is_some_and(|version| version.era() == Era::Modern)
         };
-        match envelope.single() {
-            Some(message) if message.method() == "initialize" => {
+        match (envelope.single(), session) {
+            // Whatever session a client had before, it begins another one.
+            (Some(message), _) if message.method() == "initialize" => {
                 self.initialize(message, body).await
             }
-            Some(message) if is_modern(message) => self.modern(body).await,
+            (_, Some(session)) => self.in_session(session, &envelope, body).await,
+            (Some(message), None) if is_modern(message) => self.modern(body).await,
             _ => self.sessionless(&envelope, body).await,
         }
     }
 
     /// Modern: stateless, assigned by affinity key unless a minted value leads to an endpoint.
-    async fn modern(mut self, body: Bytes) -> Answered {
+    async fn modern(&mut self, body: Bytes) -> Answered {
         let method = self.header_text(&headers::METHOD);
         let name = self.header_text(&headers::NAME);
         let mut sent = body.clone();
@@ -629,7 +644,7 @@ impl Admitted<'_> {
     }
 
     /// Legacy `initialize`: a new session, which is its own affinity key.
-    async fn initialize(mut self, message: &Message<'_>, body: Bytes) -> Answered {
+    async fn initialize(&mut self, message: &Message<'_>, body: Bytes) -> Answered {
         let session = Uuid::new_v4();
         let version = message.protocol_version.as_deref();
         let version = version.and_then(|version| ProtocolVersion::parse(version).ok());
@@ -687,7 +702,7 @@ impl Admitted<'_> {
     }
 
     /// Legacy without a session: a server that keeps none, or a client that forgot; the server knows.
-    async fn sessionless(mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
+    async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
         let key = self.affinity_key();
         let to = self.route(Caller::New {
             key: Some(&key),
@@ -709,7 +724,7 @@ impl Admitted<'_> {
 
     /// A legacy message in a session: to where the session lives, byte for byte.
     async fn in_session(
-        mut self,
+        &mut self,
         session: HeaderValue,
         envelope: &Envelope<'_>,
         body: Bytes,
@@ -761,7 +776,7 @@ impl Admitted<'_> {
     }
 
     /// GET: the stream of a session. DELETE: its end.
-    async fn stream_or_end(mut self, session: HeaderValue) -> Answered {
+    async fn stream_or_end(&mut self, session: HeaderValue) -> Answered {
         let token = self.token(&session)?;
         let is_end = self.method == Method::DELETE;
         let place = self.place(&token, !is_end).await?;
@@ -950,5 +965,39 @@ fn asks<'a>(envelope: &'a Envelope<'_>) -> Asks<'a> {
         Asks::Nothing
     } else {
         Asks::Batch(calls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_lead_upwards_are_found() {
+        for (path, up) in [
+            ("/mcp/../admin", true),
+            ("/mcp/%2e%2E/admin", true),
+            ("/mcp/.%2e", true),
+            ("/mcp/a%2f..%2fb", true),
+            ("/mcp\\..\\b", true),
+            ("/mcp/..a/b..", false),
+            ("/mcp/a...b/%2e/x", false),
+            ("/mcp", false),
+        ] {
+            assert_eq!(has_parent_segment(path), up, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_may_hide_a_minted_value_is_read() {
+        for body in [
+            "{\"cursor\":1}",
+            "{\"requestState\":1}",
+            "{\"taskId\":1}",
+            "{\"curs\\u006fr\":1}",
+        ] {
+            assert!(may_hold_minted(body.as_bytes()), "{body}");
+        }
+        assert!(!may_hold_minted(b"{\"name\":\"add\"}"));
     }
 }

@@ -324,6 +324,8 @@ pub(crate) struct Relay {
 struct Idle {
     max: Duration,
     last: Instant,
+    /// Only until the first event: after it an event stream may be silent for as long as it likes.
+    is_for_first_event: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -359,6 +361,18 @@ impl Relay {
         self.idle = Some(Idle {
             max,
             last: Instant::now(),
+            is_for_first_event: false,
+            timer: None,
+        });
+        self
+    }
+
+    /// Time for the first event that is not priming, from `since`.
+    pub(crate) fn first_event_within(mut self, max: Duration, since: Instant) -> Self {
+        self.idle = Some(Idle {
+            max,
+            last: since,
+            is_for_first_event: true,
             timer: None,
         });
         self
@@ -392,7 +406,7 @@ impl Relay {
             let Poll::Ready(frame) = Pin::new(&mut self.upstream).poll_frame(context) else {
                 return self.poll_silence(context);
             };
-            if let Some(idle) = &mut self.idle {
+            if let Some(idle) = self.idle.as_mut().filter(|idle| !idle.is_for_first_event) {
                 idle.last = Instant::now();
             }
             match frame {
@@ -447,7 +461,10 @@ impl Relay {
                 }
             }
         }
-        let Some(idle) = &mut self.idle else {
+        let scanner = self.reading.scanner.as_ref();
+        let Some(idle) = self.idle.as_mut().filter(|idle| {
+            !idle.is_for_first_event || !scanner.is_some_and(Scanner::first_event_seen)
+        }) else {
             return Poll::Pending;
         };
         loop {

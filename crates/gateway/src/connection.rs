@@ -14,8 +14,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Most bytes of a connection that are kept to look at a request's head again.
-const RECENT_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a connection that are kept to look at a request's head again: more than heads have that are not made to
+/// hide something, and few enough for many connections.
+const RECENT_BYTES_MAX: usize = 8 * 1024;
 
 /// One client connection.
 pub(crate) struct Connection {

@@ -303,7 +303,8 @@ pub(crate) async fn answer(
     }
     let idle = service.settings.idle_timeout;
     if restricts {
-        return restricted_list(head, upstream, kind, reading, inbound.lease, idle).await;
+        let list = restricted_list(head, upstream, kind, reading, inbound.lease, idle);
+        return Box::pin(list).await;
     }
     // A small JSON answer comes in one piece: no need to set up a relay for it.
     if scans && kind == BodyKind::Json {
@@ -351,6 +352,9 @@ pub(crate) async fn answer(
     let mut relay = Relay::new(upstream, reading, inbound.lease);
     if kind != BodyKind::EventStream && !is_stream {
         relay = relay.idle_max(idle);
+    } else if scans && !is_stream {
+        let max = service.settings.response_timeout;
+        relay = relay.first_event_within(max, inbound.begun);
     }
     if let Some(recheck) = recheck {
         relay = relay.recheck(recheck);

@@ -71,7 +71,7 @@ pub(crate) async fn rebind(
             upstream,
         })
     };
-    match moving.get_or_try_init(|| initialising).await {
+    match Box::pin(moving.get_or_try_init(|| initialising)).await {
         Ok(place) => Some(place.clone()),
         Err(error) => {
             let error: Refused = error;

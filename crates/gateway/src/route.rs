@@ -104,12 +104,11 @@ pub(crate) fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, u
         })
 }
 
-/// Whether live sessions are moved off the version.
+/// Whether live sessions are moved off the version. Stable is where they go, so it is never one of these.
 pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
-    service
-        .versions
-        .get(version)
-        .is_none_or(|version| version.stage == VersionStage::Withdrawn)
+    let route = service.versions.get(version);
+    version != service.stable
+        && route.is_none_or(|version| version.stage == VersionStage::Withdrawn)
 }
 
 /// The endpoint of a version for a key, other than those tried: a healthy one if there is one, else any.

@@ -8,7 +8,7 @@
 use crate::seal::{Keyring, Purpose};
 use serin_model::name::EndpointId;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -150,9 +150,16 @@ pub(crate) struct Sessions {
     moved_count: AtomicUsize,
     moved: Mutex<HashMap<Uuid, (Moving, u64)>>,
     stateful: Mutex<Stateful>,
-    ended: Mutex<VecDeque<Uuid>>,
+    ended: Mutex<Ended>,
     cancelled_count: AtomicUsize,
     cancelled: Mutex<VecDeque<(Instant, u64)>>,
+}
+
+/// Those that ended last.
+#[derive(Default)]
+struct Ended {
+    sessions: HashSet<Uuid>,
+    order: VecDeque<Uuid>,
 }
 
 #[derive(Default)]
@@ -212,10 +219,14 @@ impl Sessions {
     /// Notes that its client has ended a session: it must not come to life again.
     pub(crate) fn end(&self, session: Uuid) {
         let mut table = lock(&self.ended);
-        if table.len() >= SESSIONS_MAX {
-            table.pop_front();
+        if table.order.len() >= SESSIONS_MAX
+            && let Some(oldest) = table.order.pop_front()
+        {
+            table.sessions.remove(&oldest);
         }
-        table.push_back(session);
+        if table.sessions.insert(session) {
+            table.order.push_back(session);
+        }
     }
 
     /// Notes that the server has made state for a session, which another one would not have.
@@ -231,7 +242,9 @@ impl Sessions {
     /// Whether another server can take a session over: it has made no state that we could see, and we saw it all. Of a
     /// session that began before this process we know nothing, so it cannot.
     pub(crate) fn is_stateless(&self, token: &Token) -> bool {
-        if token.incarnation != self.incarnation || lock(&self.ended).contains(&token.session) {
+        if token.incarnation != self.incarnation
+            || lock(&self.ended).sessions.contains(&token.session)
+        {
             return false;
         }
         let table = lock(&self.stateful);

@@ -52,6 +52,9 @@ async fn paths_queries_and_bodies_pass() {
     client.get("/api?q=1").await;
     assert_eq!(server.last().path, "/base/?q=1");
     gateway.observed.outcome("v1", "none", Outcome::Ok, 3).await;
+    let answer = client.get("/api/x/%2e%2e/%2e./secret").await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("send it resolved"));
     let answer = client.get("/apix").await;
     assert_eq!(answer.status, 404);
     assert!(

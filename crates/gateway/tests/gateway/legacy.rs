@@ -148,6 +148,15 @@ async fn forged_tampered_foreign_and_missing_sessions() {
         .unwrap()
         .to_owned();
     assert_eq!(client.legacy(&again, CALL).await.status, 200);
+    // So it does for a client that still sends the old id with it.
+    let headers = [("mcp-session-id", "one-1")];
+    assert_eq!(
+        client
+            .ask("POST", "/mcp", &headers, INITIALIZE)
+            .await
+            .status,
+        200
+    );
     // Without a session the server says what it thinks of that, byte for byte.
     let answer = client.legacy("", CALL).await;
     assert_eq!((answer.status, answer.text()), (404, r#"{"no":"session"}"#));

@@ -375,6 +375,73 @@ async fn silence_is_a_time_out_before_and_within_an_answer() {
 }
 
 #[tokio::test]
+async fn a_tool_that_hangs_in_an_event_stream_is_a_time_out() {
+    let server = Server::start(|_| async move {
+        let (pieces, reply) = pieces("text/event-stream");
+        pieces
+            .send(piece("id: 1\ndata:\n\n: still here\n\n"))
+            .unwrap();
+        tokio::spawn(async move { pieces.closed().await });
+        reply
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.settings.response_timeout = Duration::from_millis(100);
+    let mut gateway = Running::start(vec![tools]);
+    let mut client = gateway.client().await;
+    let headers = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "add"),
+    ];
+    let mut response = client.begin("POST", "/mcp", &headers, CALL).await;
+    assert!(soon(response.body_mut().collect()).await.is_err());
+    gateway
+        .observed
+        .outcome("v1", "add", Outcome::Timeout, 1)
+        .await;
+}
+
+#[tokio::test]
+async fn an_event_stream_that_has_begun_may_be_silent() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::answering(move |_| {
+        let (pieces, reply) = pieces("text/event-stream");
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.settings.response_timeout = Duration::from_millis(50);
+    tools.settings.idle_timeout = Duration::from_millis(50);
+    let mut gateway = Running::start(vec![tools]);
+    let mut client = gateway.client().await;
+    let headers = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "add"),
+    ];
+    let mut response = client.begin("POST", "/mcp", &headers, CALL).await;
+    let pieces = soon(receiver.recv()).await.unwrap();
+    pieces
+        .send(piece(
+            "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n",
+        ))
+        .unwrap();
+    soon(response.body_mut().frame()).await.unwrap().unwrap();
+    // Longer than either time-out.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    pieces
+        .send(piece(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n",
+        ))
+        .unwrap();
+    drop(pieces);
+    soon(response.body_mut().collect()).await.unwrap();
+    gateway.observed.outcome("v1", "add", Outcome::Ok, 1).await;
+}
+
+#[tokio::test]
 async fn keys_are_counted_once_and_only_under_a_rollout() {
     let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
     let builds = || [build("v1", &[&one]), build("v2", &[&two])];
