@@ -172,6 +172,21 @@ fn calls(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
             }
             Ok(())
         },
+    )?;
+    page.family(
+        "serin_rollback_seconds",
+        "From the decision to take a candidate back to the routing table that does so",
+        MetricType::Histogram,
+        |family| {
+            for ((service, strategy), seconds) in &totals.rollback_seconds {
+                let labels = [
+                    ("service", service.as_str()),
+                    ("strategy", strategy.label()),
+                ];
+                family.histogram(&labels, Edges::SHORT, seconds)?;
+            }
+            Ok(())
+        },
     )
 }
 

@@ -17,6 +17,7 @@ use serin_model::{
     event::{Actor, Event, Recorded},
     name::{EndpointId, RolloutId, ServiceName},
     observe::{Moved, Sealed},
+    plan::RollbackStrategy,
     rollout::Rollout,
     snapshot::{Observed, Snapshot},
     state::State,
@@ -115,8 +116,8 @@ struct Orchestrator {
     recent: Recent,
     /// What became of live sessions since the last rollout of a service began.
     moved: BTreeMap<ServiceName, Moved>,
-    /// Decisions to take a candidate back that the log would not take. They are in force all the same and tried again each
-    /// tick: a full disk must not keep callers on a broken version.
+    /// Decisions to take a candidate back that are not in the log yet, or that it would not take. They are in force all the same
+    /// and tried again each tick: a full disk must not keep callers on a broken version.
     taken_back: BTreeMap<RolloutId, Event>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     view: channel::Sender<Arc<View>>,
@@ -360,6 +361,14 @@ impl Orchestrator {
             return Err(ControlError::NotLeader);
         }
         let takes_back = events.iter().find(|event| takes_back(event)).cloned();
+        if let Some(event) = &takes_back {
+            // Taking callers off a broken version waits for nobody, not even for the disk.
+            let rollout = event.rollout();
+            self.taken_back
+                .extend(rollout.map(|rollout| (rollout, event.clone())));
+            self.put_in_force();
+        }
+        let in_force = began.elapsed().as_secs_f64();
         let appending = Instant::now();
         let recorded = match self.journal.append(&self.state, actor, now, events).await {
             Ok(recorded) => recorded,
@@ -368,7 +377,10 @@ impl Orchestrator {
                 return Ok(None);
             }
             Err(AppendFailure::Final(error)) => {
-                self.not_appended(&error, takes_back);
+                if matches!(error, ControlError::NotLeader) {
+                    self.resign();
+                }
+                self.publish_view();
                 return Err(error);
             }
         };
@@ -377,20 +389,25 @@ impl Orchestrator {
         for recorded in &recorded {
             self.apply(recorded);
         }
-        self.publish();
+        self.put_in_force();
+        let strategy = match &takes_back {
+            Some(Event::RolledBack { strategy, .. }) => *strategy,
+            _ => RollbackStrategy::Immediate,
+        };
         if let Some(rollout) = takes_back.and_then(|event| event.rollout()) {
             self.taken_back.remove(&rollout);
             if let Some(service) = self.state.rollout(rollout).map(|r| r.service.clone()) {
-                let took = began.elapsed().as_secs_f64();
+                let key = (service, strategy);
                 self.count(|totals| {
                     totals
                         .rollback_seconds
-                        .entry(service)
+                        .entry(key)
                         .or_default()
-                        .record(took);
+                        .record(in_force);
                 });
             }
         }
+        self.publish_view();
         Ok(Some(recorded))
     }
 
@@ -408,20 +425,12 @@ impl Orchestrator {
         }
     }
 
-    fn not_appended(&mut self, error: &ControlError, takes_back: Option<Event>) {
-        match (error, takes_back) {
-            (ControlError::Store(_), Some(event)) => {
-                self.taken_back
-                    .extend(event.rollout().map(|rollout| (rollout, event)));
-                self.publish();
-            }
-            (ControlError::NotLeader, _) => {
-                self.leader = false;
-                tracing::error!(%error, "no longer deciding");
-                self.publish_view();
-            }
-            _ => {}
-        }
+    /// Another process decides now. This one goes on routing as the log last told it.
+    fn resign(&mut self) {
+        self.leader = false;
+        self.taken_back.clear();
+        self.put_in_force();
+        tracing::error!("another process has opened the log; this one no longer decides");
     }
 
     fn apply(&mut self, recorded: &Recorded) {
@@ -474,6 +483,11 @@ impl Orchestrator {
 
     /// Puts what is now decided and known in force, and shows it.
     fn publish(&mut self) {
+        self.put_in_force();
+        self.publish_view();
+    }
+
+    fn put_in_force(&mut self) {
         let mut state = Arc::clone(&self.state);
         for event in self.taken_back.values() {
             let (position, at) = (state.position, Timestamp::now());
@@ -489,7 +503,6 @@ impl Orchestrator {
         self.snapshot
             .store(Arc::new(Snapshot::build(&state, &self.observed)));
         self.follow();
-        self.publish_view();
     }
 
     /// Watches the rollouts that are under way and probes the endpoints that there are.

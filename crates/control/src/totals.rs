@@ -4,6 +4,7 @@ use serin_judge::LogHistogram;
 use serin_model::{
     name::{ServiceName, VersionName},
     observe::{CellKey, Counts, Open, Rejection, Sealed},
+    plan::RollbackStrategy,
     rollout::Status,
 };
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub struct Totals {
     /// Rollouts that ended.
     pub rollouts: BTreeMap<(ServiceName, Ending), u64>,
     /// Seconds from the decision to take a candidate back to the snapshot that does so.
-    pub rollback_seconds: BTreeMap<ServiceName, LogHistogram>,
+    pub rollback_seconds: BTreeMap<(ServiceName, RollbackStrategy), LogHistogram>,
     /// Seconds an append took.
     pub append_seconds: LogHistogram,
     /// Seconds a tick took.

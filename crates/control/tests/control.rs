@@ -10,11 +10,13 @@ use serin_model::{
     manifest::Manifest,
     name::ServiceName,
     observe::{CallEra, CellKey, Counts, NewKeys, Outcome, STREAK_URGENT, Sealed},
+    plan::RollbackStrategy,
     rollout::Status,
     service::VersionStage,
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
+use sqlx::{ConnectOptions as _, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
@@ -24,6 +26,9 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+
+/// No condition of a test takes so long on any machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An endpoint that answers everything with 200 and nothing.
 struct Upstream {
@@ -129,7 +134,7 @@ impl Plane {
                 views.changed().await.unwrap();
             }
         };
-        let Ok(rollout) = timeout(Duration::from_secs(20), wait).await else {
+        let Ok(rollout) = timeout(PATIENCE, wait).await else {
             panic!("never {what}: {:#?}", self.control.view())
         };
         rollout
@@ -248,7 +253,48 @@ async fn a_bad_candidate_is_taken_back_and_the_log_says_why() {
         panic!("{events:?}")
     };
     assert_eq!(evidence.trials, 20);
-    assert_eq!(plane.control.totals().rollback_seconds[&shop()].count(), 1);
+    assert_eq!(
+        plane.control.totals().rollback_seconds[&(shop(), RollbackStrategy::Immediate)].count(),
+        1
+    );
+}
+
+/// Nobody can append while this is held.
+async fn lock_the_log(folder: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(folder.join("serin.db"));
+    let mut connection = options.connect().await.unwrap();
+    connection.execute("BEGIN IMMEDIATE").await.unwrap();
+    connection
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_is_taken_back_even_while_the_log_cannot_be_written() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    let mut lock = lock_the_log(folder.path()).await;
+    plane.count("v2", 20, 20).await;
+    let wait = async {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while plane.snapshot.load().services[0].split.is_some() {
+            look.tick().await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("the split ends");
+    assert_eq!(
+        plane.snapshot.load().services[0].versions[1].stage,
+        VersionStage::Withdrawn
+    );
+    assert!(
+        !plane.kinds().await.contains(&"rolled_back"),
+        "it is not recorded: the log is locked"
+    );
+    lock.execute("ROLLBACK").await.unwrap();
+    plane
+        .until("recorded", |r| r.status == Status::RolledBack)
+        .await;
+    assert_eq!(plane.kinds().await.last(), Some(&"rolled_back"));
+    assert!(plane.snapshot.load().services[0].split.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -157,7 +157,7 @@ pub enum Inconclusive {
 pub const EXTENSIONS_MAX: u32 = 2;
 
 /// How live sessions leave the candidate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RollbackStrategy {
     /// At once: idle sessions are re-bound or ended.
@@ -165,6 +165,16 @@ pub enum RollbackStrategy {
     Immediate,
     /// New callers go to stable; live sessions finish where they are.
     Gradual,
+}
+
+impl RollbackStrategy {
+    /// As it stands in labels and on the screen.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Immediate => "immediate",
+            Self::Gradual => "gradual",
+        }
+    }
 }
 
 /// Calls of the candidate that a phase needs unless the plan says otherwise: enough that a rate of one percent would have shown.

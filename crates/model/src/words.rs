@@ -1,9 +1,6 @@
 //! Events in words, for the screen and the audit trail.
 
-use crate::{
-    event::{Event, PreflightResult, Started},
-    plan::RollbackStrategy,
-};
+use crate::event::{Event, PreflightResult, Started};
 
 /// What happened, in a line.
 pub fn event_in_words(event: &Event) -> String {
@@ -77,7 +74,7 @@ pub fn event_in_words(event: &Event) -> String {
         }
         Event::RolledBack {
             strategy, reason, ..
-        } => format!("rolled back ({}): {reason}", how(*strategy)),
+        } => format!("rolled back ({}): {reason}", strategy.label()),
         Event::Aborted { reason, .. } => format!("aborted: {reason}"),
         Event::Reverted {
             from, to, reason, ..
@@ -105,11 +102,4 @@ fn started_in_words(started: &Started) -> String {
         text += &format!("; contract: {}", notes.join("; "));
     }
     text
-}
-
-const fn how(strategy: RollbackStrategy) -> &'static str {
-    match strategy {
-        RollbackStrategy::Immediate => "immediate",
-        RollbackStrategy::Gradual => "gradual",
-    }
 }
