@@ -20,9 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut next = |what: &str| args.next().ok_or_else(|| format!("{what} is missing"));
     let listener = std::net::TcpListener::bind(next("the address to listen on")?)?;
     let share: Share = next("the share")?.parse()?;
-    let stable = version("stable", 10, &next("stable's URL")?)?;
+    let stable = version("v1", 10, &next("stable's URL")?)?;
     let candidate = next("the candidate's URL").ok();
-    let candidate = candidate.map(|urls| version("candidate", 20, &urls));
+    let candidate = candidate.map(|urls| version("v2", 20, &urls));
     let rollout = std::env::var("ROLLOUT").unwrap_or_else(|_| uuid::Uuid::nil().to_string());
     let rollout: RolloutId = rollout.parse()?;
     let service = ServiceRoute {

@@ -1,0 +1,280 @@
+//! What every request is asked, whatever it is for.
+
+use crate::{body::ToClient, connection::Connection, core::Core, headers, refusal::Refusal};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts,
+    uri::Authority,
+};
+use serin_mcp::{
+    era::{Era, ProtocolVersion},
+    error::GatewayError,
+};
+use serin_model::{observe::Rejection, snapshot::ServiceRoute};
+
+/// Most names that a refusal lists.
+const LISTED_MAX: usize = 10;
+
+pub(super) fn check_head(
+    core: &Core,
+    connection: &Connection,
+    parts: &Parts,
+) -> Result<(), Refusal> {
+    let options = core.options();
+    let length = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if length > options.uri_bytes_max {
+        let text = format!(
+            "the path and query have {length} bytes; the gateway takes at most {}",
+            options.uri_bytes_max
+        );
+        return Err(Refusal::plain(StatusCode::URI_TOO_LONG, text));
+    }
+    // HTTP/1 was counted while it was read.
+    if parts.headers.len() > options.headers_max {
+        let text = format!("the gateway takes at most {} headers", options.headers_max);
+        return Err(Refusal::plain(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            text,
+        ));
+    }
+    if has_parent_segment(parts.uri.path()) {
+        let text = "the path has a `..` in it; send it resolved";
+        return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Route));
+    }
+    if parts.version < Version::HTTP_2
+        && parts.headers.contains_key(header::TRANSFER_ENCODING)
+        && connection.has_conflicting_lengths()
+    {
+        let text =
+            "the request has both `Transfer-Encoding` and `Content-Length`; send one of them";
+        return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Body));
+    }
+    Ok(())
+}
+
+/// Whether a path leads upwards, which a server might follow out of what the service shows of it.
+fn has_parent_segment(path: &str) -> bool {
+    if !path.contains("..") && !path.contains('%') {
+        return false;
+    }
+    path.split(['/', '\\']).any(|segment| {
+        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
+        let dots = dots.split("%5c").flat_map(|part| part.split("%2f"));
+        dots.into_iter().any(|part| part == "..")
+    })
+}
+
+/// The answer to a health check: on any host, since probes call addresses.
+pub(super) fn health(core: &Core, parts: &Parts) -> Option<Response<ToClient>> {
+    let is_ready = match parts.uri.path() {
+        "/health" | "/api/health" => true,
+        "/ready" => {
+            !core.is_stopping()
+                && core.with_snapshot(|snapshot| {
+                    snapshot.position > 0 || !snapshot.services.is_empty()
+                })
+        }
+        _ => return None,
+    };
+    let (status, text) = if is_ready {
+        (StatusCode::OK, "{\"status\":\"ok\"}\n")
+    } else if core.is_stopping() {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{\"status\":\"stopping\"}\n",
+        )
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{\"status\":\"starting\"}\n",
+        )
+    };
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        let text = "health is asked with GET";
+        let refusal = Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, text);
+        return Some(refusal.allow("GET, HEAD").into_response());
+    }
+    let mut response = Response::new(ToClient::full(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(&headers::CANARY, headers::FALSE.clone());
+    Some(response)
+}
+
+pub(super) fn host(parts: &Parts) -> Result<Authority, Refusal> {
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.clone());
+    }
+    headers::text(&parts.headers, &header::HOST)
+        .and_then(|host| host.parse().ok())
+        .ok_or_else(|| {
+            let text = "the request needs exactly one `Host` header, such as `127.0.0.1:8080`";
+            Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Host)
+        })
+}
+
+pub(super) fn admits_host(core: &Core, service: Option<&ServiceRoute>, host: &Authority) -> bool {
+    let name = host.host();
+    let is_of_service =
+        service.is_some_and(|service| service.hosts.iter().any(|h| h.eq_ignore_ascii_case(name)));
+    is_of_service
+        || core.options().hosts.iter().any(|admitted| {
+            admitted == "*"
+                || admitted.eq_ignore_ascii_case(name)
+                || admitted.eq_ignore_ascii_case(host.as_str())
+        })
+}
+
+/// MCP, "Security Warning" of the transports: a server must check `Origin`, and refuse with 403.
+pub(super) fn check_origin(
+    core: &Core,
+    service: &ServiceRoute,
+    headers: &HeaderMap,
+    host: &Authority,
+) -> Result<(), Refusal> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let origin = headers::text(headers, &header::ORIGIN).unwrap_or_default();
+    let options = core.options();
+    let authority = origin
+        .split_once("://")
+        .and_then(|(_, authority)| authority.parse::<Authority>().ok());
+    let is_admitted = options
+        .origins
+        .iter()
+        .any(|o| o.eq_ignore_ascii_case(origin))
+        || authority.is_some_and(|authority| {
+            let name = authority.host();
+            name.eq_ignore_ascii_case(host.host())
+                || name.eq_ignore_ascii_case("localhost")
+                || name
+                    .trim_matches(['[', ']'])
+                    .parse::<std::net::IpAddr>()
+                    .is_ok_and(|address| address.is_loopback())
+                || (admits_host(core, Some(service), &authority)
+                    && !options.hosts.iter().any(|host| host == "*"))
+        });
+    if is_admitted {
+        return Ok(());
+    }
+    let shown: String = origin.chars().take(100).collect();
+    let text = format!(
+        "origin `{shown}` may not call service `{}`; add it to `gateway.origins`",
+        service.name
+    );
+    let refusal = Refusal::plain(StatusCode::FORBIDDEN, text);
+    Err(refusal.counted(Rejection::Origin).of(&service.name))
+}
+
+pub(super) fn no_service(core: &Core, parts: &Parts) -> Refusal {
+    let path: String = parts.uri.path().chars().take(200).collect();
+    let served = core.with_snapshot(|snapshot| {
+        let paths = snapshot.services.iter().take(LISTED_MAX);
+        let paths: Vec<_> = paths.map(|s| format!("`{}`", shown(&s.path))).collect();
+        paths.join(", ")
+    });
+    let text = if served.is_empty() {
+        format!(
+            "no service is served at `{path}`, nor anywhere yet; add one with `serin apply -f FILE`"
+        )
+    } else {
+        format!("no service is served at `{path}`; served are {served}")
+    };
+    let refusal = match era_of(&parts.headers) {
+        Some(Era::Modern) => Refusal::rpc(
+            StatusCode::NOT_FOUND,
+            None,
+            GatewayError::InvalidRequest,
+            &text,
+        ),
+        _ => Refusal::plain(StatusCode::NOT_FOUND, text),
+    };
+    refusal.counted(Rejection::Route)
+}
+
+fn shown(path: &str) -> &str {
+    if path.is_empty() { "/" } else { path }
+}
+
+/// The version that the request asks for by hand, where the service allows it.
+pub(super) fn chosen_version(
+    service: &ServiceRoute,
+    headers: &HeaderMap,
+) -> Result<Option<usize>, Refusal> {
+    let overrides = service.settings.overrides;
+    let refuse = |text: String| {
+        let refusal = match era_of(headers) {
+            Some(Era::Modern) => Refusal::rpc(
+                StatusCode::BAD_REQUEST,
+                None,
+                GatewayError::InvalidRequest,
+                &text,
+            ),
+            _ => Refusal::plain(StatusCode::BAD_REQUEST, text),
+        };
+        Err(refusal.counted(Rejection::Version).of(&service.name))
+    };
+    if overrides.version
+        && let Some(value) = headers.get(&headers::VERSION)
+    {
+        let wanted = value.to_str().unwrap_or_default();
+        let found = service
+            .versions
+            .iter()
+            .position(|v| v.name.as_str() == wanted);
+        if found.is_some() {
+            return Ok(found);
+        }
+        let names = service.versions.iter().take(LISTED_MAX);
+        let names: Vec<_> = names.map(|v| format!("`{}`", v.name)).collect();
+        let wanted: String = wanted.chars().take(100).collect();
+        return refuse(format!(
+            "service `{}` has no version `{wanted}`; `X-Serin-Version` may be {}",
+            service.name,
+            names.join(", ")
+        ));
+    }
+    if overrides.canary
+        && let Some(value) = headers.get(&headers::CANARY)
+    {
+        return match value.as_bytes() {
+            b"true" => Ok(service.split.as_ref().map(|split| split.candidate)),
+            b"false" => Ok(Some(service.stable)),
+            _ => refuse("`X-Canary` must be `true` or `false`".to_owned()),
+        };
+    }
+    Ok(None)
+}
+
+pub(super) fn era_of(headers: &HeaderMap) -> Option<Era> {
+    let version = headers::text(headers, &headers::PROTOCOL_VERSION)?;
+    Some(ProtocolVersion::parse(version).ok()?.era())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_lead_upwards_are_found() {
+        for (path, up) in [
+            ("/mcp/../admin", true),
+            ("/mcp/%2e%2E/admin", true),
+            ("/mcp/.%2e", true),
+            ("/mcp/a%2f..%2fb", true),
+            ("/mcp\\..\\b", true),
+            ("/mcp/..a/b..", false),
+            ("/mcp/a...b/%2e/x", false),
+            ("/mcp", false),
+        ] {
+            assert_eq!(has_parent_segment(path), up, "{path}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Legacy MCP (to 2025-11-25): sessions, behind tokens of ours.
+
+use super::{Admitted, Answered, mcp::asks};
+use crate::{
+    body::ToUpstream,
+    forward::{self, Asks, Call, Treatment},
+    headers,
+    rebind::{self, Because},
+    refusal::Refusal,
+    route::{self, Caller},
+    session::{self, Place, Token},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serin_mcp::{
+    envelope::{Envelope, Kind, Message},
+    era::ProtocolVersion,
+    error::GatewayError,
+};
+use serin_model::observe::{CallEra, Rejection};
+use std::rc::Rc;
+use uuid::Uuid;
+
+impl Admitted<'_> {
+    /// Legacy `initialize`: a new session, which is its own affinity key.
+    pub(super) async fn initialize(&mut self, message: &Message<'_>, body: Bytes) -> Answered {
+        let session = Uuid::new_v4();
+        let version = message.protocol_version.as_deref();
+        let version = version.and_then(|version| ProtocolVersion::parse(version).ok());
+        let to = self.route(Caller::New {
+            key: Some(session.as_bytes()),
+            chosen: self.chosen,
+            stable_only: version == Some(ProtocolVersion::V2024_11_05),
+        })?;
+        let headers = self.take_headers();
+        let asks = Asks::Call(Call {
+            tool: None,
+            id: message.id,
+        });
+        let mut outbound =
+            self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);
+        outbound.key = Some(session.as_bytes());
+        let mut inbound = forward::send(self.core, outbound).await?;
+        let head = inbound.response.headers_mut();
+        let upstream = head.remove(&headers::SESSION_ID);
+        if inbound.response.status().is_success() {
+            let token = Token {
+                session,
+                endpoint: inbound.endpoint,
+                incarnation: self.core.sessions().incarnation,
+                expires_seconds: session::now_seconds()
+                    .saturating_add(self.service.settings.session_ttl.as_secs()),
+                is_tester: self.chosen.is_some(),
+                tenant: "".into(),
+                upstream: match &upstream {
+                    Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
+                    None => None,
+                },
+                init: message.params.map(Into::into),
+            };
+            let sealed = token
+                .seal(&self.core.shared.keys, self.service.name.as_str())
+                .and_then(|text| HeaderValue::from_str(&text).ok())
+                .ok_or_else(|| self.bad_session_id())?;
+            let head = inbound.response.headers_mut();
+            head.insert(&headers::SESSION_ID, sealed);
+        }
+        let treatment = Treatment::Legacy {
+            session: None,
+            announces_move: false,
+        };
+        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+    }
+
+    /// A legacy message in a session: to where the session lives, byte for byte.
+    pub(super) async fn in_session(
+        &mut self,
+        session: HeaderValue,
+        envelope: &Envelope<'_>,
+        body: Bytes,
+    ) -> Answered {
+        let token = self.token(&session)?;
+        self.note(&token, envelope);
+        // Answers to the server, and notifications about its calls, belong to where the calls are.
+        let moves = envelope
+            .messages
+            .iter()
+            .any(|message| message.kind == Kind::Request);
+        let mut place = self.place(&token, moves).await?;
+        let to = self
+            .route(Caller::Pinned(place.endpoint))
+            .map_err(|_| self.gone())?;
+        let headers = self.take_headers();
+        let outbound = |place: &Place, to| {
+            let mut headers = headers.clone();
+            set_session(&mut headers, place);
+            let body = ToUpstream::full(body.clone());
+            let mut outbound = self.outbound(headers, to, body, CallEra::Legacy, asks(envelope));
+            outbound.is_tester |= token.is_tester;
+            outbound
+        };
+        let mut inbound = forward::send(self.core, outbound(&place, to)).await?;
+        // The server has forgotten the session: it was started anew.
+        if inbound.response.status() == StatusCode::NOT_FOUND
+            && place.upstream.is_some()
+            && let Some(again) = rebind::rebind(
+                self.core,
+                self.service,
+                &token,
+                &place,
+                to,
+                &headers,
+                Because::Forgotten,
+            )
+            .await
+        {
+            inbound.discard();
+            place = again;
+            inbound = forward::send(self.core, outbound(&place, to)).await?;
+        }
+        let treatment = Treatment::Legacy {
+            session: Some((token, session)),
+            announces_move: false,
+        };
+        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+    }
+
+    /// GET: the stream of a session. DELETE: its end.
+    pub(super) async fn stream_or_end(&mut self, session: HeaderValue) -> Answered {
+        let token = self.token(&session)?;
+        let is_end = self.method == Method::DELETE;
+        let place = self.place(&token, !is_end).await?;
+        let to = self
+            .route(Caller::Pinned(place.endpoint))
+            .map_err(|_| self.gone())?;
+        let mut headers = self.take_headers();
+        set_session(&mut headers, &place);
+        let is_moved = self.core.sessions().moved(token.session).is_some();
+        if is_moved {
+            // It may name an event of the server where the session lived before.
+            headers.remove(&headers::LAST_EVENT_ID);
+        }
+        let asks = if is_end { Asks::Nothing } else { Asks::Stream };
+        let empty = ToUpstream::Full(None);
+        let outbound = self.outbound(headers, to, empty, CallEra::Legacy, asks);
+        let inbound = forward::send(self.core, outbound).await?;
+        if is_end && inbound.response.status().is_success() {
+            self.core.sessions().end(token.session);
+        }
+        let treatment = Treatment::Legacy {
+            session: Some((token, session)),
+            announces_move: is_moved && !is_end,
+        };
+        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+    }
+
+    /// What a session id says.
+    fn token(&self, session: &HeaderValue) -> Result<Rc<Token>, Refusal> {
+        let (keys, service) = (&self.core.shared.keys, self.service.name.as_str());
+        Token::open(keys, service, session.as_bytes(), session::now_seconds())
+            .map(Rc::new)
+            .ok_or_else(|| {
+                let text = "the session id is not one of this service, or its time is over; initialize again";
+                self.no_session(text)
+            })
+    }
+
+    fn no_session(&self, text: &str) -> Refusal {
+        let status = StatusCode::NOT_FOUND;
+        Refusal::rpc(status, None, GatewayError::UnknownSession, text)
+            .counted(Rejection::Session)
+            .of(&self.service.name)
+    }
+
+    /// The version of a session was taken back, and the session cannot go on with another.
+    fn gone(&self) -> Refusal {
+        self.core
+            .counters
+            .moved(&self.service.name, |moved| moved.ended += 1);
+        self.no_session("the version that kept this session was taken back; initialize again")
+    }
+
+    fn bad_session_id(&self) -> Refusal {
+        let text = format!(
+            "the server gave a session id that is not visible ASCII of at most {} bytes",
+            session::UPSTREAM_BYTES_MAX
+        );
+        Refusal::plain(StatusCode::BAD_GATEWAY, text).of(&self.service.name)
+    }
+
+    /// Where a session lives, after it was moved if it has to and may.
+    async fn place(&self, token: &Rc<Token>, moves: bool) -> Result<Place, Refusal> {
+        let sessions = self.core.sessions();
+        let place = sessions.moved(token.session).unwrap_or_else(|| Place {
+            endpoint: token.endpoint,
+            upstream: token.upstream.clone(),
+        });
+        let at = route::locate(self.service, place.endpoint);
+        let must_move = at.is_none_or(|(version, _)| route::is_withdrawn(self.service, version));
+        if !must_move || !moves {
+            return Ok(place);
+        }
+        let to = self.route(Caller::New {
+            key: Some(token.session.as_bytes()),
+            chosen: None,
+            stable_only: true,
+        })?;
+        let because = Because::Withdrawn;
+        let mut headers = self.headers.clone();
+        headers::for_endpoint(&mut headers, self.connection, Some(self.host));
+        rebind::rebind(
+            self.core,
+            self.service,
+            token,
+            &place,
+            to,
+            &headers,
+            because,
+        )
+        .await
+        .ok_or_else(|| self.gone())
+    }
+
+    /// Notes what a message does to its session.
+    fn note(&self, token: &Token, envelope: &Envelope<'_>) {
+        let sessions = self.core.sessions();
+        for message in &envelope.messages {
+            let makes_state = match message.kind {
+                // Sampling, elicitation, roots: the server waits for it.
+                Kind::Response => true,
+                Kind::Request | Kind::Notification => {
+                    let method = message.method();
+                    matches!(method, "resources/subscribe" | "logging/setLevel")
+                        || method.starts_with("tasks/")
+                }
+            };
+            if makes_state {
+                sessions.mark_stateful(token);
+            }
+            if let ("notifications/cancelled", Some(id)) = (message.method(), message.request_id) {
+                sessions.cancel(token.session, id);
+            }
+        }
+    }
+}
+
+fn set_session(headers: &mut HeaderMap, place: &Place) {
+    let id = place.upstream.as_deref();
+    match id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        Some(id) => headers.insert(&headers::SESSION_ID, id),
+        None => headers.remove(&headers::SESSION_ID),
+    };
+}

@@ -1,0 +1,182 @@
+//! What an MCP request is: of which era, and whether it begins a session or belongs to one.
+
+use super::{Admitted, Answered, checks::era_of};
+use crate::{
+    body::{self, ToUpstream, Uncollected},
+    forward::{self, Asks, Call, Treatment},
+    headers,
+    refusal::Refusal,
+    route::Caller,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use hyper::body::Incoming;
+use serin_mcp::{
+    envelope::{Envelope, EnvelopeError, Kind, Message},
+    era::{Era, ProtocolVersion},
+    error::GatewayError,
+};
+use serin_model::observe::{CallEra, Rejection};
+use std::time::Instant;
+
+impl Admitted<'_> {
+    pub(super) async fn mcp(&mut self, body: Incoming) -> Answered {
+        let era = era_of(&self.headers);
+        if era == Some(Era::Modern) {
+            // 2026-07-28 has no sessions; one of ours would mean nothing to the server.
+            self.headers.remove(&headers::SESSION_ID);
+        }
+        let session = self.headers.remove(&headers::SESSION_ID);
+        match (&self.method, session) {
+            (&Method::POST, session) => {
+                let body = self.collect(body).await?;
+                self.complete = Instant::now();
+                self.message(era, session, body).await
+            }
+            (&Method::GET | &Method::DELETE, Some(session)) => {
+                // Neither has a body.
+                drop(body);
+                self.stream_or_end(session).await
+            }
+            (&Method::GET, None) if era != Some(Era::Modern) => {
+                // HTTP+SSE of 2024-11-05, which only stable is asked to speak.
+                drop(body);
+                let to = self.route(Caller::New {
+                    key: None,
+                    chosen: None,
+                    stable_only: true,
+                })?;
+                let headers = self.take_headers();
+                let empty = ToUpstream::Full(None);
+                let outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
+                let inbound = forward::send(self.core, outbound).await?;
+                let treatment = Treatment::Plain;
+                Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+            }
+            _ => {
+                let era = if era == Some(Era::Modern) {
+                    CallEra::Modern
+                } else {
+                    CallEra::Legacy
+                };
+                self.plain(body, era).await
+            }
+        }
+    }
+
+    /// The headers for an endpoint of an MCP service.
+    pub(super) fn take_headers(&mut self) -> HeaderMap {
+        let mut headers = std::mem::take(&mut self.headers);
+        headers::for_endpoint(&mut headers, self.connection, Some(self.host));
+        headers::ask_for_identity(&mut headers);
+        headers
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let max = self.service.settings.body_bytes_max;
+        let time = self.core.options().body_timeout;
+        body::collect(body, max, time).await.map_err(|why| {
+            let refusal = match why {
+                Uncollected::TooLarge => {
+                    let text = format!(
+                        "the body is larger than {max} bytes, which is the most that service `{}` takes; send less or raise its `body_bytes_max`",
+                        self.service.name
+                    );
+                    Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, text)
+                }
+                Uncollected::Broken => {
+                    Refusal::plain(StatusCode::BAD_REQUEST, "the body broke off")
+                }
+                Uncollected::TooSlow => {
+                    let text = format!("the body did not come within {} s", time.as_secs());
+                    Refusal::plain(StatusCode::REQUEST_TIMEOUT, text)
+                }
+            };
+            refusal.counted(Rejection::Body).of(&self.service.name)
+        })
+    }
+
+    pub(super) fn read<'b>(&self, body: &'b [u8]) -> Result<Envelope<'b>, Refusal> {
+        Envelope::read(body).map_err(|error| {
+            let (status, code) = match &error {
+                EnvelopeError::TooLarge { .. } => {
+                    (StatusCode::PAYLOAD_TOO_LARGE, GatewayError::InvalidRequest)
+                }
+                EnvelopeError::NotJson { .. } => (StatusCode::BAD_REQUEST, GatewayError::Parse),
+                _ => (StatusCode::BAD_REQUEST, GatewayError::InvalidRequest),
+            };
+            let refusal = Refusal::rpc(status, None, code, &error.to_string());
+            refusal.counted(Rejection::Body).of(&self.service.name)
+        })
+    }
+
+    /// A POST: which era it is of, and whether it begins a session or belongs to one.
+    async fn message(
+        &mut self,
+        era: Option<Era>,
+        session: Option<HeaderValue>,
+        body: Bytes,
+    ) -> Answered {
+        if era == Some(Era::Modern) {
+            return self.modern(body).await;
+        }
+        let shared = body.clone();
+        let envelope = self.read(&shared)?;
+        let is_modern = |message: &Message<'_>| {
+            let version = message.meta_protocol_version.as_deref();
+            version
+                .and_then(|version| ProtocolVersion::parse(version).ok())
+                .is_some_and(|version| version.era() == Era::Modern)
+        };
+        match (envelope.single(), session) {
+            // Whatever session a client had before, it begins another one.
+            (Some(message), _) if message.method() == "initialize" => {
+                self.initialize(message, body).await
+            }
+            (_, Some(session)) => self.in_session(session, &envelope, body).await,
+            (Some(message), None) if is_modern(message) => self.modern(body).await,
+            _ => self.sessionless(&envelope, body).await,
+        }
+    }
+
+    /// Legacy without a session: a server that keeps none, or a client that forgot; the server knows.
+    async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
+        let key = self.affinity_key();
+        let to = self.route(Caller::New {
+            key: Some(&key),
+            chosen: self.chosen,
+            stable_only: false,
+        })?;
+        let headers = self.take_headers();
+        let asks = asks(envelope);
+        let mut outbound =
+            self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);
+        outbound.key = Some(&key);
+        let inbound = forward::send(self.core, outbound).await?;
+        let treatment = Treatment::Legacy {
+            session: None,
+            announces_move: false,
+        };
+        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+    }
+}
+
+/// What a legacy body asks for.
+pub(super) fn asks<'a>(envelope: &'a Envelope<'_>) -> Asks<'a> {
+    let call = |message: &'a Message<'_>| {
+        (message.kind == Kind::Request).then(|| Call {
+            tool: (message.method() == "tools/call")
+                .then(|| message.name.as_deref().unwrap_or_default()),
+            id: message.id,
+        })
+    };
+    if let Some(message) = envelope.single() {
+        return call(message).map_or(Asks::Nothing, Asks::Call);
+    }
+    let calls: Vec<_> = envelope.messages.iter().filter_map(call).collect();
+    if calls.is_empty() {
+        Asks::Nothing
+    } else {
+        Asks::Batch(calls)
+    }
+}

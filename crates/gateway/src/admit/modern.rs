@@ -1,0 +1,175 @@
+//! Modern MCP (from 2026-07-28): stateless callers, who bring back what a version minted.
+
+use super::{Admitted, Answered};
+use crate::{
+    body::{ToUpstream, purpose_of},
+    forward::{self, Asks, Call, Treatment},
+    headers, lists,
+    refusal::Refusal,
+    route::Caller,
+    session,
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serin_mcp::{
+    envelope::{Envelope, splice},
+    error::GatewayError,
+    header::{decode, encode},
+};
+use serin_model::{
+    name::EndpointId,
+    observe::{CallEra, Rejection},
+};
+use std::borrow::Cow;
+
+impl Admitted<'_> {
+    /// Modern: stateless, assigned by affinity key unless a minted value leads to an endpoint.
+    pub(super) async fn modern(&mut self, body: Bytes) -> Answered {
+        let method = self.header_text(&headers::METHOD);
+        let name = self.header_text(&headers::NAME);
+        let mut sent = body.clone();
+        let mut pinned = None;
+        let envelope = if method.is_none() || may_hold_minted(&body) {
+            Some(self.read(&body)?)
+        } else {
+            None
+        };
+        if let Some(envelope) = &envelope {
+            let unsealed = self.unseal(envelope)?;
+            pinned = unsealed.endpoint;
+            if !unsealed.edits.is_empty() {
+                let edits: Vec<_> = unsealed
+                    .edits
+                    .iter()
+                    .map(|(span, value)| (span.clone(), value.as_str()))
+                    .collect();
+                if let Some(spliced) = splice(&body, &edits) {
+                    sent = spliced.into();
+                }
+            }
+        }
+        let message = envelope.as_ref().and_then(Envelope::single);
+        let method =
+            method.or_else(|| message.and_then(|message| message.method.as_deref().map(Cow::from)));
+        let method = method.as_deref().unwrap_or_default();
+        let key = self.affinity_key();
+        let mut headers = self.take_headers();
+        if sent.len() != body.len() {
+            headers.insert(header::CONTENT_LENGTH, sent.len().into());
+        }
+        if method.starts_with("tasks/")
+            && let Some(name) = &name
+            && let Some((endpoint, value)) = self.open(serin_mcp::Minted::TaskId, name)
+        {
+            pinned = Some(agreed(pinned, endpoint).map_err(|()| self.torn())?);
+            if let Ok(value) = HeaderValue::from_str(&encode(&value)) {
+                headers.insert(&headers::NAME, value);
+            }
+        }
+        let caller = match pinned {
+            Some(endpoint) => Caller::Pinned(endpoint),
+            None => Caller::New {
+                key: Some(&key),
+                chosen: self.chosen,
+                stable_only: false,
+            },
+        };
+        let to = self.route(caller)?;
+        let tool = name
+            .as_deref()
+            .or_else(|| message.and_then(|message| message.name.as_deref()));
+        let asks = match method {
+            "subscriptions/listen" => Asks::Stream,
+            "tools/call" => Asks::Call(Call {
+                tool: Some(tool.unwrap_or_default()),
+                id: None,
+            }),
+            method if method.starts_with("notifications/") => Asks::Nothing,
+            _ => Asks::Call(Call::default()),
+        };
+        let mut outbound =
+            self.outbound(headers, to, ToUpstream::full(sent), CallEra::Modern, asks);
+        outbound.key = Some(&key);
+        let inbound = forward::send(self.core, outbound).await?;
+        let treatment = Treatment::Modern {
+            restricts_list: lists::is_list(method)
+                && (self.service.split.as_ref()).is_some_and(|split| split.contract_differs),
+        };
+        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+    }
+
+    fn header_text(&self, name: &http::HeaderName) -> Option<Cow<'static, str>> {
+        let text = headers::text(&self.headers, name)?;
+        Some(Cow::Owned(decode(text).ok()?.into_owned()))
+    }
+
+    fn unseal(&self, envelope: &Envelope<'_>) -> Result<Unsealed, Refusal> {
+        let mut unsealed = Unsealed::default();
+        for message in &envelope.messages {
+            for minted in &message.minted {
+                // What is not ours goes on as it is: the server refuses it in its own words, as it would without us.
+                let Some((endpoint, value)) = self.open(minted.kind, &minted.value) else {
+                    continue;
+                };
+                let agreed = agreed(unsealed.endpoint, endpoint).map_err(|()| self.torn())?;
+                unsealed.endpoint = Some(agreed);
+                unsealed.edits.push((minted.span.clone(), value));
+            }
+        }
+        Ok(unsealed)
+    }
+
+    fn open(&self, kind: serin_mcp::Minted, text: &str) -> Option<(EndpointId, String)> {
+        let (keys, service) = (&self.core.shared.keys, self.service.name.as_str());
+        session::open_minted(keys, purpose_of(kind), service, text)
+    }
+
+    fn torn(&self) -> Refusal {
+        let text = "the values come from two versions; start again without them";
+        let status = StatusCode::BAD_REQUEST;
+        Refusal::rpc(status, None, GatewayError::InvalidParams, text)
+            .counted(Rejection::Session)
+            .of(&self.service.name)
+    }
+}
+
+/// What a request's minted values say.
+#[derive(Default)]
+struct Unsealed {
+    endpoint: Option<EndpointId>,
+    edits: Vec<(std::ops::Range<usize>, String)>,
+}
+
+fn agreed(before: Option<EndpointId>, now: EndpointId) -> Result<EndpointId, ()> {
+    match before {
+        Some(before) if before != now => Err(()),
+        _ => Ok(now),
+    }
+}
+
+/// Whether a body can hold a value that a version minted. A backslash may hide a key.
+fn may_hold_minted(body: &[u8]) -> bool {
+    use memchr::memmem::find;
+    memchr::memchr(b'\\', body).is_some()
+        || find(body, b"requestState").is_some()
+        || find(body, b"taskId").is_some()
+        || find(body, b"cursor").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_may_hide_a_minted_value_is_read() {
+        for body in [
+            "{\"cursor\":1}",
+            "{\"requestState\":1}",
+            "{\"taskId\":1}",
+            "{\"curs\\u006fr\":1}",
+        ] {
+            assert!(may_hold_minted(body.as_bytes()), "{body}");
+        }
+        assert!(!may_hold_minted(b"{\"name\":\"add\"}"));
+    }
+}
