@@ -210,11 +210,10 @@ impl Core {
         server: Rc<auto::Builder<LocalExecutor>>,
     ) {
         spawn_local(async move {
-            if let Err(error) = self.serve(stream, peer, &server).await {
+            let core = Connected(self);
+            if let Err(error) = core.0.serve(stream, peer, &server).await {
                 tracing::debug!(%error, "a connection could not be served");
             }
-            self.load().fetch_sub(1, Relaxed);
-            self.connection_ended.notify_one();
         });
     }
 
@@ -264,6 +263,16 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+/// A connection that counts as open, however it ends.
+struct Connected(Rc<Core>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.load().fetch_sub(1, Relaxed);
+        self.0.connection_ended.notify_one();
     }
 }
 
