@@ -22,5 +22,5 @@ pub use config::{
 };
 pub use diagnostic::{Checked, ConfigError, Diagnostic, Position, Severity};
 pub use name::closest;
-pub use read::{FILE_BYTES_MAX, read_manifest};
+pub use read::{FILE_BYTES_MAX, read_manifest, read_plan};
 pub use service::{BODY_BYTES_LEAST, BODY_BYTES_MOST};

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{
     Error, Location, MessageFormatter, Options, UserMessageFormatter, budget::BudgetBreach,
 };
-use serin_model::manifest::Manifest;
+use serin_model::{manifest::Manifest, plan::Plan};
 use std::sync::Arc;
 
 /// Largest file, in bytes. A service takes some 300 bytes, so thousands fit; beyond this somebody named the wrong file.
@@ -31,6 +31,13 @@ pub fn read_manifest(text: &str, name: &str) -> Result<Checked<Manifest>, Config
     let manifest = file.manifest();
     service::check_manifest(&manifest, &mut report);
     report.finish(manifest)
+}
+
+/// Reads one plan from YAML or JSON, as it stands in a file of its own, and checks it.
+pub fn read_plan(text: &str, name: &str) -> Result<Checked<Plan>, ConfigError> {
+    let (plan, mut report): (Plan, Report) = read(text, name)?;
+    service::check_phases(&plan, &Path::default(), &mut report);
+    report.finish(plan)
 }
 
 /// Data from text, and a report that knows the places of its fields.

@@ -72,6 +72,11 @@ fn check_plan(name: &str, plan: &Plan, at: &Path, report: &mut Report) {
             ),
         );
     }
+    check_phases(plan, at, report);
+}
+
+/// Checks a plan, whatever it is called.
+pub(crate) fn check_phases(plan: &Plan, at: &Path, report: &mut Report) {
     for problem in plan.problems() {
         let at = at.below(&problem.at);
         if problem.fatal {

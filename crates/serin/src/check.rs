@@ -5,10 +5,9 @@ use crate::{
     cli::{CheckArgs, Global},
     client::CONFIG_DEFAULT,
     exit::Exit,
-    problem::{self, Problem},
+    problem,
     rollout::print,
 };
-use miette::Report;
 use serin_config::Config;
 use serin_model::plan::Plan;
 use std::path::Path;
@@ -41,22 +40,8 @@ pub(crate) fn check(global: &Global, args: &CheckArgs) -> miette::Result<Exit> {
 
 /// Reads and checks a plan file; warnings are shown.
 pub(crate) fn read_plan(path: &Path) -> miette::Result<Plan> {
-    let name = path.file_stem().map_or_else(
-        || "plan".to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    );
-    // The reader knows plans as part of a manifest, so the file is made one; its lines are shown as they are read.
-    let mut text = format!("plans:\n  {name}:\n");
-    for line in read(path)?.lines() {
-        text += &format!("    {line}\n");
-    }
-    let shown = format!("{} (below `plans:`)", path.display());
-    let checked = serin_config::read_manifest(&text, &shown).map_err(problem::refused)?;
+    let name = path.display().to_string();
+    let checked = serin_config::read_plan(&read(path)?, &name).map_err(problem::refused)?;
     problem::warn(checked.warnings);
-    checked.value.plans.into_values().next().ok_or_else(|| {
-        Report::new(Problem::new(
-            format!("{} holds no plan", path.display()),
-            "write `phases:` with at least one `- { share: 5 %, hold: 10m }`",
-        ))
-    })
+    Ok(checked.value)
 }
