@@ -64,7 +64,12 @@ pub(crate) struct VersionCounters {
     cells: RefCell<Map<Arc<str>, ToolCells>>,
     labels: RefCell<Labels>,
     overhead: RefCell<DenseHistogram>,
+    /// The rollout in which it serves now, if any.
+    rollout: Cell<Option<RolloutId>>,
+    /// Transport failures in a row, in this rollout.
     streak: Cell<u32>,
+    /// The streak grew since the last message.
+    streak_grew: Cell<bool>,
     had_traffic: Cell<bool>,
     quiet: Cell<u32>,
     open: Cell<Open>,
@@ -134,11 +139,13 @@ impl Counters {
 
     /// The counters of a version.
     pub(crate) fn of(&self, service: &ServiceRoute, version: &VersionRoute) -> Rc<VersionCounters> {
+        let rollout = service.split.as_ref().map(|split| split.rollout);
         let mut services = self.versions.borrow_mut();
         if let Some(found) = services
             .get(&service.name)
             .and_then(|versions| versions.get(&version.name))
         {
+            found.enter(rollout);
             return found.clone();
         }
         let made = Rc::new(VersionCounters {
@@ -150,7 +157,9 @@ impl Counters {
             cells: RefCell::default(),
             labels: RefCell::default(),
             overhead: RefCell::default(),
+            rollout: Cell::new(rollout),
             streak: Cell::new(0),
+            streak_grew: Cell::new(false),
             had_traffic: Cell::new(false),
             quiet: Cell::new(0),
             open: Cell::default(),
@@ -307,9 +316,11 @@ impl VersionCounters {
             }
         }
         let names = || (self.service.clone(), self.version.clone());
-        if self.had_traffic.take() {
+        if self.streak_grew.take() {
             let (service, version) = names();
             sealed.streaks.push((service, version, self.streak.get()));
+        }
+        if self.had_traffic.take() {
             self.quiet.set(0);
         } else {
             self.quiet.set(self.quiet.get().saturating_add(1));
@@ -339,13 +350,25 @@ impl VersionCounters {
         self.open.set(open);
     }
 
-    /// An exchange reached the version's server, or did not.
-    fn transport(&self, counters: &Counters, outcome: Outcome) {
+    /// The service's routing table names this rollout: failures of another one say nothing about it.
+    fn enter(&self, rollout: Option<RolloutId>) {
+        if self.rollout.replace(rollout) != rollout {
+            self.streak.set(0);
+            self.streak_grew.set(false);
+        }
+    }
+
+    /// An exchange, begun in a rollout, reached the version's server, or did not.
+    fn transport(&self, counters: &Counters, begun_in: Option<RolloutId>, outcome: Outcome) {
         self.had_traffic.set(true);
+        if begun_in != self.rollout.get() {
+            return;
+        }
         match outcome {
             Outcome::Transport => {
                 let streak = self.streak.get().saturating_add(1);
                 self.streak.set(streak);
+                self.streak_grew.set(true);
                 if streak == STREAK_URGENT {
                     counters.urgent.notify_one();
                 }
@@ -399,6 +422,8 @@ pub(crate) struct Observation {
     version: Rc<VersionCounters>,
     calls: Calls,
     era: CallEra,
+    /// The rollout under way when the request came.
+    rollout: Option<RolloutId>,
     /// The legacy session, where its client may cancel calls by a notification.
     session: Option<(Arc<Sessions>, Uuid)>,
     /// When the request went to the version's server.
@@ -423,11 +448,13 @@ impl Observation {
             Calls::None => {}
             Calls::One(..) | Calls::Batch(_) => open.calls += 1,
         });
+        let rollout = version.rollout.get();
         Self {
             counters,
             version,
             calls,
             era,
+            rollout,
             session: None,
             sent: Instant::now(),
             first_byte: None,
@@ -474,7 +501,12 @@ impl Observation {
     /// An attempt failed before any byte was sent; another follows.
     pub(crate) fn attempt_failed(&mut self) {
         self.count_all(Outcome::Transport, false);
-        self.version.transport(&self.counters, Outcome::Transport);
+        self.transport(Outcome::Transport);
+    }
+
+    fn transport(&self, outcome: Outcome) {
+        self.version
+            .transport(&self.counters, self.rollout, outcome);
     }
 
     /// The exchange is repeated as another one: this one does not count.
@@ -485,7 +517,7 @@ impl Observation {
     /// The exchange is over, without an answer to be read.
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
-            self.version.transport(&self.counters, outcome);
+            self.transport(outcome);
             self.count_all(outcome, false);
         }
     }
@@ -500,7 +532,7 @@ impl Observation {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        self.version.transport(&self.counters, Outcome::Ok);
+        self.transport(Outcome::Ok);
         let by_status = of_status(status);
         let auth = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let (Some(scanner), Outcome::Ok) = (scanner, by_status) else {

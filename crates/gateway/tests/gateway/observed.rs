@@ -3,8 +3,13 @@
 use crate::support::*;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use serin_model::observe::{CallEra, Outcome, STREAK_URGENT, Sealed};
+use serin_model::{
+    name::RolloutId,
+    observe::{CallEra, Outcome, STREAK_URGENT, Sealed},
+};
 use std::time::Duration;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use uuid::Uuid;
 
 fn streak(seen: &[Sealed]) -> u32 {
     let all = seen.iter().flat_map(|sealed| &sealed.streaks);
@@ -245,6 +250,71 @@ async fn a_dead_version_is_reported_at_once() {
         .observed
         .outcome("v1", "add", Outcome::Transport, STREAK_URGENT.into())
         .await;
+}
+
+#[tokio::test]
+async fn a_streak_ends_with_its_rollout_and_a_cancelled_call_reports_none() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    two.stop();
+    let rolling = |rollout| {
+        let mut tools = service(&[build("v1", &[&one]), build("v2", &[&two])], Some(100.0));
+        if let Some(split) = &mut tools.split {
+            split.rollout = RolloutId(Uuid::from_u128(rollout));
+        }
+        vec![tools]
+    };
+    let mut gateway = Running::with(
+        rolling(1),
+        serin_gateway::Keyring::ephemeral().unwrap(),
+        |options| options.cores = 1,
+    );
+    let mut client = gateway.client().await;
+    let failures = 2 * STREAK_URGENT;
+    for _ in 0..failures {
+        let answer = client.modern("tools/call", Some("add"), &[], "{}").await;
+        assert_eq!(answer.status, 502);
+    }
+    gateway
+        .observed
+        .until(|seen| streak(seen) == failures)
+        .await;
+    gateway.observed.seen.clear();
+
+    // The same version again, alive but slow: its first caller goes away.
+    let listener = tokio::net::TcpListener::bind(two.address).await.unwrap();
+    gateway.swap(rolling(2));
+    let mut slow = client_of_a_modern_call(gateway.address).await;
+    let (held, _) = soon(listener.accept()).await.unwrap();
+    slow.shutdown().await.unwrap();
+    drop(slow);
+    gateway
+        .observed
+        .outcome("v2", "add", Outcome::Cancelled, 1)
+        .await;
+    // Dead again: its streak begins anew.
+    drop((held, listener));
+    let answer = client.modern("tools/call", Some("add"), &[], "{}").await;
+    assert_eq!(answer.status, 502);
+    gateway.observed.until(|seen| streak(seen) > 0).await;
+    let streaks: Vec<_> = gateway
+        .observed
+        .seen
+        .iter()
+        .flat_map(|s| &s.streaks)
+        .collect();
+    assert_eq!(streaks.len(), 1, "{streaks:?}");
+    assert_eq!(streaks[0].2, 1);
+}
+
+/// A connection that has sent a modern call and does not read its answer.
+async fn client_of_a_modern_call(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {address}\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: add\r\ncontent-length: {}\r\n\r\n{CALL}",
+        CALL.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
 }
 
 #[tokio::test]
