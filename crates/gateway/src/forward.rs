@@ -100,6 +100,8 @@ pub(crate) struct Inbound {
     pub(crate) response: Response<Incoming>,
     /// The endpoint that gave it.
     pub(crate) endpoint: EndpointId,
+    /// What was read of its body already.
+    ahead: Bytes,
     lease: Lease,
     observation: Observation,
     version: HeaderValue,
@@ -129,7 +131,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         Err(refusal.by_version(&header, is_candidate))
     };
     let names = format_args!("version `{}` of service `{}`", version.name, service.name);
-    observation.sending(outbound.body.len());
+    observation.sending(&outbound.body);
     let before = outbound.complete.elapsed();
     let mut request = Request::new(outbound.body);
     *request.method_mut() = outbound.method;
@@ -165,6 +167,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                 return Ok(Inbound {
                     response,
                     endpoint: endpoint.id,
+                    ahead: Bytes::new(),
                     lease,
                     observation,
                     version: header,
@@ -296,10 +299,15 @@ pub(crate) async fn answer(
         reading.session = Some((sessions.clone(), token));
     }
 
+    let ahead = if inbound.ahead.is_empty() {
+        inbound.ahead
+    } else {
+        reading.feed(inbound.ahead)
+    };
     if upstream.is_end_stream() {
-        reading.finish();
+        let rest = reading.finish();
         inbound.lease.give_back();
-        return Response::from_parts(head, ToClient::full(Bytes::new()));
+        return Response::from_parts(head, ToClient::full(joined(ahead, &rest)));
     }
     let idle = service.settings.idle_timeout;
     if restricts {
@@ -350,6 +358,9 @@ pub(crate) async fn answer(
         head.headers.remove(header::CONTENT_LENGTH);
     }
     let mut relay = Relay::new(upstream, reading, inbound.lease);
+    if !ahead.is_empty() {
+        relay = relay.after(ahead);
+    }
     if kind != BodyKind::EventStream && !is_stream {
         relay = relay.idle_max(idle);
     } else if scans && !is_stream {
@@ -408,6 +419,45 @@ async fn restricted_list(
 }
 
 impl Inbound {
+    /// Reads an answer that is no success ahead, to its end or a little beyond `bytes_max`; it is passed on all the same. Nothing if
+    /// it has not ended by then or within `time`.
+    ///
+    /// # Errors
+    /// The endpoint broke the connection.
+    pub(crate) async fn read_ahead(
+        &mut self,
+        bytes_max: usize,
+        time: Duration,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let body = self.response.body_mut();
+        let mut read = BytesMut::new();
+        let reading = async {
+            while !body.is_end_stream() && read.len() <= bytes_max {
+                match body.frame().await {
+                    Some(frame) => {
+                        if let Ok(data) = frame?.into_data() {
+                            read.extend_from_slice(&data);
+                        }
+                    }
+                    None => return Ok(true),
+                }
+            }
+            Ok::<_, hyper::Error>(read.len() <= bytes_max)
+        };
+        let ended = tokio::time::timeout(time, reading).await;
+        self.ahead = read.freeze();
+        match ended {
+            Ok(Ok(true)) => Ok(Some(self.ahead.clone())),
+            Ok(Ok(false)) | Err(_) => Ok(None),
+            Ok(Err(_)) => {
+                self.observation.failed(Outcome::Transport);
+                let text = "the endpoint broke the connection in the middle of its answer";
+                let refusal = Refusal::plain(StatusCode::BAD_GATEWAY, text);
+                Err(refusal.by_version(&self.version, self.is_candidate))
+            }
+        }
+    }
+
     /// Gives up on the answer, to send another request instead.
     pub(crate) fn discard(mut self) {
         // It did answer: it is not the transport that failed.

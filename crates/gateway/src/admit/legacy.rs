@@ -12,6 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::Value;
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},
     era::ProtocolVersion,
@@ -20,6 +21,10 @@ use serin_mcp::{
 use serin_model::observe::{CallEra, Rejection};
 use std::rc::Rc;
 use uuid::Uuid;
+
+/// Largest 404 that is read to see whether it answers the call. Those that say that a session is unknown are shorter; a
+/// larger one is passed on.
+const NOT_FOUND_BYTES_MAX: usize = 64 * 1024;
 
 impl Admitted<'_> {
     /// Legacy `initialize`: a new session, which is its own affinity key.
@@ -100,9 +105,12 @@ impl Admitted<'_> {
             outbound
         };
         let mut inbound = forward::send(self.core, outbound(&place, to)).await?;
-        // The server has forgotten the session: it was started anew.
+        // The server may have forgotten the session: it was started anew.
         if inbound.response.status() == StatusCode::NOT_FOUND
             && place.upstream.is_some()
+            && let time = self.service.settings.response_timeout
+            && let Some(said) = inbound.read_ahead(NOT_FOUND_BYTES_MAX, time).await?
+            && !answers(&said, envelope)
             && let Some(again) = rebind::rebind(
                 self.core,
                 self.service,
@@ -244,10 +252,74 @@ impl Admitted<'_> {
     }
 }
 
+/// Whether a 404 answers one of the requests after all: then the server has seen them, and they must not be sent twice.
+fn answers(said: &[u8], asked: &Envelope<'_>) -> bool {
+    let ids: Vec<Value> = (asked.messages.iter())
+        .filter(|message| message.kind == Kind::Request)
+        .filter_map(|message| serde_json::from_str(message.id?).ok())
+        .collect();
+    let is_answer = |said: &Value| {
+        (said.get("result").is_some() || said.get("error").is_some())
+            && said.get("id").is_some_and(|id| ids.contains(id))
+    };
+    let has_answer = |text: &[u8]| match serde_json::from_slice(text) {
+        Ok(Value::Array(batch)) => batch.iter().any(is_answer),
+        Ok(said) => is_answer(&said),
+        Err(_) => false,
+    };
+    let lines = said.split(|byte| matches!(byte, b'\r' | b'\n'));
+    let mut events = lines.filter_map(|line| line.strip_prefix(b"data:"));
+    has_answer(said) || events.any(has_answer)
+}
+
 fn set_session(headers: &mut HeaderMap, place: &Place) {
     let id = place.upstream.as_deref();
     match id.and_then(|id| HeaderValue::from_str(id).ok()) {
         Some(id) => headers.insert(&headers::SESSION_ID, id),
         None => headers.remove(&headers::SESSION_ID),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_404_answers_if_it_names_a_request() {
+        let one = br#"{"jsonrpc":"2.0","id":"a","method":"tools/call"}"#;
+        let two = br#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","id":2,"method":"b"},{"jsonrpc":"2.0","method":"c"}]"#;
+        for (asked, said, want) in [
+            (&one[..], r#"{"jsonrpc":"2.0","id":"a","error":{}}"#, true),
+            (one, r#" {"error":{},"id":"\u0061"} "#, true),
+            (
+                one,
+                "event: message\r\ndata: {\"id\":\"a\",\"result\":1}\r\n\r\n",
+                true,
+            ),
+            (one, r#"{"jsonrpc":"2.0","id":"b","error":{}}"#, false),
+            (
+                one,
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001}}"#,
+                false,
+            ),
+            (
+                one,
+                r#"{"jsonrpc":"2.0","id":"server-error","error":{}}"#,
+                false,
+            ),
+            (one, r#"{"id":"a"}"#, false),
+            (one, "Session not found", false),
+            (one, "", false),
+            (
+                &two[..],
+                r#"[{"id":7,"error":{}},{"id":2,"error":{}}]"#,
+                true,
+            ),
+            (two, r#"{"id":1,"error":{}}"#, true),
+            (two, r#"{"id":null,"error":{}}"#, false),
+        ] {
+            let asked = Envelope::read(asked).unwrap();
+            assert_eq!(answers(said.as_bytes(), &asked), want, "{said}");
+        }
+    }
 }

@@ -364,6 +364,57 @@ async fn what_cannot_be_taken_up_again_gets_the_servers_own_404() {
 }
 
 #[tokio::test]
+async fn an_answer_with_404_is_passed_on_and_not_sent_twice() {
+    let begun = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+    let answer = "{\"jsonrpc\":\"2.0\", \"id\":7,\"error\":{\"code\":-1,\"message\":\"booked, but no receipt was found\"}}\n";
+    let too_large = " ".repeat(200_000);
+    for said in [answer, too_large.as_str()] {
+        let text = said.to_owned();
+        let server = Server::answering(move |seen| {
+            let json = ("content-type", "application/json");
+            match seen.rpc_method().as_str() {
+                "initialize" => reply(200, &[json, ("mcp-session-id", "s")], begun),
+                _ => reply(404, &[json], text.clone()),
+            }
+        })
+        .await;
+        let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+        let mut client = gateway.client().await;
+        let session = client.initialize().await;
+        let session = session.header("mcp-session-id").unwrap().to_owned();
+        let got = client.legacy(&session, CALL).await;
+        assert_eq!((got.status, got.text()), (404, said));
+        assert_eq!(server.count("tools/call"), 1);
+        assert_eq!(server.count("initialize"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_404_that_breaks_off_is_no_sign_of_a_forgotten_session() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::answering(move |seen| {
+        if seen.rpc_method() == "initialize" {
+            return reply(200, &[("mcp-session-id", "s")], "{}");
+        }
+        let (pieces, mut reply) = pieces("application/json");
+        *reply.status_mut() = http::StatusCode::NOT_FOUND;
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let session = client.initialize().await;
+    let session = session.header("mcp-session-id").unwrap().to_owned();
+    let call = tokio::spawn(async move { client.legacy(&session, CALL).await });
+    let pieces = soon(receiver.recv()).await.unwrap();
+    pieces.send(piece("{\"jsonrpc\"")).unwrap();
+    pieces.send(Err(std::io::Error::other("broken"))).unwrap();
+    assert_eq!(soon(call).await.unwrap().status, 502);
+    assert_eq!(server.count("initialize"), 1);
+}
+
+#[tokio::test]
 async fn a_session_that_its_client_ended_stays_ended() {
     let (server, _) = forgetful().await;
     let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
