@@ -10,10 +10,10 @@ use crate::{
     watch::{Block, Watch, seconds},
 };
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
 use serin_model::{
-    decide::{Command, Source, decide},
+    decide::{Command, Refusal, RefusalKind, Source, decide},
     event::{Actor, Event, Recorded},
     name::{EndpointId, RolloutId, ServiceName},
     observe::{Moved, Sealed},
@@ -24,7 +24,7 @@ use serin_model::{
 };
 use serin_store::{BlockKey, Blocks};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -36,6 +36,12 @@ use uuid::Uuid;
 
 /// Blocks read at a time after a restart.
 const PAGE: u32 = 1000;
+
+/// How long blocks are kept: longer than any rollout should last, so that what decided it can be judged again.
+const BLOCKS_KEPT: Duration = Duration::from_hours(90 * 24);
+
+/// How often older ones are removed.
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// Probe results that wait before a probe has to.
 const FOUND_MAX: usize = 256;
@@ -84,6 +90,7 @@ pub(crate) async fn spawn(
         leader: true,
         incarnation: Uuid::now_v7().to_string(),
         block: 0,
+        pruned: None,
     };
     let manifest = Box::new(options.manifest);
     orchestrator
@@ -118,7 +125,7 @@ struct Orchestrator {
     moved: BTreeMap<ServiceName, Moved>,
     /// Decisions to take a candidate back that are not in the log yet, or that it would not take. They are in force all the same
     /// and tried again each tick: a full disk must not keep callers on a broken version.
-    taken_back: BTreeMap<RolloutId, Event>,
+    taken_back: BTreeMap<RolloutId, (Actor, Event)>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     view: channel::Sender<Arc<View>>,
     totals: Arc<Mutex<Totals>>,
@@ -126,6 +133,8 @@ struct Orchestrator {
     leader: bool,
     incarnation: String,
     block: u64,
+    /// When old blocks were last removed.
+    pruned: Option<Instant>,
 }
 
 impl Orchestrator {
@@ -281,8 +290,13 @@ impl Orchestrator {
     async fn tick(&mut self) {
         let began = Instant::now();
         let now = Timestamp::now();
+        self.retry_taken_back().await;
         let state = Arc::clone(&self.state);
         for rollout in active(&state) {
+            // What was taken back is not judged again, whatever the log says of it so far.
+            if self.taken_back.contains_key(&rollout.id) {
+                continue;
+            }
             let Some(watch) = self.watches.get_mut(&rollout.id) else {
                 continue;
             };
@@ -302,7 +316,7 @@ impl Orchestrator {
             })
             .await;
         }
-        self.retry_taken_back().await;
+        self.prune_blocks(now).await;
         self.publish_view();
         self.count(|totals| totals.tick_seconds.record(began.elapsed().as_secs_f64()));
     }
@@ -319,6 +333,20 @@ impl Orchestrator {
         };
         if let Err(error) = self.blocks.put(&key, now, &block.pack()).await {
             tracing::warn!(%error, "a block of counts is not stored; a restart would begin its phase with fewer trials");
+        }
+    }
+
+    /// Removes blocks that nobody will judge again.
+    async fn prune_blocks(&mut self, now: Timestamp) {
+        if self.pruned.is_some_and(|at| at.elapsed() < PRUNE_EVERY) {
+            return;
+        }
+        self.pruned = Some(Instant::now());
+        if let Ok(before) =
+            now.checked_sub(SignedDuration::try_from(BLOCKS_KEPT).unwrap_or_default())
+            && let Err(error) = self.blocks.prune(before).await
+        {
+            tracing::warn!(%error, "old blocks of counts are not removed");
         }
     }
 
@@ -340,6 +368,7 @@ impl Orchestrator {
         loop {
             let now = Timestamp::now();
             let events = decide(&self.state, command, now)?;
+            self.refuse_undoing(&events)?;
             if events.is_empty() {
                 return Ok(Vec::new());
             }
@@ -347,6 +376,24 @@ impl Orchestrator {
                 return Ok(recorded);
             }
         }
+    }
+
+    /// What was taken back stays so until the log has it; nobody moves it on meanwhile.
+    fn refuse_undoing(&self, events: &[Event]) -> Result<(), ControlError> {
+        let undoes = |event: &Event| {
+            !takes_back(event)
+                && event
+                    .rollout()
+                    .is_some_and(|rollout| self.taken_back.contains_key(&rollout))
+        };
+        if !events.iter().any(undoes) {
+            return Ok(());
+        }
+        Err(ControlError::Refused(Refusal {
+            kind: RefusalKind::Conflict,
+            what: "the candidate was taken back, and the log could not be written since".to_owned(),
+            help: "mend the disk of the store (the process's log says what is wrong); the end of the rollout is recorded by itself then".to_owned(),
+        }))
     }
 
     /// Appends events and puts them in force. Nothing: the state was behind the log and has caught up; decide again.
@@ -364,8 +411,9 @@ impl Orchestrator {
         if let Some(event) = &takes_back {
             // Taking callers off a broken version waits for nobody, not even for the disk.
             let rollout = event.rollout();
+            let what = (actor.clone(), event.clone());
             self.taken_back
-                .extend(rollout.map(|rollout| (rollout, event.clone())));
+                .extend(rollout.map(|rollout| (rollout, what)));
             self.put_in_force();
         }
         let in_force = began.elapsed().as_secs_f64();
@@ -428,8 +476,6 @@ impl Orchestrator {
     /// Another process decides now. This one goes on routing as the log last told it.
     fn resign(&mut self) {
         self.leader = false;
-        self.taken_back.clear();
-        self.put_in_force();
         tracing::error!("another process has opened the log; this one no longer decides");
     }
 
@@ -459,7 +505,7 @@ impl Orchestrator {
     }
 
     async fn retry_taken_back(&mut self) {
-        for (rollout, event) in self.taken_back.clone() {
+        for (rollout, (actor, event)) in self.taken_back.clone() {
             if self
                 .state
                 .rollout(rollout)
@@ -467,12 +513,7 @@ impl Orchestrator {
             {
                 self.taken_back.remove(&rollout);
             } else if self
-                .commit(
-                    &Actor::serin(),
-                    Timestamp::now(),
-                    vec![event],
-                    Instant::now(),
-                )
+                .commit(&actor, Timestamp::now(), vec![event], Instant::now())
                 .await
                 .is_err()
             {
@@ -489,12 +530,12 @@ impl Orchestrator {
 
     fn put_in_force(&mut self) {
         let mut state = Arc::clone(&self.state);
-        for event in self.taken_back.values() {
+        for (actor, event) in self.taken_back.values() {
             let (position, at) = (state.position, Timestamp::now());
             let recorded = Recorded {
                 position,
                 at,
-                actor: Actor::serin(),
+                actor: actor.clone(),
                 epoch: 0,
                 event: event.clone(),
             };
@@ -530,7 +571,11 @@ impl Orchestrator {
                     .is_some_and(|latest| latest.id == *id)
             })
         });
-        self.probes.follow(state);
+        let known: BTreeSet<_> = endpoints(state).collect();
+        self.observed
+            .unhealthy
+            .retain(|endpoint| known.contains(endpoint));
+        self.probes.follow(state, &self.observed.unhealthy);
     }
 
     fn publish_view(&mut self) {
@@ -581,6 +626,16 @@ impl Orchestrator {
             add(&mut totals);
         }
     }
+}
+
+fn endpoints(state: &State) -> impl Iterator<Item = EndpointId> {
+    let versions = state
+        .services
+        .values()
+        .flat_map(|service| service.versions.values());
+    versions
+        .flat_map(|version| &version.endpoints)
+        .map(|endpoint| endpoint.id)
 }
 
 fn active(state: &State) -> impl Iterator<Item = &Rollout> {

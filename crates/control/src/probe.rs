@@ -7,7 +7,11 @@ use serin_model::{
     service::{Protocol, Service},
     state::State,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     task::AbortHandle,
@@ -61,7 +65,9 @@ impl Probes {
     }
 
     /// Probes the endpoints that there are, and no others.
-    pub(crate) fn follow(&mut self, state: &State) {
+    ///
+    /// A probe that begins anew, because its settings changed, goes on from what is known of its endpoint.
+    pub(crate) fn follow(&mut self, state: &State, unhealthy: &BTreeSet<EndpointId>) {
         let mut wanted = BTreeMap::new();
         for service in state.services.values() {
             for (version, of) in &service.versions {
@@ -97,6 +103,7 @@ impl Probes {
                 let task = tokio::spawn(watch(
                     self.client.clone(),
                     target.clone(),
+                    !unhealthy.contains(&target.endpoint),
                     self.report.clone(),
                 ));
                 (target, task.abort_handle())
@@ -113,13 +120,13 @@ impl Drop for Probes {
     }
 }
 
-/// Probes one endpoint for as long as it is wanted. It counts as healthy until it fails: a new endpoint must not wait for
+/// Probes one endpoint for as long as it is wanted. One that is new counts as healthy until it fails: a new endpoint must not wait for
 /// several good probes before it may serve, pre-flight has asked it already.
-async fn watch(client: Client, target: Target, report: mpsc::Sender<Found>) {
+async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc::Sender<Found>) {
     let check = &target.service.settings.health;
     let mut timer = interval(check.interval.max(Duration::from_millis(10)));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut healthy, mut streak) = (true, 0_u32);
+    let (mut healthy, mut streak) = (known_healthy, 0_u32);
     let mut tools_asked: Option<tokio::time::Instant> = None;
     loop {
         timer.tick().await;
@@ -206,8 +213,9 @@ pub(crate) async fn once(client: &Client, service: &Service, url: &str) -> Resul
 
 fn alive<T>(answer: Result<T, ask::AskError>) -> Result<(), String> {
     match answer {
+        // A server that does not know the question is there all the same.
+        Ok(_) | Err(ask::AskError::NotMcp { .. }) => Ok(()),
         Err(ask::AskError::Status { status, .. }) if !status.is_server_error() => Ok(()),
         Err(error) => Err(error.to_string()),
-        Ok(_) => Ok(()),
     }
 }

@@ -3,10 +3,10 @@
 use crate::view::{ArmView, Arms};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_judge::{Arm, Assessment, Metric, Monitor, Tally};
+use serin_judge::{Arm, Assessment, LogHistogram, Metric, Monitor, Tally};
 use serin_model::{
     name::{ServiceName, VersionName},
-    observe::{Counts, NO_TOOL, Outcome, Sealed},
+    observe::{CellKey, Counts, NO_TOOL, Outcome, Sealed},
     rollout::Rollout,
     service::Protocol,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Watch {
     /// The whole step, tool by tool.
     whole: (Arm, Arm),
     keys: HashMap<u64, bool>,
+    /// Whether this process has seen a call of the candidate in this step.
+    fresh: bool,
     /// The last look.
     pub(crate) assessment: Option<Assessment>,
 }
@@ -79,6 +81,7 @@ impl Watch {
             pending: Default::default(),
             whole: Default::default(),
             keys: HashMap::new(),
+            fresh: false,
             assessment: None,
         }
     }
@@ -92,29 +95,34 @@ impl Watch {
             self.pending = Default::default();
             self.whole = Default::default();
             self.keys.clear();
+            self.fresh = false;
             self.assessment = None;
         }
     }
 
     /// Takes what a core sent.
     pub(crate) fn gather(&mut self, rollout: &Rollout, sealed: &Sealed) {
-        for (key, counts) in sealed
-            .cells
-            .iter()
-            .filter(|(key, _)| key.service == self.service)
-        {
-            if &*key.tool == NO_TOOL && !self.judge_toolless {
-                continue;
-            }
-            let arm = if key.version == self.to {
-                &mut self.pending.1
-            } else if key.version == self.from {
-                &mut self.pending.0
-            } else {
-                continue;
+        let mine = |key: &CellKey| key.service == self.service;
+        for (key, counts) in sealed.cells.iter().filter(|(key, _)| mine(key)) {
+            let is_candidate = key.version == self.to;
+            let arm = match is_candidate {
+                true => &mut self.pending.1,
+                false if key.version == self.from => &mut self.pending.0,
+                false => continue,
             };
-            if arm.tools.len() < TOOLS_MAX || arm.tools.contains_key(&key.tool) {
-                arm.add(&key.tool, &tally(counts));
+            let tally = tally(counts);
+            if &*key.tool == NO_TOOL && !self.judge_toolless {
+                // A version that fails its `initialize` or lists is broken too, but such calls are no trials, and how long they
+                // take is nobody's measure.
+                let errors = Tally {
+                    first_byte: LogHistogram::default(),
+                    last_byte: LogHistogram::default(),
+                    ..tally
+                };
+                arm.add_apart(&key.tool, &errors);
+            } else if arm.tools.len() < TOOLS_MAX || arm.tools.contains_key(&key.tool) {
+                arm.add(&key.tool, &tally);
+                self.fresh |= is_candidate && tally.calls > 0;
             }
         }
         for keys in sealed.keys.iter().filter(|keys| keys.rollout == rollout.id) {
@@ -129,7 +137,7 @@ impl Watch {
     /// The block that ends now, if anything came.
     pub(crate) fn seal(&mut self, now: f64) -> Option<Block> {
         let (stable, candidate) = std::mem::take(&mut self.pending);
-        if stable.pooled.calls == 0 && candidate.pooled.calls == 0 {
+        if stable.is_empty() && candidate.is_empty() {
             return None;
         }
         Some(Block {
@@ -152,7 +160,8 @@ impl Watch {
 
     /// How the candidate stands.
     pub(crate) fn assess(&mut self, now: f64) -> Assessment {
-        let assessment = self.monitor.assess(now);
+        let mut assessment = self.monitor.assess(now);
+        assessment.fresh = self.fresh;
         self.assessment = Some(assessment.clone());
         assessment
     }

@@ -2,7 +2,8 @@
 
 use arc_swap::ArcSwap;
 use serin_control::{
-    Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN, view::RolloutView,
+    Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
+    view::{RolloutView, View},
 };
 use serin_model::{
     decide::{Command, RefusalKind},
@@ -12,7 +13,7 @@ use serin_model::{
     observe::{CallEra, CellKey, Counts, NewKeys, Outcome, STREAK_URGENT, Sealed},
     plan::RollbackStrategy,
     rollout::Status,
-    service::VersionStage,
+    service::{Protocol, VersionStage},
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
@@ -38,15 +39,18 @@ struct Upstream {
 
 impl Upstream {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on("127.0.0.1:0").await
+    }
+
+    async fn start_on(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut buffer = [0; 4096];
                 let _ = stream.read(&mut buffer).await;
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                    .await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(answer).await;
             }
         });
         Self { url, task }
@@ -118,26 +122,36 @@ impl Plane {
             .unwrap();
     }
 
-    /// Waits until the rollout looks as it should.
-    async fn until(&self, what: &str, looks: impl Fn(&RolloutView) -> bool) -> RolloutView {
+    /// A second process on the same store, as after a restart.
+    async fn reopen(folder: &Path) -> Self {
+        Self::open(folder, Manifest::default()).await
+    }
+
+    /// Waits until the picture looks as it should.
+    async fn until_view(&self, what: &str, looks: impl Fn(&View) -> bool) -> Arc<View> {
         let mut views = self.control.subscribe();
         let wait = async {
             loop {
                 let view = views.borrow_and_update().clone();
-                if let Some(rollout) = view
-                    .service("shop")
-                    .and_then(|s| s.rollout.clone())
-                    .filter(&looks)
-                {
-                    return rollout;
+                if looks(&view) {
+                    return view;
                 }
                 views.changed().await.unwrap();
             }
         };
-        let Ok(rollout) = timeout(PATIENCE, wait).await else {
+        let Ok(view) = timeout(PATIENCE, wait).await else {
             panic!("never {what}: {:#?}", self.control.view())
         };
-        rollout
+        view
+    }
+
+    /// Waits until the rollout looks as it should.
+    async fn until(&self, what: &str, looks: impl Fn(&RolloutView) -> bool) -> RolloutView {
+        let rollout = |view: &View| view.service("shop").and_then(|s| s.rollout.clone());
+        let view = self
+            .until_view(what, |view| rollout(view).as_ref().is_some_and(&looks))
+            .await;
+        rollout(&view).unwrap()
     }
 
     async fn kinds(&self) -> Vec<&'static str> {
@@ -289,6 +303,17 @@ async fn a_candidate_is_taken_back_even_while_the_log_cannot_be_written() {
         !plane.kinds().await.contains(&"rolled_back"),
         "it is not recorded: the log is locked"
     );
+    let promote = Command::Promote {
+        service: shop(),
+        full: true,
+        overridden: Some("sure".into()),
+        assessment: None,
+    };
+    let undone = plane.control.command(Actor::named("ops"), promote).await;
+    assert!(
+        matches!(undone, Err(ControlError::Refused(_))),
+        "nobody moves on what was taken back: {undone:?}"
+    );
     lock.execute("ROLLBACK").await.unwrap();
     plane
         .until("recorded", |r| r.status == Status::RolledBack)
@@ -390,16 +415,7 @@ async fn pre_flight_refuses_a_candidate_that_is_down_until_it_is_up() {
         "a refused change changes nothing"
     );
     // What the help says: bring it up and start again.
-    let listener = TcpListener::bind(&address).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            let _ = stream.read(&mut buffer).await;
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                .await;
-        }
-    });
+    let _again = Upstream::start_on(&address).await;
     plane.start(QUICK).await.unwrap();
 }
 
@@ -430,4 +446,95 @@ async fn the_realised_share_counts_keys() {
         .unwrap();
     let rollout = plane.until("counted", |r| r.keys.stable == 9).await;
     assert_eq!(rollout.share_realised(), Some(0.1));
+}
+
+/// Answers `server/discover` as a server does that knows no such method and validates no version.
+async fn ignorant_mcp_server() -> Upstream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            let body =
+                r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}"#;
+            let head = format!(
+                "content-type: application/json\r\ncontent-length: {}",
+                body.len()
+            );
+            let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nconnection: close\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    Upstream { url, task }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_was_down_is_healthy_again_after_its_settings_changed() {
+    let (folder, _v1, v2, mut manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    let healthy = |view: &View| {
+        view.service("shop")
+            .is_some_and(|s| s.versions[1].endpoints[0].healthy)
+    };
+    let address = v2
+        .url
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .to_owned();
+    v2.task.abort();
+    plane.until_view("unhealthy", |view| !healthy(view)).await;
+    let settings = &mut manifest.services.get_mut(&shop()).unwrap().settings;
+    settings.connect_timeout = Duration::from_secs(3);
+    plane
+        .control
+        .apply(Actor::named("ops"), manifest, false)
+        .await
+        .unwrap();
+    assert!(
+        !healthy(&plane.control.view()),
+        "nothing is known that would make it healthy"
+    );
+    let _again = Upstream::start_on(&address).await;
+    plane.until_view("healthy again", healthy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_know_the_probes_question_is_healthy_all_the_same() {
+    let (folder, v1, _v2, _) = world().await;
+    let ignorant = ignorant_mcp_server().await;
+    let mut manifest = manifest(&v1.url, &ignorant.url);
+    manifest.services.get_mut(&shop()).unwrap().protocol = Protocol::Mcp;
+    let plane = Plane::open(folder.path(), manifest).await;
+    // The other server answers nothing that is MCP either; one that is gone shows that the probes run.
+    v1.task.abort();
+    let view = plane
+        .until_view("unhealthy", |view| {
+            view.service("shop")
+                .is_some_and(|s| !s.versions[0].endpoints[0].healthy)
+        })
+        .await;
+    assert!(view.service("shop").unwrap().versions[1].endpoints[0].healthy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_whose_lists_fail_is_taken_back_though_it_has_no_trial() {
+    let (folder, v1, v2, _) = world().await;
+    let mut manifest = manifest(&v1.url, &v2.url);
+    // Judged as MCP, where `none` is what uses no tool.
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    plane.start(QUICK).await.unwrap();
+    manifest.services.get_mut(&shop()).unwrap().protocol = Protocol::Mcp;
+    plane
+        .control
+        .apply(Actor::named("ops"), manifest, false)
+        .await
+        .unwrap();
+    let restarted = Plane::reopen(folder.path()).await;
+    restarted.count("v2", 20, 20).await;
+    let rollout = restarted
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    assert_eq!(rollout.trials, 0);
+    assert!(rollout.ended_reason.unwrap().contains("without a tool"));
 }

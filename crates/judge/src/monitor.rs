@@ -100,7 +100,8 @@ pub struct Finding {
     pub stable: Option<f64>,
     /// The candidate's calls in the window.
     pub samples: u64,
-    /// Whether stable is beyond the limit too: then the limit says nothing about the candidate.
+    /// Whether stable is beyond the limit too: such a warning says nothing about the candidate, and neither holds nor passes
+    /// for evidence. A critical limit is a promise to the callers, and binds whatever stable does.
     pub stable_too: bool,
 }
 
@@ -129,6 +130,21 @@ pub struct Assessment {
     pub trials: u64,
     /// Calls of stable since the phase began.
     pub stable_calls: u64,
+    /// Whether the candidate had a call since somebody began to watch: after a restart, time alone passes no phase.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub fresh: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives a reference to the field"
+)]
+const fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl Assessment {
@@ -137,6 +153,13 @@ impl Assessment {
         self.findings
             .iter()
             .find(|f| f.level == Some(level) && f.check == Check::Fail && !f.stable_too)
+    }
+
+    /// The worst threshold that is breached, be it for long enough or not yet: no phase passes meanwhile.
+    pub fn breach(&self) -> Option<&Finding> {
+        self.findings
+            .iter()
+            .find(|f| f.level.is_some() && !f.stable_too)
     }
 
     /// Whether every criterion is met.
@@ -236,6 +259,7 @@ impl Monitor {
                     };
                     let mut finding = look.at(scope.clone(), stable, candidate);
                     finding.level = Some(level);
+                    finding.stable_too &= level == Level::Warning;
                     let key = (Rule::Threshold(index, level), scope.clone());
                     if finding.check == Check::Fail {
                         let since = *self.since.entry(key).or_insert(now);
@@ -264,6 +288,7 @@ impl Monitor {
             criteria,
             trials: self.candidate_total.calls,
             stable_calls: self.stable_total.calls,
+            fresh: true,
         };
         if assessment.worst(Level::Critical).is_some() {
             assessment.verdict = Verdict::Regression;
@@ -516,7 +541,9 @@ mod tests {
         let mut monitor = Monitor::new(vec![threshold(5, 10)], vec![], 0.0);
         monitor.add(1.0, &Arm::default(), &arm("search", 20, 20));
         assert_eq!(monitor.assess(1.0).verdict, Verdict::Continue);
-        assert_eq!(monitor.assess(1.0).findings[0].check, Check::Pending);
+        let pending = monitor.assess(1.0);
+        assert_eq!(pending.findings[0].check, Check::Pending);
+        assert!(pending.breach().is_some(), "no phase passes meanwhile");
         assert_eq!(monitor.assess(5.9).verdict, Verdict::Continue);
         assert_eq!(monitor.assess(6.0).verdict, Verdict::Regression);
     }
@@ -548,11 +575,23 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_stable_breaks_too_says_nothing_about_the_candidate() {
+    fn a_critical_limit_binds_whatever_stable_does() {
         let mut monitor = Monitor::new(vec![threshold(0, 10)], vec![], 0.0);
+        monitor.add(1.0, &arm("search", 100, 60), &arm("search", 100, 100));
+        assert_eq!(monitor.assess(1.0).verdict, Verdict::Regression);
+    }
+
+    #[test]
+    fn a_warning_that_stable_breaks_too_says_nothing_about_the_candidate() {
+        let warning = Threshold {
+            critical: None,
+            ..threshold(0, 10)
+        };
+        let mut monitor = Monitor::new(vec![warning], vec![], 0.0);
         monitor.add(1.0, &arm("search", 100, 60), &arm("search", 100, 60));
         let assessment = monitor.assess(1.0);
-        assert_eq!(assessment.verdict, Verdict::Continue);
+        assert_eq!(assessment.worst(Level::Warning), None);
+        assert_eq!(assessment.breach(), None);
         assert!(
             assessment.findings.iter().all(|f| f.stable_too) && !assessment.findings.is_empty()
         );

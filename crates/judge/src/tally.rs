@@ -111,6 +111,19 @@ impl Arm {
         self.tools.entry(Arc::clone(tool)).or_default().merge(tally);
     }
 
+    /// Adds a tally that is looked at by itself only, such as that of calls which use no tool.
+    pub fn add_apart(&mut self, label: &Arc<str>, tally: &Tally) {
+        self.tools
+            .entry(Arc::clone(label))
+            .or_default()
+            .merge(tally);
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.pooled.calls == 0 && self.tools.values().all(|tally| tally.calls == 0)
+    }
+
     /// Adds another period.
     pub fn merge(&mut self, other: &Self) {
         self.pooled.merge(&other.pooled);

@@ -391,7 +391,8 @@ fn promote(
     assessment: Option<&Assessment>,
 ) -> Result<Vec<Event>, Refusal> {
     let rollout = active(state, name)?;
-    let skips = full && rollout.phase + 2 < rollout.plan.phases.len();
+    let next = rollout.phase + 1;
+    let skips = full && next < rollout.plan.phases.len() && !rollout.plan.is_mere_promotion(next);
     let missing = match assessment {
         None => Some("nothing is known about the candidate yet".to_owned()),
         Some(assessment) => rollout.evidence_missing(assessment),

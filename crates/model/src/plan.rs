@@ -240,6 +240,14 @@ impl Plan {
             .or_else(|| (phase.hold > Duration::ZERO).then(|| phase.hold * 2))
     }
 
+    /// Whether a phase is the last and asks for nothing: entering it is the promotion itself.
+    pub fn is_mere_promotion(&self, phase: usize) -> bool {
+        let asks_nothing = |phase: &Phase| {
+            phase.hold.is_zero() && phase.evidence.is_none() && phase.criteria.is_empty()
+        };
+        phase + 1 == self.phases.len() && self.phases.get(phase).is_some_and(asks_nothing)
+    }
+
     /// What is wrong with it, and what is merely odd.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

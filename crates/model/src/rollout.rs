@@ -3,6 +3,7 @@
 use crate::{
     event::{Actor, Event, Preflight},
     name::{RolloutId, ServiceName, VersionName},
+    observe::NO_TOOL,
     plan::{EXTENSIONS_MAX, Evidence, Inconclusive, Plan, RollbackStrategy},
     share::Share,
     text::format_duration,
@@ -141,11 +142,11 @@ impl Rollout {
 
     /// Why the present phase may not pass on the evidence, if it may not; the hold is not part of it.
     pub fn evidence_missing(&self, assessment: &Assessment) -> Option<String> {
-        if let Some(finding) = assessment
-            .worst(Level::Critical)
-            .or_else(|| assessment.worst(Level::Warning))
-        {
+        if let Some(finding) = assessment.breach() {
             return Some(describe(finding));
+        }
+        if !assessment.fresh {
+            return Some("no call of the candidate since the restart".to_owned());
         }
         match self.plan.evidence(self.phase) {
             Evidence::Trials(needed) if assessment.trials < needed => {
@@ -177,7 +178,7 @@ impl Rollout {
                 assessment,
             );
         }
-        if self.status != Status::Running {
+        if self.status == Status::Paused {
             return Vec::new();
         }
         if let Some(longest) = self.plan.longest
@@ -185,6 +186,9 @@ impl Rollout {
         {
             let reason = format!("the rollout took longer than {}", format_duration(longest));
             return vec![self.roll_back(reason, Some(assessment))];
+        }
+        if self.status == Status::Inconclusive {
+            return Vec::new();
         }
         let warning = assessment.worst(Level::Warning);
         if let Some(warning) = warning
@@ -234,10 +238,7 @@ impl Rollout {
             evidence: evidence.clone(),
             overridden: overridden.clone(),
         }];
-        // A last phase that asks for nothing is the promotion itself.
-        let asks_nothing =
-            phase.hold.is_zero() && phase.evidence.is_none() && phase.criteria.is_empty();
-        if next + 1 == self.plan.phases.len() && asks_nothing {
+        if self.plan.is_mere_promotion(next) {
             events.push(Event::Promoted {
                 rollout: self.id,
                 evidence,
@@ -321,6 +322,7 @@ pub fn describe(finding: &Finding) -> String {
     let metric = finding.metric;
     let whose = match &finding.scope {
         Scope::All => String::new(),
+        Scope::Tool(tool) if &**tool == NO_TOOL => " of calls without a tool".to_owned(),
         Scope::Tool(tool) => format!(" of tool {tool}"),
     };
     let value = finding

@@ -127,6 +127,7 @@ fn assessment(trials: u64, level: Option<Level>) -> Assessment {
         criteria: vec![],
         trials,
         stable_calls: trials,
+        fresh: true,
     }
 }
 
@@ -371,6 +372,90 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         VersionStage::Withdrawn
     );
     assert_eq!(world.run(&rollback).unwrap(), vec![], "twice is once");
+}
+
+#[test]
+fn a_phase_does_not_pass_on_a_breach_that_has_not_lasted_yet() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(61))
+        .unwrap();
+    let mut pending = assessment(TRIALS, Some(Level::Critical));
+    pending.verdict = Verdict::Continue;
+    pending.findings[0].check = Check::Pending;
+    assert_eq!(world.judge(pending).unwrap(), vec![]);
+}
+
+#[test]
+fn after_a_restart_time_alone_passes_no_phase() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(61))
+        .unwrap();
+    let restarted = Assessment {
+        fresh: false,
+        ..assessment(TRIALS, None)
+    };
+    assert_eq!(world.judge(restarted).unwrap(), vec![]);
+    assert_eq!(world.judge(assessment(TRIALS, None)).unwrap().len(), 1);
+}
+
+#[test]
+fn the_longest_time_ends_a_rollout_that_waits_for_a_decision_too() {
+    let mut world = World::new();
+    let plan = Plan {
+        longest: Some(std::time::Duration::from_mins(10)),
+        ..plan(true, "hold")
+    };
+    world.start("v2", plan).unwrap();
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(121))
+        .unwrap();
+    world.judge(assessment(0, None)).unwrap();
+    assert_eq!(
+        world.state.latest(&tools()).unwrap().status,
+        Status::Inconclusive
+    );
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_mins(10))
+        .unwrap();
+    world.judge(assessment(0, None)).unwrap();
+    assert_eq!(
+        world.state.latest(&tools()).unwrap().status,
+        Status::RolledBack
+    );
+}
+
+#[test]
+fn a_promotion_to_the_end_skips_no_phase_that_asks_for_something() {
+    for (last, skips) in [
+        (r#"{"share": "100 %", "hold": "1h"}"#, true),
+        (r#"{"share": "100 %"}"#, false),
+    ] {
+        let plan = serde_json::from_str(&format!(
+            r#"{{"phases": [{{"share": "10 %"}}, {last}], "evidence": "trials 1"}}"#
+        ));
+        let mut world = World::new();
+        world.start("v2", plan.unwrap()).unwrap();
+        let full = |overridden: Option<&str>| Command::Promote {
+            service: tools(),
+            full: true,
+            overridden: overridden.map(str::to_owned),
+            assessment: Some(Box::new(assessment(1, None))),
+        };
+        if skips {
+            assert_eq!(world.run(&full(None)), Err(RefusalKind::Conflict), "{last}");
+            assert_eq!(world.run(&full(Some("sure"))).unwrap().len(), 1);
+        } else {
+            assert_eq!(world.run(&full(None)).unwrap().len(), 1, "{last}");
+        }
+    }
 }
 
 #[test]
