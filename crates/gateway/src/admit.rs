@@ -188,7 +188,7 @@ impl Admitted<'_> {
             // A method that MCP does not know is no call.
             CallEra::Legacy | CallEra::Modern => Asks::Nothing,
         };
-        let mut outbound = self.outbound(headers, to, ToUpstream::Stream(body), era, asks);
+        let mut outbound = self.outbound(headers, to, ToUpstream::stream(body), era, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
         Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain).await)

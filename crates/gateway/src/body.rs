@@ -21,6 +21,7 @@ use serin_model::{
     observe::Outcome,
 };
 use std::{
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -34,12 +35,40 @@ pub(crate) enum ToUpstream {
     /// All of it is here.
     Full(Option<Bytes>),
     /// It passes as the client sends it.
-    Stream(Incoming),
+    Stream(Incoming, Rc<Cell<Upload>>),
+}
+
+/// How far a request's body is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upload {
+    /// The client sends.
+    Sending,
+    /// The endpoint has all of it since then.
+    Sent(Instant),
+    /// The client broke off.
+    Broken,
 }
 
 impl ToUpstream {
     pub(crate) fn full(bytes: Bytes) -> Self {
         Self::Full((!bytes.is_empty()).then_some(bytes))
+    }
+
+    pub(crate) fn stream(body: Incoming) -> Self {
+        let upload = if body.is_end_stream() {
+            Upload::Sent(Instant::now())
+        } else {
+            Upload::Sending
+        };
+        Self::Stream(body, Rc::new(Cell::new(upload)))
+    }
+
+    /// How far it is, from now on; nothing for what is here whole.
+    pub(crate) fn upload(&self) -> Option<Rc<Cell<Upload>>> {
+        match self {
+            Self::Full(_) => None,
+            Self::Stream(_, upload) => Some(upload.clone()),
+        }
     }
 
     /// Its length, as far as it is known.
@@ -58,21 +87,29 @@ impl Body for ToUpstream {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(body, upload) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+                match &frame {
+                    Some(Err(_)) => upload.set(Upload::Broken),
+                    Some(Ok(_)) if !body.is_end_stream() => {}
+                    Some(Ok(_)) | None => upload.set(Upload::Sent(Instant::now())),
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Stream(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream(body) => body.size_hint(),
+            Self::Stream(body, _) => body.size_hint(),
         }
     }
 }

@@ -3,7 +3,10 @@
 //! A core owns its counters, so counting takes no lock. They are drained only when the channel has room: a control plane that
 //! lags behind gets fewer and larger messages, never wrong sums.
 
-use crate::session::Sessions;
+use crate::{
+    body::{ToUpstream, Upload},
+    session::Sessions,
+};
 use http::{HeaderValue, StatusCode};
 use serin_judge::DenseHistogram;
 use serin_mcp::scan::{self, Scanner};
@@ -428,6 +431,8 @@ pub(crate) struct Observation {
     session: Option<(Arc<Sessions>, Uuid)>,
     /// When the request went to the version's server.
     sent: Instant,
+    /// How much of the request's body went there, if it passes as the client sends it.
+    upload: Option<Rc<Cell<Upload>>>,
     first_byte: Option<Instant>,
     request_bytes: u64,
     response_bytes: u64,
@@ -457,6 +462,7 @@ impl Observation {
             rollout,
             session: None,
             sent: Instant::now(),
+            upload: None,
             first_byte: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -478,9 +484,10 @@ impl Observation {
     }
 
     /// The request is on its way.
-    pub(crate) fn sending(&mut self, request_bytes: usize) {
-        self.request_bytes = request_bytes as u64;
+    pub(crate) fn sending(&mut self, body: &ToUpstream) {
+        self.request_bytes = body.len() as u64;
         self.sent = Instant::now();
+        self.upload = body.upload();
     }
 
     /// Time the gateway itself took, in seconds.
@@ -517,6 +524,11 @@ impl Observation {
     /// The exchange is over, without an answer to be read.
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
+            // A connection breaks with the body that is on it: it was the client that went away.
+            let outcome = match &self.upload {
+                Some(upload) if upload.get() == Upload::Broken => Outcome::Cancelled,
+                _ => outcome,
+            };
             self.transport(outcome);
             self.count_all(outcome, false);
         }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serin_model::{
     name::RolloutId,
-    observe::{CallEra, Outcome, STREAK_URGENT, Sealed},
+    observe::{CallEra, Counts, Outcome, STREAK_URGENT, Sealed},
+    service::Protocol,
 };
 use std::time::Duration;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -304,6 +305,35 @@ async fn a_streak_ends_with_its_rollout_and_a_cancelled_call_reports_none() {
         .collect();
     assert_eq!(streaks.len(), 1, "{streaks:?}");
     assert_eq!(streaks[0].2, 1);
+}
+
+#[tokio::test]
+async fn an_upload_that_its_client_breaks_off_is_not_held_against_the_version() {
+    let server = Server::answering(|_| json("{}")).await;
+    let mut web = service(&[build("v1", &[&server])], None);
+    web.protocol = Protocol::Http;
+    let mut gateway = Running::start(vec![web]);
+    let host = gateway.address;
+    let uploads = u64::from(STREAK_URGENT) + 1;
+    for n in 1..=uploads {
+        let mut stream = TcpStream::connect(host).await.unwrap();
+        let head = format!("POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\nabc");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let is_open = |open: &Sealed| open.open.iter().any(|(.., open)| open.calls > 0);
+        let last = gateway.observed.seen.len();
+        gateway
+            .observed
+            .until(|seen| seen[last..].iter().any(is_open))
+            .await;
+        drop(stream);
+        gateway
+            .observed
+            .outcome("v1", "none", Outcome::Cancelled, n)
+            .await;
+    }
+    let counts = gateway.observed.counts();
+    assert_eq!(counts.values().map(Counts::calls).sum::<u64>(), 0);
+    assert_eq!(streak(&gateway.observed.seen), 0);
 }
 
 /// A connection that has sent a modern call and does not read its answer.
