@@ -182,7 +182,7 @@ impl Admitted<'_> {
             stable_only: false,
         })?;
         let mut headers = std::mem::take(&mut self.headers);
-        headers::for_endpoint(&mut headers, self.connection, Some(self.host));
+        headers::for_endpoint(&mut headers, self.connection, self.host);
         let asks = match era {
             CallEra::None => Asks::Call(Call::default()),
             // A method that MCP does not know is no call.

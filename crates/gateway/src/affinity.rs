@@ -70,8 +70,9 @@ fn client_address(headers: &HeaderMap, connection: &Connection, trusted: &[IpNet
     address
 }
 
-/// Whether an address is that of a trusted proxy.
+/// Whether an address is that of a trusted proxy. A listener on `[::]` sees IPv4 peers as `::ffff:a.b.c.d`.
 pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
     trusted.iter().any(|net| net.contains(&address))
 }
 
@@ -184,6 +185,24 @@ mod tests {
             let headers = with(&[("x-forwarded-for", sent)]);
             let got = client_address(&headers, &peer("10.0.0.1", trust), &trusted);
             assert_eq!(got.to_string(), want, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_trusted_on_a_listener_for_both_families() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        for (address, want) in [
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("fd00::1", true),
+            ("::ffff:11.0.0.1", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(
+                is_trusted(address.parse().unwrap(), &trusted),
+                want,
+                "{address}"
+            );
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-even
 pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -57,8 +58,9 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::UPGRADE);
 }
 
-/// Makes a client's headers those of a request to an endpoint. `Host` is set when the endpoint is known.
-pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, host: Option<&str>) {
+/// Makes a client's headers those of a request to an endpoint. `Host` is set when the endpoint is known; `host` is the one
+/// that was checked, which need not be in the headers: HTTP/2 has it in `:authority`, and an absolute target overrides it.
+pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, host: &str) {
     let takes_trailers = headers
         .get_all(header::TE)
         .iter()
@@ -76,24 +78,32 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
     if connection.is_trusted {
         headers.append(&FORWARDED_FOR, connection.address_header.clone());
     } else {
-        headers.remove(header::FORWARDED);
+        remove_what_proxies_say(headers);
         headers.insert(&FORWARDED_FOR, connection.address_header.clone());
-        headers.remove(&FORWARDED_HOST);
-        headers.remove(&FORWARDED_PROTO);
     }
     if !headers.contains_key(&FORWARDED_PROTO) {
         headers.insert(&FORWARDED_PROTO, HTTP.clone());
     }
-    if !headers.contains_key(&FORWARDED_HOST) {
-        // HTTP/2 has the host in `:authority` instead.
-        let host = match headers.get(header::HOST) {
-            Some(host) => Some(host.clone()),
-            None => host.and_then(|host| HeaderValue::from_str(host).ok()),
-        };
-        if let Some(host) = host {
-            headers.insert(&FORWARDED_HOST, host);
-        }
+    if !headers.contains_key(&FORWARDED_HOST)
+        && let Ok(host) = HeaderValue::from_str(host)
+    {
+        headers.insert(&FORWARDED_HOST, host);
     }
+}
+
+/// Takes out what only a trusted proxy may say, of which servers believe all: `X-Forwarded-Prefix` and `-Port` as well.
+fn remove_what_proxies_say(headers: &mut HeaderMap) {
+    let is_said = |name: &HeaderName| name.as_str().starts_with("x-forwarded-");
+    let said: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_said(name))
+        .cloned()
+        .collect();
+    for name in said {
+        headers.remove(name);
+    }
+    headers.remove(header::FORWARDED);
+    headers.remove(&REAL_IP);
 }
 
 /// Says which version answered.

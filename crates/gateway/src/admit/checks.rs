@@ -107,12 +107,15 @@ pub(super) fn health(core: &Core, parts: &Parts) -> Option<Response<ToClient>> {
     Some(response)
 }
 
+/// The host that a request is for: that of its target, if it has one there (RFC 9112 section 3.2.2), else of `Host`.
 pub(super) fn host(parts: &Parts) -> Result<Authority, Refusal> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.clone());
-    }
-    headers::text(&parts.headers, &header::HOST)
-        .and_then(|host| host.parse().ok())
+    let authority = match parts.uri.authority() {
+        Some(authority) => Some(authority.clone()),
+        None => headers::text(&parts.headers, &header::HOST).and_then(|host| host.parse().ok()),
+    };
+    // RFC 9110 section 4.2.4: a name before the host is there to deceive.
+    authority
+        .filter(|authority| !authority.as_str().contains('@'))
         .ok_or_else(|| {
             let text = "the request needs exactly one `Host` header, such as `127.0.0.1:8080`";
             Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Host)

@@ -215,7 +215,7 @@ impl Admitted<'_> {
         })?;
         let because = Because::Withdrawn;
         let mut headers = self.headers.clone();
-        headers::for_endpoint(&mut headers, self.connection, Some(self.host));
+        headers::for_endpoint(&mut headers, self.connection, self.host);
         rebind::rebind(
             self.core,
             self.service,

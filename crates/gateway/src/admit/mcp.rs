@@ -39,16 +39,14 @@ impl Admitted<'_> {
                 self.stream_or_end(session).await
             }
             (&Method::GET, None) if era != Some(Era::Modern) => {
-                // HTTP+SSE of 2024-11-05, which only stable is asked to speak.
+                // HTTP+SSE of 2024-11-05.
                 drop(body);
-                let to = self.route(Caller::New {
-                    key: None,
-                    chosen: None,
-                    stable_only: true,
-                })?;
+                let key = self.affinity_key();
+                let to = self.route(without_session(&key))?;
                 let headers = self.take_headers();
                 let empty = ToUpstream::Full(None);
-                let outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
+                let mut outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
+                outbound.key = Some(&key);
                 let inbound = forward::send(self.core, outbound).await?;
                 let treatment = Treatment::Plain;
                 Ok(forward::answer(self.core, self.service, inbound, treatment).await)
@@ -67,7 +65,7 @@ impl Admitted<'_> {
     /// The headers for an endpoint of an MCP service.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         let mut headers = std::mem::take(&mut self.headers);
-        headers::for_endpoint(&mut headers, self.connection, Some(self.host));
+        headers::for_endpoint(&mut headers, self.connection, self.host);
         headers::ask_for_identity(&mut headers);
         headers
     }
@@ -130,7 +128,9 @@ impl Admitted<'_> {
         };
         match (envelope.single(), session) {
             // Whatever session a client had before, it begins another one.
-            (Some(message), _) if message.method() == "initialize" => {
+            (Some(message), _)
+                if message.method() == "initialize" && !names_session(self.query) =>
+            {
                 self.initialize(message, body).await
             }
             (_, Some(session)) => self.in_session(session, &envelope, body).await,
@@ -139,14 +139,10 @@ impl Admitted<'_> {
         }
     }
 
-    /// Legacy without a session: a server that keeps none, or a client that forgot; the server knows.
+    /// Legacy without a session of ours: HTTP+SSE of 2024-11-05, or a client that forgot; the server knows.
     async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
         let key = self.affinity_key();
-        let to = self.route(Caller::New {
-            key: Some(&key),
-            chosen: self.chosen,
-            stable_only: false,
-        })?;
+        let to = self.route(without_session(&key))?;
         let headers = self.take_headers();
         let asks = asks(envelope);
         let mut outbound =
@@ -159,6 +155,29 @@ impl Admitted<'_> {
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment).await)
     }
+}
+
+/// Where legacy messages without a session of ours go. HTTP+SSE of 2024-11-05 has its stream in one request and its
+/// messages in others, which must meet: at stable, which alone is asked to speak it, and at one endpoint of it.
+fn without_session(key: &[u8]) -> Caller<'_> {
+    Caller::New {
+        key: Some(key),
+        chosen: None,
+        stable_only: true,
+    }
+}
+
+/// Whether a query has a session in it. The stream of HTTP+SSE tells its client where to send messages, and every server we
+/// know of puts its session there, as `sessionId` or `session_id`; the transports after it have a header instead.
+fn names_session(query: Option<&str>) -> bool {
+    query.is_some_and(|query| {
+        let names = query.split('&').filter_map(|pair| pair.split('=').next());
+        names.into_iter().any(|name| {
+            ["sessionid", "session_id"]
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
+        })
+    })
 }
 
 /// What a legacy body asks for.

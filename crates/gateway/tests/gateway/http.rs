@@ -89,6 +89,9 @@ async fn what_belongs_to_one_connection_does_not_pass() {
         ("proxy-authorization", "Basic x"),
         ("x-forwarded-for", "1.2.3.4"),
         ("x-forwarded-host", "evil"),
+        ("x-forwarded-prefix", "/evil"),
+        ("x-forwarded-port", "666"),
+        ("x-real-ip", "1.2.3.4"),
         ("forwarded", "for=1.2.3.4"),
         ("authorization", "Bearer t"),
     ];
@@ -104,6 +107,9 @@ async fn what_belongs_to_one_connection_does_not_pass() {
         "upgrade",
         "proxy-authorization",
         "forwarded",
+        "x-forwarded-prefix",
+        "x-forwarded-port",
+        "x-real-ip",
         "connection",
     ] {
         assert_eq!(seen.header(gone), None, "{gone}");
@@ -115,6 +121,24 @@ async fn what_belongs_to_one_connection_does_not_pass() {
         seen.header("x-forwarded-host"),
         Some(&*gateway.address.to_string())
     );
+}
+
+#[tokio::test]
+async fn the_host_that_was_checked_is_the_one_that_is_passed_on() {
+    let server = Server::answering(|_| reply(200, &[], "ok")).await;
+    let gateway = Running::start(vec![web(&server, "/api")]);
+    let host = gateway.address;
+    let ask = |target: String| async move {
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+        status(&raw(host, &request, "").await).as_u16()
+    };
+    assert_eq!(ask("/api".into()).await, 403);
+    assert_eq!(ask(format!("http://evil.example@{host}/api")).await, 400);
+    assert!(server.seen().is_empty());
+    assert_eq!(ask(format!("http://{host}/api")).await, 200);
+    let host = host.to_string();
+    assert_eq!(server.last().header("x-forwarded-host"), Some(&*host));
 }
 
 #[tokio::test]
@@ -131,6 +155,7 @@ async fn a_trusted_proxy_speaks_for_its_client() {
         ("x-forwarded-for", "203.0.113.9"),
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "shop.example"),
+        ("x-forwarded-prefix", "/shop"),
     ];
     gateway
         .client()
@@ -142,6 +167,7 @@ async fn a_trusted_proxy_speaks_for_its_client() {
     assert_eq!(all, ["203.0.113.9", "127.0.0.1"]);
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
     assert_eq!(seen.header("x-forwarded-host"), Some("shop.example"));
+    assert_eq!(seen.header("x-forwarded-prefix"), Some("/shop"));
 }
 
 #[tokio::test]

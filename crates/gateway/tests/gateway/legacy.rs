@@ -213,6 +213,59 @@ async fn the_oldest_protocol_goes_to_stable_alone() {
 }
 
 #[tokio::test]
+async fn the_stream_and_the_messages_of_the_oldest_transport_meet() {
+    let stable = [
+        Server::mcp("a").await,
+        Server::mcp("b").await,
+        Server::mcp("c").await,
+    ];
+    let two = Server::mcp("two").await;
+    let mut tools = service(
+        &[
+            build("v1", &[&stable[0], &stable[1], &stable[2]]),
+            build("v2", &[&two]),
+        ],
+        Some(100.0),
+    );
+    tools.settings.affinity_header = Some("x-user".into());
+    let gateway = Running::start(vec![tools]);
+    let mut client = gateway.client().await;
+    // Its stream says where its messages go, `initialize` among them, of whatever version its client asks for.
+    for user in 0..20 {
+        let user = user.to_string();
+        let headers = [
+            ("x-user", user.as_str()),
+            ("content-type", "application/json"),
+        ];
+        client.ask("GET", "/mcp/sse", &headers, "").await;
+        for (query, message) in [
+            ("session_id=1", INITIALIZE),
+            ("a=b&sessionId=1", INITIALIZE),
+            ("session_id=1", CALL),
+        ] {
+            let path = format!("/mcp/messages?{query}");
+            let answer = client.ask("POST", &path, &headers, message).await;
+            assert_eq!(answer.version(), "v1");
+        }
+    }
+    assert!(two.seen().is_empty());
+    let seen_by = |server: &Server| -> Vec<(String, String)> {
+        let seen = server.seen();
+        let kinds = seen.iter().map(|seen| {
+            let user = seen.header("x-user").unwrap().to_owned();
+            (user, seen.method.to_string())
+        });
+        kinds.collect()
+    };
+    for server in &stable {
+        let seen = seen_by(server);
+        let of = |method: &str| seen.iter().filter(|(_, m)| m == method).count();
+        assert!(of("GET") > 0, "each gets some of 20");
+        assert_eq!(of("GET") * 3, of("POST"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn streams_resume_and_sessions_end_where_they_live() {
     let server =
         Server::answering(
