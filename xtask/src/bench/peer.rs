@@ -111,7 +111,9 @@ impl Peer {
         fs::create_dir_all(folder)?;
         let upstream = upstreams[0].address;
         let listen = free_address()?;
-        let url = format!("http://{listen}/mcp");
+        // mcp-proxy has its endpoint at the root; the plain proxies pass on any path.
+        let path = if kind == Kind::McpProxy { "" } else { "mcp" };
+        let url = format!("http://{listen}/{path}");
         let (mut command, program) = match kind {
             Kind::Direct => {
                 return Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{CONNECTIONS, Cell, Era, Memory, Sample, peer::Kind};
+use super::{CONNECTIONS, Cell, Era, Growth, Memory, Sample, peer::Kind};
 
 /// At least this part of nginx's calls a second...
 const OF_NGINX_MIN: f64 = 0.7;
@@ -77,12 +77,12 @@ impl Report {
             broken.push(format!("{failed} of Serin's calls failed"));
         }
         let of_serin = self.memory.iter().find(|memory| memory.kind == Kind::Serin);
-        match of_serin.and_then(|memory| memory.sessions.as_ref()) {
+        match of_serin.and_then(|memory| memory.later.as_ref()) {
             Some(growth) => {
                 let bytes_max = f64::from(growth.sessions) * SESSION_BYTES_MAX + NOISE_BYTES;
                 if growth.bytes > bytes_max {
                     broken.push(format!(
-                        "{} sessions cost Serin {:.0} bytes of memory, at most {bytes_max:.0} wanted",
+                        "{} later sessions cost Serin {:.0} bytes of memory, at most {bytes_max:.0} wanted",
                         growth.sessions, growth.bytes
                     ));
                 }
@@ -172,23 +172,31 @@ impl Display for Report {
         }
         writeln!(
             f,
-            "\n{:<18}{:>12}{:>14}{:>26}",
-            "memory, MB", "at rest", "after calls", "per 100,000 sessions"
+            "\n{:<18}{:>12}{:>14}{:>26}{:>26}",
+            "memory, MB",
+            "at rest",
+            "after calls",
+            "first 100,000 sessions",
+            "later 100,000 sessions"
         )?;
         for memory in &self.memory {
-            let sessions = memory.sessions.as_ref().map_or_else(
-                || "no sessions".to_owned(),
-                |growth| {
-                    let scale = 100_000.0 / f64::from(growth.sessions);
-                    format!("{:.1}", growth.bytes * scale / MEGABYTE)
-                },
-            );
+            let megabytes = |growth: &Option<Growth>| {
+                growth.as_ref().map_or_else(
+                    || "-".to_owned(),
+                    |growth| {
+                        let scale = 100_000.0 / f64::from(growth.sessions);
+                        format!("{:.1}", growth.bytes * scale / MEGABYTE)
+                    },
+                )
+            };
             writeln!(
                 f,
-                "{:<18}{:>12.1}{:>14.1}{sessions:>26}",
+                "{:<18}{:>12.1}{:>14.1}{:>26}{:>26}",
                 memory.kind.name(),
                 memory.at_rest as f64 / MEGABYTE,
-                memory.after_calls as f64 / MEGABYTE
+                memory.after_calls as f64 / MEGABYTE,
+                megabytes(&memory.first),
+                megabytes(&memory.later),
             )?;
         }
         writeln!(f)?;
@@ -211,14 +219,10 @@ impl Display for Report {
                 share * 100.0
             )?;
         }
-        if let Some(growth) = self
-            .memory
-            .iter()
-            .find_map(|memory| memory.sessions.as_ref())
-        {
+        if let Some(growth) = self.memory.iter().find_map(|memory| memory.first.as_ref()) {
             writeln!(
                 f,
-                "Sessions opened through each gateway: {}.",
+                "Sessions opened through each gateway at a time: {}.",
                 growth.sessions
             )?;
         }
