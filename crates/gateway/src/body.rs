@@ -323,7 +323,13 @@ impl Reading {
             Some(scanner) if scanner.outcome().is_some() => {
                 self.observation.answered(self.status, Some(scanner), true);
             }
-            _ => self.observation.failed(outcome),
+            scanner => {
+                let was_asked = |scanner: &Scanner| scanner.server_requests() > 0;
+                if self.has_event_id || scanner.as_ref().is_none_or(was_asked) {
+                    self.observation.excuse();
+                }
+                self.observation.failed(outcome);
+            }
         }
     }
 
@@ -358,12 +364,58 @@ pub(crate) struct Relay {
     recheck: Option<Recheck>,
 }
 
+/// How long an answer may be silent.
 struct Idle {
-    max: Duration,
-    last: Instant,
-    /// Only until the first event: after it an event stream may be silent for as long as it likes.
-    is_for_first_event: bool,
+    limit: Limit,
+    last_byte: Instant,
+    last_event: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What must come, and in which time.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// Bytes.
+    Bytes(Duration),
+    /// Events, until the answer is there or the client was asked something. Priming and comments are none: a server keeps its
+    /// stream alive by them while its tool hangs. Between events there must be bytes too.
+    Events { event: Duration, byte: Duration },
+    /// A first event that is not priming; after it the stream may be silent.
+    FirstEvent(Duration),
+}
+
+impl Idle {
+    fn new(limit: Limit, since: Instant) -> Self {
+        Self {
+            limit,
+            last_byte: since,
+            last_event: since,
+            timer: None,
+        }
+    }
+
+    /// Until when something must come.
+    fn due(&self, scanner: Option<&Scanner>) -> Option<Instant> {
+        let has_begun = scanner.is_some_and(Scanner::first_event_seen);
+        match self.limit {
+            Limit::Bytes(max) => Some(self.last_byte + max),
+            Limit::FirstEvent(max) | Limit::Events { event: max, .. } if !has_begun => {
+                Some(self.last_event + max)
+            }
+            Limit::FirstEvent(_) => None,
+            Limit::Events { event, byte } => scanner
+                .is_some_and(|scanner| {
+                    scanner.outcome().is_none() && scanner.server_requests() == 0
+                })
+                .then(|| (self.last_event + event).min(self.last_byte + byte)),
+        }
+    }
+}
+
+/// Whether a piece of an event stream holds nothing but comments.
+fn is_keep_alive(piece: &[u8]) -> bool {
+    let mut lines = piece.split(|byte| matches!(byte, b'\r' | b'\n'));
+    lines.all(|line| line.is_empty() || line.starts_with(b":"))
 }
 
 /// Asks now and then whether a stream must end, because its session has to move.
@@ -395,23 +447,19 @@ impl Relay {
     }
 
     pub(crate) fn idle_max(mut self, max: Duration) -> Self {
-        self.idle = Some(Idle {
-            max,
-            last: Instant::now(),
-            is_for_first_event: false,
-            timer: None,
-        });
+        self.idle = Some(Idle::new(Limit::Bytes(max), Instant::now()));
         self
     }
 
-    /// Time for the first event that is not priming, from `since`.
-    pub(crate) fn first_event_within(mut self, max: Duration, since: Instant) -> Self {
-        self.idle = Some(Idle {
-            max,
-            last: since,
-            is_for_first_event: true,
-            timer: None,
-        });
+    /// Bounds the silence of an event stream that answers a call: time from one event to the next, from `since`, and between
+    /// them from one byte to the next.
+    pub(crate) fn events_within(mut self, event: Duration, byte: Duration, since: Instant) -> Self {
+        let limit = if self.reading.observation.may_hang() {
+            Limit::Events { event, byte }
+        } else {
+            Limit::FirstEvent(event)
+        };
+        self.idle = Some(Idle::new(limit, since));
         self
     }
 
@@ -443,13 +491,12 @@ impl Relay {
             let Poll::Ready(frame) = Pin::new(&mut self.upstream).poll_frame(context) else {
                 return self.poll_silence(context);
             };
-            if let Some(idle) = self.idle.as_mut().filter(|idle| !idle.is_for_first_event) {
-                idle.last = Instant::now();
-            }
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
+                        let is_keep_alive = is_keep_alive(&data);
                         let mut data = self.reading.feed(data);
+                        self.heard(is_keep_alive);
                         // With a known length nobody asks for what comes after the last byte.
                         if self.upstream.is_end_stream() {
                             let rest = self.end();
@@ -476,6 +523,16 @@ impl Relay {
         }
     }
 
+    /// Something has come.
+    fn heard(&mut self, is_keep_alive: bool) {
+        let Some(idle) = &mut self.idle else { return };
+        idle.last_byte = Instant::now();
+        let scanner = self.reading.scanner.as_ref();
+        if !is_keep_alive && scanner.is_some_and(Scanner::first_event_seen) {
+            idle.last_event = idle.last_byte;
+        }
+    }
+
     /// The answer was read to its end: what was held back of it.
     fn end(&mut self) -> Bytes {
         self.ended = true;
@@ -498,25 +555,26 @@ impl Relay {
                 }
             }
         }
-        let scanner = self.reading.scanner.as_ref();
-        let Some(idle) = self.idle.as_mut().filter(|idle| {
-            !idle.is_for_first_event || !scanner.is_some_and(Scanner::first_event_seen)
-        }) else {
+        let Some(idle) = &mut self.idle else {
             return Poll::Pending;
         };
-        loop {
-            let timer = idle.timer.get_or_insert_with(|| {
-                Box::pin(tokio::time::sleep_until((idle.last + idle.max).into()))
-            });
-            ready!(timer.as_mut().poll(context));
-            let due = idle.last + idle.max;
-            if due <= Instant::now() {
-                self.reading.broke_off(Outcome::Timeout);
-                self.lease = None;
-                return Poll::Ready(Some(Err(RelayError::Idle)));
-            }
+        let Some(due) = idle.due(self.reading.scanner.as_ref()) else {
+            return Poll::Pending;
+        };
+        let sleep = || Box::pin(tokio::time::sleep_until(due.into()));
+        let timer = idle.timer.get_or_insert_with(sleep);
+        // Setting it anew for every piece would cost more than to look again when it fires.
+        if timer.deadline() > due.into() {
             timer.as_mut().reset(due.into());
         }
+        ready!(timer.as_mut().poll(context));
+        while due > Instant::now() {
+            timer.as_mut().reset(due.into());
+            ready!(timer.as_mut().poll(context));
+        }
+        self.reading.broke_off(Outcome::Timeout);
+        self.lease = None;
+        Poll::Ready(Some(Err(RelayError::Idle)))
     }
 }
 
@@ -528,4 +586,24 @@ pub(crate) fn joined(first: Bytes, second: &Bytes) -> Bytes {
     let mut both = BytesMut::from(&*first);
     both.extend_from_slice(second);
     both.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_alone_keep_a_stream_alive() {
+        for piece in ["", ":\n\n", ": ping\r\n\r\n: ping\r\n\r\n"] {
+            assert!(is_keep_alive(piece.as_bytes()), "{piece:?}");
+        }
+        for piece in [
+            "data: {}\n\n",
+            ": ping\n\ndata",
+            "event: message\n",
+            "id: 1\n",
+        ] {
+            assert!(!is_keep_alive(piece.as_bytes()), "{piece:?}");
+        }
+    }
 }

@@ -96,10 +96,11 @@ impl Core {
         snapshot: Arc<ArcSwap<Snapshot>>,
         observations: mpsc::Sender<Sealed>,
     ) -> Self {
+        let counters = Counters::new(index, observations, shared.options.hung_after);
         Self {
             shared,
             pool: Pool::default(),
-            counters: Rc::new(Counters::new(index, observations)),
+            counters: Rc::new(counters),
             warnings: Warnings::default(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             index: usize::from(index),
@@ -163,6 +164,7 @@ impl Core {
         };
         let in_time = tokio::time::timeout_at(until.into(), drained).await.is_ok();
         let in_flight = if in_time { 0 } else { self.in_flight.get() };
+        self.counters.cutting();
         self.phase.send_replace(Phase::Cut);
         while self.load().load(Relaxed) > 0 {
             self.connection_ended.notified().await;

@@ -364,8 +364,7 @@ pub(crate) async fn answer(
     if kind != BodyKind::EventStream && !is_stream {
         relay = relay.idle_max(idle);
     } else if scans && !is_stream {
-        let max = service.settings.response_timeout;
-        relay = relay.first_event_within(max, inbound.begun);
+        relay = relay.events_within(service.settings.response_timeout, idle, inbound.begun);
     }
     if let Some(recheck) = recheck {
         relay = relay.recheck(recheck);

@@ -57,6 +57,10 @@ use tokio::{
 /// Most cores.
 pub const CORES_MAX: usize = 256;
 
+/// Age at which a call counts as timed out when its client drops it unanswered, unless set. Common clients wait for 30 s to
+/// 60 s; who drops a call within seconds has changed their mind, who does so later has waited in vain.
+pub const HUNG_AFTER: Duration = Duration::from_secs(10);
+
 /// How the gateway treats connections and requests, whatever the service.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -82,6 +86,9 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Time for the body of an MCP request, which is collected. Beyond: 408.
     pub body_timeout: Duration,
+    /// Age at which a tool's or a plain HTTP call that its client drops, unanswered and without `notifications/cancelled`,
+    /// counts as timed out and not as cancelled; [`HUNG_AFTER`] unless set. Both versions are measured by it.
+    pub hung_after: Duration,
 }
 
 impl Options {
@@ -103,6 +110,7 @@ impl Options {
             // As nginx's keep-alive time: clients are used to it.
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_mins(1),
+            hung_after: HUNG_AFTER,
         }
     }
 }

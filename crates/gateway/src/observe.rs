@@ -48,6 +48,9 @@ pub(crate) struct Counters {
     moved: RefCell<Map<ServiceName, Moved>>,
     keys: RefCell<Map<ServiceName, Keys>>,
     urgent: Notify,
+    hung_after: Duration,
+    /// The gateway itself drops what is under way.
+    is_cutting: Cell<bool>,
     tool_names: ToolNames,
 }
 
@@ -122,7 +125,7 @@ struct Keys {
 }
 
 impl Counters {
-    pub(crate) fn new(core: u16, sender: mpsc::Sender<Sealed>) -> Self {
+    pub(crate) fn new(core: u16, sender: mpsc::Sender<Sealed>, hung_after: Duration) -> Self {
         Self {
             core,
             sequence: Cell::new(0),
@@ -132,6 +135,8 @@ impl Counters {
             moved: RefCell::default(),
             keys: RefCell::default(),
             urgent: Notify::new(),
+            hung_after,
+            is_cutting: Cell::new(false),
             tool_names: ToolNames {
                 none: NO_TOOL.into(),
                 unknown: UNKNOWN_TOOL.into(),
@@ -241,6 +246,11 @@ impl Counters {
 
     pub(crate) fn moved(&self, service: &ServiceName, add: impl FnOnce(&mut Moved)) {
         add(self.moved.borrow_mut().entry(service.clone()).or_default());
+    }
+
+    /// From now on it is the gateway that drops calls: none of them is held against a version.
+    pub(crate) fn cutting(&self) {
+        self.is_cutting.set(true);
     }
 
     /// Sends messages until the channel closes: on time, and at once when a version stops answering.
@@ -419,7 +429,8 @@ pub(crate) enum Calls {
     Batch(Vec<(Arc<str>, Box<str>)>),
 }
 
-/// The observation of one exchange. Dropped unfinished, it counts as cancelled: that is what a client's disconnect does.
+/// The observation of one exchange. Dropped unfinished, it counts as cancelled: that is what a client's disconnect does. A call
+/// that had to wait for too long by then counts as timed out: otherwise a version that hangs would look as if it had no calls.
 pub(crate) struct Observation {
     counters: Rc<Counters>,
     version: Rc<VersionCounters>,
@@ -438,6 +449,8 @@ pub(crate) struct Observation {
     response_bytes: u64,
     /// A tester chose the version by hand: left out of the comparison.
     is_tester: bool,
+    /// If the client drops the call, that says nothing about the version, however old the call is.
+    excused: bool,
     done: bool,
 }
 
@@ -467,6 +480,7 @@ impl Observation {
             request_bytes: 0,
             response_bytes: 0,
             is_tester: false,
+            excused: false,
             done: false,
         }
     }
@@ -477,6 +491,36 @@ impl Observation {
 
     pub(crate) fn by_tester(&mut self) {
         self.is_tester = true;
+    }
+
+    /// The client may drop the call at any age: it has begun to get what it asked for, can come back for it, or was asked
+    /// something itself.
+    pub(crate) fn excuse(&mut self) {
+        self.excused = true;
+    }
+
+    /// Whether a hang is held against the version: it is a tool that is called, or plain HTTP. Other requests of MCP, such as
+    /// `tasks/result`, may wait by design.
+    pub(crate) fn may_hang(&self) -> bool {
+        let is_tool = |tool| !Arc::ptr_eq(tool, &self.counters.tool_names.none);
+        match &self.calls {
+            Calls::None | Calls::Stream => false,
+            Calls::One(tool, _) => self.era == CallEra::None || is_tool(tool),
+            Calls::Batch(calls) => calls.iter().any(|(tool, _)| is_tool(tool)),
+        }
+    }
+
+    /// Whether the endpoint has had the whole request for so long that a client who goes away has waited in vain.
+    fn is_hung(&self) -> bool {
+        let complete = match self.upload.as_ref().map(|upload| upload.get()) {
+            None => Some(self.sent),
+            Some(Upload::Sent(at)) => Some(at),
+            Some(Upload::Sending | Upload::Broken) => None,
+        };
+        complete.is_some_and(|since| since.elapsed() >= self.counters.hung_after)
+            && self.may_hang()
+            && !self.excused
+            && !self.counters.is_cutting.get()
     }
 
     pub(crate) fn is_stream(&self) -> bool {
@@ -527,6 +571,7 @@ impl Observation {
             // A connection breaks with the body that is on it: it was the client that went away.
             let outcome = match &self.upload {
                 Some(upload) if upload.get() == Upload::Broken => Outcome::Cancelled,
+                _ if outcome == Outcome::Cancelled && self.is_hung() => Outcome::Timeout,
                 _ => outcome,
             };
             self.transport(outcome);

@@ -502,43 +502,149 @@ async fn a_tool_that_hangs_in_an_event_stream_is_a_time_out() {
         .await;
 }
 
-#[tokio::test]
-async fn an_event_stream_that_has_begun_may_be_silent() {
-    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+const PROGRESS: &str =
+    "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\n";
+const ASKS: &str =
+    "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"elicitation/create\",\"params\":{}}\n\n";
+const RESULT: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n";
+const MODERN_CALL: [(&str, &str); 3] = [
+    ("mcp-protocol-version", "2026-07-28"),
+    ("mcp-method", "tools/call"),
+    ("mcp-name", "add"),
+];
+
+/// A server whose event streams are written by the test.
+async fn by_pieces() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Pieces>) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::answering(move |_| {
         let (pieces, reply) = pieces("text/event-stream");
         sender.send(pieces).unwrap();
         reply
     })
     .await;
-    let mut tools = service(&[build("v1", &[&server])], None);
-    tools.settings.response_timeout = Duration::from_millis(50);
-    tools.settings.idle_timeout = Duration::from_millis(50);
-    let mut gateway = Running::start(vec![tools]);
+    (server, receiver)
+}
+
+/// Begins a call and has its server say something.
+async fn begun(
+    gateway: &Running,
+    receiver: &mut tokio::sync::mpsc::UnboundedReceiver<Pieces>,
+    first: &str,
+) -> (Client, ::http::Response<hyper::body::Incoming>, Pieces) {
     let mut client = gateway.client().await;
-    let headers = [
-        ("mcp-protocol-version", "2026-07-28"),
-        ("mcp-method", "tools/call"),
-        ("mcp-name", "add"),
-    ];
-    let mut response = client.begin("POST", "/mcp", &headers, CALL).await;
+    let mut response = client.begin("POST", "/mcp", &MODERN_CALL, CALL).await;
     let pieces = soon(receiver.recv()).await.unwrap();
-    pieces
-        .send(piece(
-            "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n",
-        ))
-        .unwrap();
+    pieces.send(piece(first)).unwrap();
     soon(response.body_mut().frame()).await.unwrap().unwrap();
-    // Longer than either time-out.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    pieces
-        .send(piece(
-            "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n",
-        ))
-        .unwrap();
-    drop(pieces);
-    soon(response.body_mut().collect()).await.unwrap();
-    gateway.observed.outcome("v1", "add", Outcome::Ok, 1).await;
+    (client, response, pieces)
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_after_an_event_is_a_time_out() {
+    let (server, mut receiver) = by_pieces().await;
+    let long = Duration::from_mins(1);
+    let short = Duration::from_millis(200);
+    for (response_timeout, idle_timeout, keeps_alive) in [
+        (long, short, false),
+        (short, long, false),
+        (short, long, true),
+    ] {
+        let mut tools = service(&[build("v1", &[&server])], None);
+        tools.settings.response_timeout = response_timeout;
+        tools.settings.idle_timeout = idle_timeout;
+        let mut gateway = Running::start(vec![tools]);
+        let (_client, response, pieces) = begun(&gateway, &mut receiver, PROGRESS).await;
+        let pings = tokio::spawn(async move {
+            while keeps_alive && pieces.send(piece(": ping\n\n")).is_ok() {
+                tokio::time::sleep(short / 8).await;
+            }
+            pieces.closed().await;
+        });
+        assert!(soon(response.into_body().collect()).await.is_err());
+        soon(pings).await.unwrap();
+        gateway
+            .observed
+            .outcome("v1", "add", Outcome::Timeout, 1)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_may_take_longer_than_the_time_outs_while_it_says_so_or_asks_its_client() {
+    let (server, mut receiver) = by_pieces().await;
+    let max = Duration::from_millis(800);
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.settings.response_timeout = max;
+    tools.settings.idle_timeout = max;
+    let mut gateway = Running::start(vec![tools]);
+    let (_one, works, working) = begun(&gateway, &mut receiver, PROGRESS).await;
+    let (_two, asks, asking) = begun(&gateway, &mut receiver, ASKS).await;
+    for _ in 0..9 {
+        tokio::time::sleep(max / 8).await;
+        working.send(piece(PROGRESS)).unwrap();
+    }
+    for pieces in [working, asking] {
+        pieces.send(piece(RESULT)).unwrap();
+    }
+    for response in [works, asks] {
+        soon(response.into_body().collect()).await.unwrap();
+    }
+    gateway.observed.outcome("v1", "add", Outcome::Ok, 2).await;
+}
+
+#[tokio::test]
+async fn a_call_that_its_client_gives_up_after_long_is_a_time_out() {
+    let hung_after = Duration::from_millis(100);
+    let begin = |server: &Server, protocol| {
+        let mut tools = service(&[build("v1", &[server])], None);
+        tools.protocol = protocol;
+        let keys = serin_gateway::Keyring::ephemeral().unwrap();
+        Running::with(vec![tools], keys, |options| options.hung_after = hung_after)
+    };
+    let silent = Server::start(|_| std::future::pending()).await;
+    for (protocol, tool) in [(Protocol::Mcp, "add"), (Protocol::Http, "none")] {
+        let mut gateway = begin(&silent, protocol);
+        let stream = client_of_a_modern_call(gateway.address).await;
+        tokio::time::sleep(2 * hung_after).await;
+        drop(stream);
+        gateway
+            .observed
+            .outcome("v1", tool, Outcome::Timeout, 1)
+            .await;
+    }
+    // A tool that began to answer, a download, and a tool that waits for its client.
+    let (server, mut receiver) = by_pieces().await;
+    for (protocol, first, tool, outcome) in [
+        (Protocol::Mcp, PROGRESS, "add", Outcome::Timeout),
+        (Protocol::Http, PROGRESS, "none", Outcome::Cancelled),
+        (Protocol::Mcp, ASKS, "add", Outcome::Cancelled),
+    ] {
+        let mut gateway = begin(&server, protocol);
+        let (client, response, _pieces) = begun(&gateway, &mut receiver, first).await;
+        tokio::time::sleep(2 * hung_after).await;
+        drop((client, response));
+        gateway.observed.outcome("v1", tool, outcome, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_the_gateway_cuts_are_not_held_against_the_version() {
+    let silent = Server::start(|_| std::future::pending()).await;
+    let keys = serin_gateway::Keyring::ephemeral().unwrap();
+    let tools = service(&[build("v1", &[&silent])], None);
+    let Running {
+        address,
+        gateway,
+        mut observed,
+        ..
+    } = Running::with(vec![tools], keys, |options| {
+        options.hung_after = Duration::ZERO
+    });
+    let _stream = client_of_a_modern_call(address).await;
+    let is_open = |sealed: &Sealed| sealed.open.iter().any(|(.., open)| open.calls > 0);
+    observed.until(|seen| seen.iter().any(is_open)).await;
+    assert_eq!(gateway.shutdown(Duration::ZERO).await.cut, 1);
+    observed.outcome("v1", "add", Outcome::Cancelled, 1).await;
 }
 
 #[tokio::test]
