@@ -69,6 +69,7 @@ fn version(name: &str, first: u32, urls: &str) -> Result<VersionRoute, Box<dyn E
     Ok(VersionRoute {
         name: name.parse()?,
         stage: VersionStage::Serving,
+        withdrawn_at: None,
         endpoints: endpoints.collect(),
         tools: [].into(),
     })

@@ -149,6 +149,7 @@ pub(crate) mod tests {
         VersionRoute {
             name: name.parse().unwrap(),
             stage: VersionStage::Serving,
+            withdrawn_at: None,
             endpoints: ids.iter().map(endpoint).collect(),
             tools: [].into(),
         }

@@ -632,7 +632,15 @@ fn describe_service(
             None if *version == stable => VersionStage::Serving,
             None => VersionStage::Registered,
         };
-        versions.insert(version.clone(), Version { endpoints, stage });
+        let withdrawn_at = known.and_then(|known| known.withdrawn_at);
+        versions.insert(
+            version.clone(),
+            Version {
+                endpoints,
+                stage,
+                withdrawn_at,
+            },
+        );
     }
     if !versions.contains_key(&stable) {
         return refuse(

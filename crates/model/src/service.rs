@@ -4,6 +4,7 @@ use crate::{
     name::{EndpointId, ServiceName, VersionName},
     text,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -174,6 +175,9 @@ pub struct Version {
     pub endpoints: Vec<Endpoint>,
     /// Where it is in its life.
     pub stage: VersionStage,
+    /// When it was last withdrawn: sessions that are older do not come back to it, even if it serves again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_at: Option<Timestamp>,
 }
 
 /// Where a version is in its life.

@@ -6,6 +6,7 @@ use crate::{
     share::Share,
     state::State,
 };
+use jiff::Timestamp;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -62,6 +63,8 @@ pub struct VersionRoute {
     pub name: VersionName,
     /// Where it is in its life: sessions of a `Withdrawn` version are moved off it.
     pub stage: VersionStage,
+    /// When it was last withdrawn: sessions that are older are moved off it too.
+    pub withdrawn_at: Option<Timestamp>,
     /// Where it runs.
     pub endpoints: Vec<EndpointRoute>,
     /// The tools it lists, as far as they are known: the only names that become labels.
@@ -144,6 +147,7 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
     let versions = service.versions.iter().map(|(name, version)| VersionRoute {
         name: name.clone(),
         stage: version.stage,
+        withdrawn_at: version.withdrawn_at,
         endpoints: version
             .endpoints
             .iter()

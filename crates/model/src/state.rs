@@ -79,8 +79,8 @@ impl State {
                 strategy,
                 ..
             } => {
-                self.set_stage(service, from, left(*strategy));
-                self.set_stage(service, to, VersionStage::Serving);
+                self.set_stage(service, from, left(*strategy), recorded);
+                self.set_stage(service, to, VersionStage::Serving, recorded);
                 if let Some(service) = self.services.get_mut(service) {
                     service.stable = to.clone();
                 }
@@ -100,7 +100,12 @@ impl State {
     }
 
     fn start(&mut self, started: &Started, recorded: &Recorded) {
-        self.set_stage(&started.service, &started.to, VersionStage::Serving);
+        self.set_stage(
+            &started.service,
+            &started.to,
+            VersionStage::Serving,
+            recorded,
+        );
         self.rollouts.push(Rollout {
             id: started.rollout,
             service: started.service.clone(),
@@ -224,8 +229,8 @@ impl State {
                     rollout.from.clone(),
                     rollout.to.clone(),
                 );
-                self.set_stage(&service, &from, VersionStage::Draining);
-                self.set_stage(&service, &to, VersionStage::Serving);
+                self.set_stage(&service, &from, VersionStage::Draining, recorded);
+                self.set_stage(&service, &to, VersionStage::Serving, recorded);
                 if let Some(service) = self.services.get_mut(&service) {
                     service.stable = to;
                 }
@@ -248,17 +253,26 @@ impl State {
         }
         if let Some(stage) = candidate {
             let (service, to) = (rollout.service.clone(), rollout.to.clone());
-            self.set_stage(&service, &to, stage);
+            self.set_stage(&service, &to, stage, recorded);
         }
     }
 
-    fn set_stage(&mut self, service: &ServiceName, version: &VersionName, stage: VersionStage) {
+    fn set_stage(
+        &mut self,
+        service: &ServiceName,
+        version: &VersionName,
+        stage: VersionStage,
+        recorded: &Recorded,
+    ) {
         let version = self
             .services
             .get_mut(service)
             .and_then(|service| service.versions.get_mut(version));
         if let Some(version) = version {
             version.stage = stage;
+            if stage == VersionStage::Withdrawn {
+                version.withdrawn_at = Some(recorded.at);
+            }
         }
     }
 }

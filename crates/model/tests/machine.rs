@@ -372,6 +372,20 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         VersionStage::Withdrawn
     );
     assert_eq!(world.run(&rollback).unwrap(), vec![], "twice is once");
+    // When it was withdrawn outlives another try.
+    let withdrawn_at = |world: &World| {
+        world.state.services[&tools()].versions[&"v2".parse().unwrap()].withdrawn_at
+    };
+    let then = Some(world.now);
+    assert_eq!(withdrawn_at(&world), then);
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(60))
+        .unwrap();
+    world.start("v2", plan(true, "extend")).unwrap();
+    assert_eq!(withdrawn_at(&world), then);
+    let snapshot = Snapshot::build(&world.state, &Observed::default());
+    assert_eq!(snapshot.services[0].versions[1].withdrawn_at, then);
 }
 
 #[test]

@@ -246,6 +246,7 @@ fn mcp_answer(name: &str, sessions: &Mutex<Vec<String>>, seen: &Seen) -> Reply {
 pub(crate) struct Build<'a> {
     pub(crate) name: &'a str,
     pub(crate) stage: VersionStage,
+    pub(crate) withdrawn_at: Option<jiff::Timestamp>,
     pub(crate) urls: Vec<String>,
 }
 
@@ -253,6 +254,7 @@ pub(crate) fn build<'a>(name: &'a str, servers: &[&Server]) -> Build<'a> {
     Build {
         name,
         stage: VersionStage::Serving,
+        withdrawn_at: None,
         urls: servers.iter().map(|server| server.url()).collect(),
     }
 }
@@ -268,6 +270,7 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
     let versions = builds.iter().enumerate().map(|(at, build)| VersionRoute {
         name: build.name.parse().unwrap(),
         stage: build.stage,
+        withdrawn_at: build.withdrawn_at,
         endpoints: build
             .urls
             .iter()
