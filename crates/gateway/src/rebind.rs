@@ -10,7 +10,7 @@ use crate::{
     headers,
     pool::Target,
     route::Destination,
-    session::{Place, Token},
+    session::{self, Place, Token},
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
@@ -18,10 +18,14 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serin_model::{service::Rebind, snapshot::ServiceRoute};
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// Largest answer to `initialize` that is read: instructions may be long, but not that long.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Time for a session to be initialised elsewhere, the wait for another request that does so included. It needs no tool and
+/// is quick where a server lives; the client waits for it before its call has even begun.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a session must be initialised anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,27 +58,31 @@ pub(crate) async fn rebind(
         .get(to.endpoint)?;
     let target = core.pool.target(endpoint).ok()?;
     let moving = sessions.moving(token, from)?;
+    let since_ms = session::now_ms();
     let initialising = async {
         let handshake = Handshake {
             service,
             target: &target,
             client: request_headers,
         };
-        let done = tokio::time::timeout(service.settings.response_timeout, handshake.run(init));
-        let upstream = done.await.map_err(|_| Refused::TooSlow)??;
+        let upstream = handshake.run(init).await?;
         if because == Because::Withdrawn {
             core.counters
                 .moved(&service.name, |moved| moved.rebound += 1);
         }
         Ok(Place {
             endpoint: endpoint.id,
+            since_ms,
             upstream,
         })
     };
-    match Box::pin(moving.get_or_try_init(|| initialising)).await {
+    let max = HANDSHAKE_MAX.min(service.settings.response_timeout);
+    let moved = Box::pin(moving.get_or_try_init(|| initialising));
+    // Over the wait too: those that wait for a handshake that fails give up with it, not one after the other.
+    let moved = tokio::time::timeout(max, moved).await;
+    match moved.unwrap_or(Err(Refused::TooSlow)) {
         Ok(place) => Some(place.clone()),
         Err(error) => {
-            let error: Refused = error;
             tracing::debug!(service = %service.name, %error, "a session could not be moved");
             None
         }

@@ -111,6 +111,16 @@ pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
         && route.is_none_or(|version| version.stage == VersionStage::Withdrawn)
 }
 
+/// Whether a session that lives on a version since `since_ms` has to move: the version is withdrawn, or was in the meantime.
+/// The session was moved then, and the server's own has stood still since, even if no one remembers where it was moved to.
+pub(crate) fn has_to_move(service: &ServiceRoute, version: usize, since_ms: u64) -> bool {
+    let withdrawn_at = service.versions.get(version).and_then(|v| v.withdrawn_at);
+    is_withdrawn(service, version)
+        || withdrawn_at.is_some_and(|at| {
+            u64::try_from(at.as_millisecond()).is_ok_and(|at_ms| since_ms <= at_ms)
+        })
+}
+
 /// The endpoint of a version for a key, other than those tried: a healthy one if there is one, else any.
 pub(crate) fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {
     if let ([_], []) = (version.endpoints.as_slice(), tried) {

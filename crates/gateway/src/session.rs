@@ -38,6 +38,8 @@ pub(crate) struct Token {
     pub(crate) endpoint: EndpointId,
     /// The gateway process that made it: what it saw of the session is known to it alone.
     pub(crate) incarnation: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub(crate) issued_ms: u64,
     /// When it ends, in seconds since 1970.
     pub(crate) expires_seconds: u64,
     /// A tester chose its version by hand: its calls stay out of the comparison.
@@ -77,10 +79,11 @@ impl Token {
             init.len() <= INIT_BYTES_MAX && upstream_length <= UPSTREAM_BYTES_BESIDE_INIT_MAX
         };
         let init = self.init.as_deref().filter(fits).unwrap_or_default();
-        let mut out = Vec::with_capacity(48 + self.tenant.len() + upstream_length + init.len());
+        let mut out = Vec::with_capacity(56 + self.tenant.len() + upstream_length + init.len());
         out.extend_from_slice(self.session.as_bytes());
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         out.extend_from_slice(&self.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.issued_ms.to_be_bytes());
         out.extend_from_slice(&self.expires_seconds.to_be_bytes());
         out.push(u8::from(self.is_tester));
         out.push(u8::try_from(self.tenant.len()).ok()?);
@@ -96,6 +99,7 @@ impl Token {
         let (session, raw) = raw.split_first_chunk()?;
         let (endpoint, raw) = raw.split_first_chunk()?;
         let (incarnation, raw) = raw.split_first_chunk()?;
+        let (issued, raw) = raw.split_first_chunk()?;
         let (expires, raw) = raw.split_first_chunk()?;
         let (&is_tester, raw) = raw.split_first()?;
         let (&tenant, raw) = raw.split_first()?;
@@ -113,6 +117,7 @@ impl Token {
             session: Uuid::from_bytes(*session),
             endpoint: EndpointId(u32::from_be_bytes(*endpoint)),
             incarnation: u64::from_be_bytes(*incarnation),
+            issued_ms: u64::from_be_bytes(*issued),
             expires_seconds: u64::from_be_bytes(*expires),
             is_tester: is_tester != 0,
             tenant: text(tenant)?,
@@ -130,13 +135,15 @@ impl Token {
 const SESSIONS_MAX: usize = 100_000;
 /// Most cancelled calls that are remembered until they end.
 const CANCELLED_MAX: usize = 4096;
-/// How long a cancelled call is remembered: it normally ends at once.
+/// How long a cancelled call is remembered beyond the longest time it can last without an answer.
 const CANCELLED_FOR: Duration = Duration::from_mins(1);
 
-/// Where a moved session lives now.
+/// Where a session lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) endpoint: EndpointId,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since_ms: u64,
     pub(crate) upstream: Option<Box<str>>,
 }
 
@@ -148,11 +155,26 @@ pub(crate) struct Sessions {
     /// This process.
     pub(crate) incarnation: u64,
     moved_count: AtomicUsize,
-    moved: Mutex<HashMap<Uuid, (Moving, u64)>>,
+    moved: Mutex<HashMap<Uuid, Moved>>,
     stateful: Mutex<Stateful>,
     ended: Mutex<Ended>,
     cancelled_count: AtomicUsize,
+    /// Until when, and which call.
     cancelled: Mutex<VecDeque<(Instant, u64)>>,
+}
+
+/// A session that was moved, or is being moved.
+struct Moved {
+    /// Where it lived before, if it was moved there: it does so until `to` is found.
+    from: Option<Place>,
+    to: Moving,
+    expires_seconds: u64,
+}
+
+impl Moved {
+    fn place(&self) -> Option<&Place> {
+        self.to.get().or(self.from.as_ref())
+    }
 }
 
 /// Those that ended last.
@@ -165,8 +187,8 @@ struct Ended {
 #[derive(Default)]
 struct Stateful {
     sessions: HashMap<Uuid, u64>,
-    /// There were more than fit: those not found may have state too.
-    overflowed: bool,
+    /// There were more than fit: until all of those are over, in seconds since 1970, those not found may have state too.
+    overflowed_until_seconds: Option<u64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -193,27 +215,31 @@ impl Sessions {
             return None;
         }
         let table = lock(&self.moved);
-        table
-            .get(&session)
-            .and_then(|(moving, _)| moving.get().cloned())
+        table.get(&session)?.place().cloned()
     }
 
     /// The cell to which a session's next place goes, the same for all that ask while `from` is where it lives; nothing
     /// when the table is full.
     pub(crate) fn moving(&self, token: &Token, from: &Place) -> Option<Moving> {
         let mut table = lock(&self.moved);
-        if let Some((moving, _)) = table.get(&token.session)
-            && moving.get() != Some(from)
+        let known = table.get(&token.session);
+        if let Some(known) = known
+            && known.to.get() != Some(from)
         {
-            return Some(moving.clone());
+            return Some(known.to.clone());
         }
-        if table.len() >= SESSIONS_MAX && !table.contains_key(&token.session) {
+        if table.len() >= SESSIONS_MAX && known.is_none() {
             return None;
         }
-        let moving = Moving::default();
-        table.insert(token.session, (moving.clone(), token.expires_seconds));
+        let moved = Moved {
+            from: known.is_some().then(|| from.clone()),
+            to: Moving::default(),
+            expires_seconds: token.expires_seconds,
+        };
+        let to = moved.to.clone();
+        table.insert(token.session, moved);
         self.moved_count.store(table.len(), Relaxed);
-        Some(moving)
+        Some(to)
     }
 
     /// Notes that its client has ended a session: it must not come to life again.
@@ -235,7 +261,10 @@ impl Sessions {
         if table.sessions.len() < SESSIONS_MAX {
             table.sessions.insert(token.session, token.expires_seconds);
         } else if !table.sessions.contains_key(&token.session) {
-            table.overflowed = true;
+            let until = table
+                .overflowed_until_seconds
+                .max(Some(token.expires_seconds));
+            table.overflowed_until_seconds = until;
         }
     }
 
@@ -248,16 +277,20 @@ impl Sessions {
             return false;
         }
         let table = lock(&self.stateful);
-        !table.overflowed && !table.sessions.contains_key(&token.session)
+        table.overflowed_until_seconds.is_none() && !table.sessions.contains_key(&token.session)
     }
 
-    /// Notes that a client cancelled a call; `id` is JSON text.
-    pub(crate) fn cancel(&self, session: Uuid, id: &str) {
+    /// Notes that a client cancelled a call, which may last for `call_max`; `id` is JSON text.
+    pub(crate) fn cancel(&self, session: Uuid, id: &str, call_max: Duration) {
+        let keep = call_max.saturating_add(CANCELLED_FOR);
+        let Some(until) = Instant::now().checked_add(keep) else {
+            return;
+        };
         let mut table = lock(&self.cancelled);
         if table.len() >= CANCELLED_MAX {
             table.pop_front();
         }
-        table.push_back((Instant::now(), call_hash(session, id)));
+        table.push_back((until, call_hash(session, id)));
         self.cancelled_count.store(table.len(), Relaxed);
     }
 
@@ -280,19 +313,22 @@ impl Sessions {
     pub(crate) fn sweep(&self, now_seconds: u64) {
         if self.cancelled_count.load(Relaxed) > 0 {
             let mut table = lock(&self.cancelled);
-            table.retain(|(at, _)| at.elapsed() < CANCELLED_FOR);
+            table.retain(|(until, _)| *until > Instant::now());
             self.cancelled_count.store(table.len(), Relaxed);
         }
         if self.moved_count.load(Relaxed) > 0 {
             let mut table = lock(&self.moved);
-            // A move that failed leaves an empty cell behind.
-            table.retain(|_, (moving, expires)| {
-                *expires > now_seconds && (moving.initialized() || Arc::strong_count(moving) > 1)
+            // A first move that failed leaves nothing worth keeping behind.
+            table.retain(|_, moved| {
+                moved.expires_seconds > now_seconds
+                    && (moved.place().is_some() || Arc::strong_count(&moved.to) > 1)
             });
             self.moved_count.store(table.len(), Relaxed);
         }
         let mut table = lock(&self.stateful);
         table.sessions.retain(|_, expires| *expires > now_seconds);
+        let until = table.overflowed_until_seconds;
+        table.overflowed_until_seconds = until.filter(|until| *until > now_seconds);
     }
 }
 
@@ -306,9 +342,15 @@ fn call_hash(session: Uuid, id: &str) -> u64 {
 
 /// Seconds since 1970.
 pub(crate) fn now_seconds() -> u64 {
-    std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |since| since.as_secs())
+    now_ms() / 1000
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    now.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// A minted value of a version, sealed: which endpoint made it, and what it was.
@@ -348,6 +390,7 @@ mod tests {
             session: Uuid::from_u128(5),
             endpoint: EndpointId(7),
             incarnation: 11,
+            issued_ms: 900_000,
             expires_seconds: 1000,
             is_tester: false,
             tenant: "".into(),
@@ -402,6 +445,7 @@ mod tests {
         let token = token(None, None);
         let place = |n| Place {
             endpoint: EndpointId(n),
+            since_ms: u64::from(n),
             upstream: None,
         };
         assert_eq!(sessions.moved(token.session), None);
@@ -419,6 +463,19 @@ mod tests {
         ));
         let again = sessions.moving(&token, &place(8)).unwrap();
         assert!(again.get().is_none());
+        // Until the second move is done, and if it fails, it lives where the first one led.
+        let stays = |sessions: &Sessions| {
+            assert_eq!(sessions.moved(token.session), Some(place(8)));
+            for from in [place(7), place(8)] {
+                let moving = sessions.moving(&token, &from).unwrap();
+                assert!(Arc::ptr_eq(&again, &moving));
+            }
+        };
+        stays(&sessions);
+        sessions.sweep(999);
+        stays(&sessions);
+        again.set(place(9)).unwrap();
+        assert_eq!(sessions.moved(token.session), Some(place(9)));
         sessions.sweep(1000);
         assert_eq!(lock(&sessions.moved).len(), 0);
     }
@@ -450,18 +507,26 @@ mod tests {
         token.session = Uuid::from_u128(u128::MAX);
         assert!(!sessions.is_stateless(&token));
         assert_eq!(lock(&sessions.stateful).sessions.len(), SESSIONS_MAX);
+        sessions.sweep(999);
+        assert!(!sessions.is_stateless(&token));
+        sessions.sweep(1000);
+        assert!(
+            sessions.is_stateless(&token),
+            "all that did not fit are over"
+        );
     }
 
     #[test]
     fn cancelled_calls_are_found_once_and_bounded() {
         let sessions = Sessions::new(11);
         let session = Uuid::from_u128(1);
-        sessions.cancel(session, "7");
+        sessions.cancel(session, "7", Duration::ZERO);
+        sessions.sweep(0);
         assert!(!sessions.take_cancelled(session, "8"));
         assert!(sessions.take_cancelled(session, "7"));
         assert!(!sessions.take_cancelled(session, "7"));
         for id in 0..=CANCELLED_MAX {
-            sessions.cancel(session, &id.to_string());
+            sessions.cancel(session, &id.to_string(), Duration::ZERO);
         }
         assert!(!sessions.take_cancelled(session, "0"), "the oldest went");
         assert!(sessions.take_cancelled(session, "1"));

@@ -37,6 +37,8 @@ impl Admitted<'_> {
             chosen: self.chosen,
             stable_only: version == Some(ProtocolVersion::V2024_11_05),
         })?;
+        // A version that is withdrawn while it answers is left again.
+        let issued_ms = session::now_ms();
         let headers = self.take_headers();
         let asks = Asks::Call(Call {
             tool: None,
@@ -53,6 +55,7 @@ impl Admitted<'_> {
                 session,
                 endpoint: inbound.endpoint,
                 incarnation: self.core.sessions().incarnation,
+                issued_ms,
                 expires_seconds: session::now_seconds()
                     .saturating_add(self.service.settings.session_ttl.as_secs()),
                 is_tester: self.chosen.is_some(),
@@ -102,6 +105,7 @@ impl Admitted<'_> {
             let body = ToUpstream::full(body.clone());
             let mut outbound = self.outbound(headers, to, body, CallEra::Legacy, asks(envelope));
             outbound.is_tester |= token.is_tester;
+            outbound.session = Some(token.session);
             outbound
         };
         let mut inbound = forward::send(self.core, outbound(&place, to)).await?;
@@ -201,10 +205,12 @@ impl Admitted<'_> {
         let sessions = self.core.sessions();
         let place = sessions.moved(token.session).unwrap_or_else(|| Place {
             endpoint: token.endpoint,
+            since_ms: token.issued_ms,
             upstream: token.upstream.clone(),
         });
         let at = route::locate(self.service, place.endpoint);
-        let must_move = at.is_none_or(|(version, _)| route::is_withdrawn(self.service, version));
+        let must_move =
+            at.is_none_or(|(version, _)| route::has_to_move(self.service, version, place.since_ms));
         if !must_move || !moves {
             return Ok(place);
         }
@@ -246,7 +252,7 @@ impl Admitted<'_> {
                 sessions.mark_stateful(token);
             }
             if let ("notifications/cancelled", Some(id)) = (message.method(), message.request_id) {
-                sessions.cancel(token.session, id);
+                sessions.cancel(token.session, id, self.service.settings.response_timeout);
             }
         }
     }

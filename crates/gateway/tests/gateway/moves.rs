@@ -2,10 +2,16 @@
 
 use crate::support::*;
 use http_body_util::BodyExt as _;
+use serin_gateway::Keyring;
 use serin_model::{
-    observe::Sealed,
+    observe::{Outcome, Sealed},
     service::{Rebind, VersionStage},
     snapshot::ServiceRoute,
+};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 fn withdrawn(one: &Server, two: &Server) -> ServiceRoute {
@@ -122,6 +128,54 @@ async fn sessions_with_state_or_where_it_is_forbidden_get_404_and_start_again() 
         assert_eq!(again.version(), "v1");
         let again = again.header("mcp-session-id").unwrap().to_owned();
         assert_eq!(client.legacy(&again, CALL).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_tried_again_does_not_get_its_old_sessions_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    // With a restart the gateway forgets where it moved the session to.
+    for restarts in [false, true] {
+        let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+        let keys = if restarts {
+            Keyring::create(&path).unwrap()
+        } else {
+            Keyring::ephemeral().unwrap()
+        };
+        let mut gateway = Running::with(vec![rolling(&one, &two)], keys, |_| {});
+        let mut client = gateway.client().await;
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            let session = client.initialize().await;
+            sessions.push(session.header("mcp-session-id").unwrap().to_owned());
+        }
+        let (used, idle) = (&sessions[0], &sessions[1]);
+        assert_eq!(client.legacy(used, CALL).await.version(), "v2");
+        let withdrawn_at = Some(jiff::Timestamp::now());
+        gateway.swap(vec![withdrawn(&one, &two)]);
+        assert_eq!(client.legacy(used, CALL).await.version(), "v1");
+        let mut candidate = build("v2", &[&two]);
+        candidate.withdrawn_at = withdrawn_at;
+        let again = || service(&[build("v1", &[&one]), candidate.clone()], Some(100.0));
+        gateway.swap(vec![again()]);
+        let calls = two.count("tools/call");
+        if restarts {
+            drop(client);
+            gateway.gateway.shutdown(PATIENCE).await;
+            gateway = Running::with(vec![again()], Keyring::open(&path).unwrap(), |_| {});
+            client = gateway.client().await;
+        }
+        for session in [used, idle] {
+            let answer = client.legacy(session, CALL).await;
+            let want = if restarts { (404, "") } else { (200, "v1") };
+            assert_eq!((answer.status, answer.version()), want);
+        }
+        assert_eq!(two.count("tools/call"), calls);
+        // One that begins now does belong there.
+        let session = client.initialize().await;
+        let session = session.header("mcp-session-id").unwrap().to_owned();
+        assert_eq!(client.legacy(&session, CALL).await.version(), "v2");
     }
 }
 
@@ -446,4 +500,78 @@ async fn a_new_table_acts_on_the_very_next_request() {
         let answer = client.modern("tools/call", Some("add"), &[], "{}").await;
         assert_eq!(answer.version(), version, "{round}");
     }
+}
+
+#[tokio::test]
+async fn a_subscription_ends_when_its_version_is_taken_back() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let one = Server::mcp("one").await;
+    let two = Server::answering(move |_| {
+        let (pieces, reply) = pieces("text/event-stream");
+        sender.send(pieces).unwrap();
+        reply
+    })
+    .await;
+    let gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut client = gateway.client().await;
+    let headers = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "subscriptions/listen"),
+    ];
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{}}"#;
+    let mut response = client.begin("POST", "/mcp", &headers, body).await;
+    let pieces = soon(receiver.recv()).await.unwrap();
+    pieces.send(piece("data: {}\n\n")).unwrap();
+    soon(response.body_mut().frame()).await.unwrap().unwrap();
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    assert!(soon(response.body_mut().frame()).await.is_none());
+    soon(pieces.closed()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_comes_after_the_rollback_goes_to_stable() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let mut gateway = Running::start(vec![rolling(&one, &two)]);
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (head, body) = (
+        format!(
+            "POST /mcp HTTP/1.1\r\nhost: {}\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: add\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            gateway.address,
+            CALL.len()
+        ),
+        CALL,
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The gateway asks for the body: it has found the service by then.
+    let mut go_on = [0; 25];
+    soon(stream.read_exact(&mut go_on)).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    gateway.swap(vec![withdrawn(&one, &two)]);
+    stream.write_all(body.as_bytes()).await.unwrap();
+    gateway.observed.outcome("v1", "add", Outcome::Ok, 1).await;
+    assert_eq!((one.seen().len(), two.seen().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_move_that_fails_give_up_together() {
+    let one = Server::start(|_| std::future::pending()).await;
+    let two = Server::mcp("two").await;
+    let max = Duration::from_millis(500);
+    let impatient = |mut service: ServiceRoute| {
+        service.settings.response_timeout = max;
+        vec![service]
+    };
+    let gateway = Running::start(impatient(rolling(&one, &two)));
+    let mut client = gateway.client().await;
+    let answer = client.initialize().await;
+    let session = answer.header("mcp-session-id").unwrap();
+    gateway.swap(impatient(withdrawn(&one, &two)));
+    let began = std::time::Instant::now();
+    let calls = (0..16).map(|_| async {
+        let mut client = gateway.client().await;
+        client.legacy(session, CALL).await.status
+    });
+    assert_eq!(futures_util::future::join_all(calls).await, [404; 16]);
+    // One after the other they would take sixteen times as long.
+    assert!(began.elapsed() < 6 * max, "{:?}", began.elapsed());
 }

@@ -23,7 +23,10 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -243,6 +246,7 @@ fn mcp_answer(name: &str, sessions: &Mutex<Vec<String>>, seen: &Seen) -> Reply {
 // The gateway.
 
 /// A version for [`service`].
+#[derive(Clone)]
 pub(crate) struct Build<'a> {
     pub(crate) name: &'a str,
     pub(crate) stage: VersionStage,
@@ -344,8 +348,9 @@ impl Running {
 }
 
 fn table(services: Vec<ServiceRoute>) -> Snapshot {
+    static POSITION: AtomicU64 = AtomicU64::new(1);
     Snapshot {
-        position: 1,
+        position: POSITION.fetch_add(1, Relaxed),
         services: services.into_iter().map(Arc::new).collect(),
     }
 }
