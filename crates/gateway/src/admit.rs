@@ -26,7 +26,7 @@ use serin_model::{
     service::Protocol,
     snapshot::ServiceRoute,
 };
-use std::{rc::Rc, time::Instant};
+use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
 
 type Answered = Result<Response<ToClient>, Refusal>;
 
@@ -54,6 +54,9 @@ struct Admitted<'a> {
     core: &'a Rc<Core>,
     connection: &'a Connection,
     service: &'a ServiceRoute,
+    /// The routing table in which it was found, and its service in a newer one.
+    position: u64,
+    newer: &'a OnceCell<Arc<ServiceRoute>>,
     method: Method,
     /// What stands behind the service's path.
     rest: &'a str,
@@ -75,7 +78,10 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     let host = host(&parts)?;
     let path = parts.uri.path();
     let name = host.host();
-    let service = core.with_snapshot(|snapshot| snapshot.find(Some(name), path).cloned());
+    let (service, position) = core.with_snapshot(|snapshot| {
+        let service = snapshot.find(Some(name), path);
+        (service.cloned(), snapshot.position)
+    });
     if !admits_host(core, service.as_deref(), &host) {
         let text = format!(
             "host `{host}` is not served here; add it to `gateway.hosts`, or to the `hosts` of a service"
@@ -90,10 +96,13 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     if service.protocol == Protocol::Mcp {
         check_origin(core, service, &parts.headers, &host)?;
     }
+    let newer = OnceCell::new();
     let mut admitted = Admitted {
         core,
         connection,
         service,
+        position,
+        newer: &newer,
         rest: path.get(service.path.len()..).unwrap_or_default(),
         query: parts.uri.query(),
         host: host.as_str(),
@@ -117,6 +126,25 @@ impl Admitted<'_> {
             self.connection,
             &self.core.options().trusted_proxies,
         )
+    }
+
+    /// Takes the service from the routing table as it is now: a body may take its time, and a version may be taken back
+    /// meanwhile. One that is no longer where the caller asked for it stays as it was.
+    pub(super) fn look_again(&mut self) -> Result<(), Refusal> {
+        let before = self.service;
+        let now = self.core.with_snapshot(|snapshot| {
+            let is_same = |service: &&Arc<ServiceRoute>| {
+                (&service.name, &service.path, service.protocol)
+                    == (&before.name, &before.path, before.protocol)
+            };
+            let is_newer = snapshot.position != self.position;
+            is_newer.then(|| snapshot.services.iter().find(is_same).cloned())
+        });
+        if let Some(now) = now.flatten() {
+            self.service = self.newer.get_or_init(|| now);
+            self.chosen = chosen_version(self.service, &self.headers)?;
+        }
+        Ok(())
     }
 
     /// Where a caller goes; notes the key if the split decided it.
@@ -169,6 +197,7 @@ impl Admitted<'_> {
             era,
             asks,
             is_tester: self.chosen.is_some(),
+            session: None,
             complete: self.complete,
         }
     }

@@ -418,7 +418,7 @@ fn is_keep_alive(piece: &[u8]) -> bool {
     lines.all(|line| line.is_empty() || line.starts_with(b":"))
 }
 
-/// Asks now and then whether a stream must end, because its session has to move.
+/// Asks now and then whether a stream must end, because its session or its caller has to move.
 pub(crate) struct Recheck {
     pub(crate) every: Interval,
     pub(crate) is_over: Box<dyn Fn() -> bool>,

@@ -28,13 +28,14 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use uuid::Uuid;
 
 /// Largest list that is changed on its way: a page of tools with their schemas.
 const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Tells the client of a moved session to ask for the tools again (2025-11-25, "List Changed Notification").
 const TOOLS_CHANGED: &[u8] =
     b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
-/// Time from one look at an open stream to the next: whether its session has to move.
+/// Time from one look at an open stream to the next: whether it must end.
 const STREAM_CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// A request that is ready to go.
@@ -53,6 +54,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) era: CallEra,
     pub(crate) asks: Asks<'a>,
     pub(crate) is_tester: bool,
+    /// The legacy session, where its client may cancel calls by a notification.
+    pub(crate) session: Option<Uuid>,
     /// When the gateway had all of the request.
     pub(crate) complete: Instant,
 }
@@ -123,6 +126,9 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
     if outbound.is_tester {
         observation.by_tester();
+    }
+    if let Some(session) = outbound.session {
+        observation.in_session(core.sessions().clone(), session);
     }
     let header = counters.header.clone();
     let is_candidate = is_candidate(service, to.version);
@@ -289,14 +295,11 @@ pub(crate) async fn answer(
         if head.headers.contains_key(&headers::SESSION_ID) {
             head.headers.insert(&headers::SESSION_ID, shown);
         }
-        if is_stream {
-            recheck = Some(stream_check(core, service, &token, inbound.endpoint));
-        }
-        let sessions = core.sessions();
-        reading
-            .observation
-            .in_session(sessions.clone(), token.session);
-        reading.session = Some((sessions.clone(), token));
+        reading.session = Some((core.sessions().clone(), token));
+    }
+    if is_stream {
+        let session = reading.session.as_ref().map(|(_, token)| token.session);
+        recheck = Some(stream_check(core, service, session, inbound.endpoint));
     }
 
     let ahead = if inbound.ahead.is_empty() {
@@ -480,18 +483,17 @@ pub(crate) fn is_candidate(service: &ServiceRoute, version: usize) -> bool {
         .is_some_and(|split| split.candidate == version)
 }
 
-/// Ends a session's stream once the session has to move: its client then comes back for another one.
+/// Ends a stream once its session has to move, or its version was taken back: its client then comes back for another one.
 fn stream_check(
     core: &Rc<Core>,
     service: &ServiceRoute,
-    token: &Rc<Token>,
+    session: Option<Uuid>,
     endpoint: EndpointId,
 ) -> Recheck {
-    let (core, name, session) = (core.clone(), service.name.clone(), token.session);
+    let (core, name) = (core.clone(), service.name.clone());
     let is_over = move || {
-        let lives_elsewhere = core
-            .sessions()
-            .moved(session)
+        let lives_elsewhere = session
+            .and_then(|session| core.sessions().moved(session))
             .is_some_and(|place| place.endpoint != endpoint);
         lives_elsewhere
             || core.with_snapshot(|snapshot| {

@@ -31,6 +31,7 @@ impl Admitted<'_> {
             (&Method::POST, session) => {
                 let body = self.collect(body).await?;
                 self.complete = Instant::now();
+                self.look_again()?;
                 self.message(era, session, body).await
             }
             (&Method::GET | &Method::DELETE, Some(session)) => {

@@ -628,6 +628,42 @@ async fn a_call_that_its_client_gives_up_after_long_is_a_time_out() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_cancelled_before_it_was_answered_at_all_does_not_count() {
+    let server = Server::start(|seen| async move {
+        match seen.rpc_method().as_str() {
+            "initialize" => reply(200, &[("mcp-session-id", "up")], "{}"),
+            "tools/call" => std::future::pending().await,
+            _ => reply(202, &[], ""),
+        }
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.settings.response_timeout = Duration::from_millis(500);
+    let keys = serin_gateway::Keyring::ephemeral().unwrap();
+    let mut gateway = Running::with(vec![tools], keys, |options| {
+        options.hung_after = Duration::ZERO;
+    });
+    let mut client = gateway.client().await;
+    let answer = client.initialize().await;
+    let session = answer.header("mcp-session-id").unwrap().to_owned();
+    let (mut other, of) = (gateway.client().await, session.clone());
+    let call = tokio::spawn(async move { other.legacy(&of, CALL).await.status });
+    let sent = async {
+        while server.count("tools/call") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(sent).await;
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+    assert_eq!(client.legacy(&session, cancel).await.status, 202);
+    assert_eq!(soon(call).await.unwrap(), 504);
+    gateway
+        .observed
+        .outcome("v1", "add", Outcome::Cancelled, 1)
+        .await;
+}
+
+#[tokio::test]
 async fn calls_that_the_gateway_cuts_are_not_held_against_the_version() {
     let silent = Server::start(|_| std::future::pending()).await;
     let keys = serin_gateway::Keyring::ephemeral().unwrap();
