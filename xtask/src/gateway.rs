@@ -96,6 +96,24 @@ impl Gateway {
         Ok(["v1", "v2"].map(|version| served(&page, version)))
     }
 
+    /// The version that a caller at this address gets who has no session and says nothing of itself.
+    pub(crate) fn version_of_a_caller(&self) -> Result<String> {
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{}}"#;
+        let head = format!(
+            "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+             MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: server/discover\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        let (head, _) = exchange("POST", &self.mcp_url, &head, body)?;
+        let version = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("x-serin-version"));
+        version
+            .map(|(_, version)| version.trim().to_owned())
+            .ok_or_else(|| "the gateway's answer has no X-Serin-Version".into())
+    }
+
     fn serin(&self, arguments: &[&str]) -> Result<()> {
         let mut serin = Command::new(&self.program);
         serin
@@ -141,24 +159,34 @@ fn served(page: &str, version: &str) -> u64 {
 
 /// A plain GET: the metrics page needs no more than this.
 fn get(url: &str) -> Result<String> {
+    let (head, body) = exchange("GET", url, "", "")?;
+    if head.split_whitespace().nth(1) == Some("200") {
+        Ok(body)
+    } else {
+        Err(format!("GET {url}: {}", head.lines().next().unwrap_or_default()).into())
+    }
+}
+
+/// One request and its answer, head and body, on a connection of its own.
+fn exchange(method: &str, url: &str, headers: &str, body: &str) -> Result<(String, String)> {
     let (address, path) = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
         .ok_or_else(|| format!("{url} is not an http URL with a path"))?;
-    let failed = |error: std::io::Error| format!("GET {url}: {error}");
+    let failed = |error: std::io::Error| format!("{method} {url}: {error}");
     let mut stream = TcpStream::connect(address).map_err(failed)?;
     stream.set_read_timeout(Some(Duration::from_secs(METRICS_SECONDS_MAX)))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {address}\r\n\r\n").map_err(failed)?;
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n{body}"
+    )
+    .map_err(failed)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
     let (head, body) = answer
         .split_once("\r\n\r\n")
-        .ok_or_else(|| format!("GET {url}: no HTTP answer"))?;
-    if head.split_whitespace().nth(1) == Some("200") {
-        Ok(body.to_owned())
-    } else {
-        Err(format!("GET {url}: {}", head.lines().next().unwrap_or_default()).into())
-    }
+        .ok_or_else(|| format!("{method} {url}: no HTTP answer"))?;
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 #[cfg(test)]
