@@ -1,5 +1,6 @@
 //! What is known of one client connection.
 
+use crate::framing::Framing;
 use http::HeaderValue;
 use std::{
     cell::{Cell, RefCell},
@@ -14,10 +15,6 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Most bytes of a connection that are kept to look at a request's head again: more than heads have that are not made to
-/// hide something, and few enough for many connections.
-const RECENT_BYTES_MAX: usize = 8 * 1024;
-
 /// One client connection.
 pub(crate) struct Connection {
     /// The other end.
@@ -30,8 +27,7 @@ pub(crate) struct Connection {
     /// Requests under way on all connections of the core.
     in_flight: Rc<Cell<u32>>,
     idle_since: Cell<Instant>,
-    recent: RefCell<Vec<u8>>,
-    recent_is_old: Cell<bool>,
+    framing: RefCell<Framing>,
 }
 
 impl Connection {
@@ -45,16 +41,14 @@ impl Connection {
             busy: Cell::new(0),
             in_flight,
             idle_since: Cell::new(Instant::now()),
-            recent: RefCell::default(),
-            recent_is_old: Cell::new(false),
+            framing: RefCell::default(),
         }
     }
 
-    /// Notes that a request has begun; what is read from now on belongs to it or to the next.
+    /// Notes that a request has begun.
     pub(crate) fn begin(self: &Rc<Self>) -> Busy {
         self.busy.set(self.busy.get() + 1);
         self.in_flight.set(self.in_flight.get() + 1);
-        self.recent_is_old.set(true);
         Busy(self.clone())
     }
 
@@ -63,20 +57,9 @@ impl Connection {
         (self.busy.get() == 0).then(|| self.idle_since.get().elapsed())
     }
 
-    /// Whether a head among what was read last has both `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.3).
-    /// hyper takes the former, drops the latter and closes the connection afterwards; a gateway had better refuse what two
-    /// servers could read differently.
+    /// Whether a head had both `Transfer-Encoding` and `Content-Length`, which hyper does not say.
     pub(crate) fn has_conflicting_lengths(&self) -> bool {
-        has_conflicting_lengths(&self.recent.borrow())
-    }
-
-    fn note(&self, bytes: &[u8]) {
-        let mut recent = self.recent.borrow_mut();
-        if self.recent_is_old.replace(false) {
-            recent.clear();
-        }
-        let room = RECENT_BYTES_MAX.saturating_sub(recent.len());
-        recent.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        self.framing.borrow().conflicts()
     }
 }
 
@@ -92,23 +75,7 @@ impl Drop for Busy {
     }
 }
 
-fn has_conflicting_lengths(read: &[u8]) -> bool {
-    let (mut encoding, mut length) = (false, false);
-    for line in read.split(|byte| *byte == b'\n') {
-        if line.is_empty() || line == b"\r" {
-            (encoding, length) = (false, false);
-        }
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        encoding |= name.eq_ignore_ascii_case(b"transfer-encoding");
-        length |= name.eq_ignore_ascii_case(b"content-length");
-        if encoding && length {
-            return true;
-        }
-    }
-    false
-}
-
-/// A client's socket that keeps a copy of what it read last.
+/// A client's socket that follows what it reads.
 pub(crate) struct Tap {
     pub(crate) stream: TcpStream,
     pub(crate) connection: Rc<Connection>,
@@ -123,8 +90,8 @@ impl AsyncRead for Tap {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
-        this.connection
-            .note(buffer.filled().get(before..).unwrap_or_default());
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        this.connection.framing.borrow_mut().read(read);
         Poll::Ready(Ok(()))
     }
 }
@@ -156,39 +123,5 @@ impl AsyncWrite for Tap {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_lengths_in_one_head_conflict() {
-        for (conflict, read) in [
-            (
-                true,
-                "POST / HTTP/1.1\r\nContent-Length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
-            ),
-            (
-                true,
-                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: 1\r\ncontent-length: 3\r\n",
-            ),
-            (
-                false,
-                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n",
-            ),
-            (
-                false,
-                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX-Content-Length: 3\r\n\r\n",
-            ),
-            (false, ""),
-        ] {
-            assert_eq!(
-                has_conflicting_lengths(read.as_bytes()),
-                conflict,
-                "{read:?}"
-            );
-        }
     }
 }

@@ -9,7 +9,7 @@
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
 //! Beside the line: `seal` and `session` (what clients hold for us), `rebind` (sessions that must move), `affinity`,
-//! `lists`, `headers`, `body`, `pool`, `connection`, `refusal`.
+//! `lists`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
 //!
 //! **Architecture invariants.** No lock is taken on the way of an ordinary request. The routing table is read anew for every
 //! request, so a new one acts on the very next. The gateway knows nothing of the control plane: they meet in `serin-model`.
@@ -23,6 +23,7 @@ mod body;
 mod connection;
 mod core;
 mod forward;
+mod framing;
 mod headers;
 mod lists;
 mod observe;

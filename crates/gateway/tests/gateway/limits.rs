@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use serin_gateway::Keyring;
-use serin_model::observe::Rejection;
+use serin_model::{observe::Rejection, service::Protocol};
 
 fn limited(server: &Server) -> Running {
     let mut tools = service(&[build("v1", &[server])], None);
@@ -152,6 +152,26 @@ async fn two_ways_to_tell_a_length_are_refused() {
     );
     assert_eq!(status(&raw(gateway.address, &request, "").await), 200);
     assert_eq!(server.last().text(), CALL);
+}
+
+#[tokio::test]
+async fn two_ways_to_tell_a_length_are_refused_behind_a_large_body() {
+    let server = Server::answering(|_| json("{}")).await;
+    let mut web = service(&[build("v1", &[&server])], None);
+    web.protocol = Protocol::Http;
+    let gateway = Running::start(vec![web]);
+    let host = gateway.address;
+    let post = |lengths: &str| format!("POST /mcp HTTP/1.1\r\nHost: {host}\r\n{lengths}\r\n\r\n");
+    let body = "x".repeat(200_000);
+    let large = post("Content-Length: 200000") + &body;
+    let chunked = "1\r\na\r\n0\r\n\r\n";
+    let fine = post("Transfer-Encoding: chunked\r\nConnection: close") + chunked;
+    let answers = raw(host, &format!("{large}{fine}"), "").await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    let both = post("Transfer-Encoding: chunked\r\nContent-Length: 3") + chunked;
+    let answers = raw(host, &format!("{large}{both}"), "").await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 400").count(), 1, "{answers}");
 }
 
 #[tokio::test]
