@@ -674,7 +674,7 @@ async fn calls_that_the_gateway_cuts_are_not_held_against_the_version() {
         mut observed,
         ..
     } = Running::with(vec![tools], keys, |options| {
-        options.hung_after = Duration::ZERO
+        options.hung_after = Duration::ZERO;
     });
     let _stream = client_of_a_modern_call(address).await;
     let is_open = |sealed: &Sealed| sealed.open.iter().any(|(.., open)| open.calls > 0);
