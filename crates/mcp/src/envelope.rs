@@ -13,8 +13,8 @@ use std::ops::Range;
 use crate::error::{INVALID_REQUEST, PARSE_ERROR};
 use crate::{Minted, Syntax, json};
 
-/// Largest request body, in bytes: what the gateway collects before it answers 413.
-pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Largest request body, in bytes: the most that a service may be set to take. Whoever collects bodies has a lower limit.
+pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most messages in one batch. The 2025-03-26 specification names no limit; clients send a handful.
 pub const MAX_BATCH: usize = 100;

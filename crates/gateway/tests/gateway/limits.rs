@@ -50,6 +50,25 @@ async fn bodies_are_taken_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn the_limit_of_bodies_can_be_raised() {
+    let server = Server::mcp("one").await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    let gateway = Running::start(vec![tools.clone()]);
+    let mut client = gateway.client().await;
+    let session = client.initialize().await;
+    let session = session.header("mcp-session-id").unwrap().to_owned();
+    let body = call_of(5 << 20);
+    let answer = client.legacy(&session, body.clone()).await;
+    assert_eq!(answer.status, 413);
+    assert!(answer.text().contains("raise its `body_bytes_max`"));
+    tools.settings.body_bytes_max = body.len();
+    gateway.swap(vec![tools]);
+    let mut client = gateway.client().await;
+    assert_eq!(client.legacy(&session, body.clone()).await.status, 200);
+    assert_eq!(server.last().body.len(), body.len());
+}
+
+#[tokio::test]
 async fn hosts_and_origins_of_others_are_refused() {
     let server = Server::mcp("one").await;
     let mut gateway = limited(&server);
