@@ -2,6 +2,7 @@
 
 use crate::framing::Framing;
 use http::HeaderValue;
+use socket2::{SockRef, TcpKeepalive};
 use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, SocketAddr},
@@ -14,6 +15,22 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+/// Silence after which a peer is asked whether it is still there, the time between such questions, and how many of them go
+/// unanswered before the connection counts as broken: two minutes in all. A stream of events can be silent for ever, and its
+/// peer can be gone without a word.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES_MAX: u32 = 4;
+
+/// Lets the system find out that the peer is gone.
+pub(crate) fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    let probes = TcpKeepalive::new()
+        .with_time(SILENCE_MAX)
+        .with_interval(PROBE_EVERY)
+        .with_retries(PROBES_MAX);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
+}
 
 /// One client connection.
 pub(crate) struct Connection {
@@ -123,5 +140,24 @@ impl AsyncWrite for Tap {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_watches_over_a_silent_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap());
+        keep_alive(&stream).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE_MAX);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES_MAX);
     }
 }

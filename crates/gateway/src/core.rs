@@ -2,7 +2,7 @@
 
 use crate::{
     Options, admit, affinity,
-    connection::{Connection, Tap},
+    connection::{self, Connection, Tap},
     observe::{Counters, Warnings},
     pool::Pool,
     seal::Keyring,
@@ -324,6 +324,7 @@ fn hand_over(
     cores: &[mpsc::UnboundedSender<Accepted>],
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    connection::keep_alive(&stream)?;
     let stream = stream.into_std()?;
     shared.loads[core].fetch_add(1, Relaxed);
     cores[core].send((stream, peer)).map_err(|_| {

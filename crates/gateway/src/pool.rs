@@ -3,7 +3,7 @@
 //! A request is given back for another attempt only while no byte of it was sent: when no connection could be made, or when
 //! a pooled one turned out to be closed. What a server may have seen is never sent twice.
 
-use crate::body::ToUpstream;
+use crate::{body::ToUpstream, connection};
 use http::{HeaderValue, Request, Response, Uri, uri::PathAndQuery};
 use hyper::{
     body::Incoming,
@@ -207,6 +207,7 @@ impl Target {
             None => TcpStream::connect((self.host.as_str(), self.port)).await?,
         };
         stream.set_nodelay(true)?;
+        connection::keep_alive(&stream)?;
         let (sender, connection) = http1::Builder::new()
             .max_headers(HEADERS_MAX)
             .handshake(TokioIo::new(stream))
