@@ -180,7 +180,7 @@ pub struct Sealed {
     pub cells: Vec<(CellKey, Counts)>,
     /// Affinity keys (hashed) that this core saw for the first time in a rollout, by version: what the realised share counts.
     pub keys: Vec<NewKeys>,
-    /// For each version with traffic, how many transport failures in a row this core has seen by now: the catastrophic
+    /// For each version that has just failed again, how many transport failures in a row this core has seen: the catastrophic
     /// guard's input. A core sends at once, not at the timer, when a streak reaches [`STREAK_URGENT`].
     pub streaks: Vec<(ServiceName, VersionName, u32)>,
     /// Calls and streams open now.

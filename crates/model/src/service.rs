@@ -54,10 +54,12 @@ pub struct ServiceSettings {
     /// Time for a connection to an endpoint.
     #[serde(with = "text::duration")]
     pub connect_timeout: Duration,
-    /// Time to the first byte of an answer. Tools may think for a while.
+    /// Time to the first byte of an answer; in a stream of events, also from one event to the next until the answer is there
+    /// or the client was asked something. Comments are no events. Tools may think for a while.
     #[serde(with = "text::duration")]
     pub response_timeout: Duration,
-    /// Time without a byte after which an answer that has begun counts as hung. Streams of events are exempt.
+    /// Time without a byte after which an answer that has begun counts as hung. Streams of events are exempt once the answer
+    /// is there.
     #[serde(with = "text::duration")]
     pub idle_timeout: Duration,
     /// Largest body of an MCP request.
