@@ -93,7 +93,7 @@ impl Framing {
                 }
             }
             // Empty lines may stand before a request (RFC 9112 section 2.2).
-            At::Head if line.is_empty() => At::Head,
+            At::Head | At::Trailers if line.is_empty() => At::Head,
             At::Head => self.field(line),
             At::ChunkSize => {
                 let digits = line.split(|byte| !byte.is_ascii_hexdigit()).next();
@@ -106,7 +106,6 @@ impl Framing {
                     None => self.lose(),
                 }
             }
-            At::Trailers if line.is_empty() => At::Head,
             at => at,
         };
     }

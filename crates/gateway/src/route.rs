@@ -191,6 +191,23 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn a_session_from_before_a_withdrawal_has_to_move_for_good() {
+        let mut service = service(5.0);
+        assert!(!has_to_move(&service, 1, 0));
+        service.versions[1].withdrawn_at = Some("1970-01-01T00:00:01Z".parse().unwrap());
+        for (since_ms, want) in [(0, true), (999, true), (1000, true), (1001, false)] {
+            assert_eq!(has_to_move(&service, 1, since_ms), want, "{since_ms}");
+            assert!(!has_to_move(&service, 0, since_ms), "another version");
+        }
+        service.versions[1].stage = VersionStage::Withdrawn;
+        assert!(has_to_move(&service, 1, 1001));
+        // Promoted later on, it still has nothing of what such a session did elsewhere.
+        service.stable = 1;
+        assert!(has_to_move(&service, 1, 1000));
+        assert!(!has_to_move(&service, 1, 1001));
+    }
+
     proptest! {
         #[test]
         fn callers_stick_and_raising_the_share_moves_them_one_way(key: Vec<u8>, low in 0..=100_u8, high in 0..=100_u8) {
