@@ -1,19 +1,20 @@
 //! Commands, and what follows from them: `decide` answers with events or with a refusal, and changes nothing itself.
 
+mod wish;
+
 use crate::{
     event::{Event, Preflight, PreflightResult, Started},
     manifest::Manifest,
-    name::{EndpointId, RolloutId, ServiceName, VersionName},
+    name::{RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     rollout::{Rollout, Status},
-    service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
+    service::Service,
     share::Share,
     state::State,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_judge::Assessment;
-use std::collections::BTreeMap;
 
 /// What somebody wants, or what was observed.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,7 +168,7 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             manifest,
             source,
             prune,
-        } => apply_manifest(state, manifest, *source, *prune),
+        } => wish::apply(state, manifest, *source, *prune),
         Command::Start(start) => begin(state, start),
         Command::SetShare {
             service,
@@ -505,194 +506,4 @@ fn roll_back(
         Some(_) => Ok(Vec::new()),
         None => active(state, name).map(|_| Vec::new()),
     }
-}
-
-fn apply_manifest(
-    state: &State,
-    manifest: &Manifest,
-    source: Source,
-    prune: bool,
-) -> Result<Vec<Event>, Refusal> {
-    let before = match source {
-        Source::Start => state.manifest_read.as_ref(),
-        Source::Request => None,
-    };
-    let mut events = Vec::new();
-    let mut next_endpoint = state.next_endpoint;
-    for (name, plan) in &manifest.plans {
-        if before.and_then(|m| m.plans.get(name)) == Some(plan)
-            || state.plans.get(name) == Some(plan)
-        {
-            continue;
-        }
-        if let Some(problem) = plan.problems().into_iter().find(|p| p.fatal) {
-            let what = format!("plan `{name}`, {}: {}", problem.at, problem.what);
-            return refuse(RefusalKind::Invalid, what, problem.help);
-        }
-        events.push(Event::PlanSet {
-            name: name.clone(),
-            plan: Box::new(plan.clone()),
-        });
-    }
-    for (name, spec) in &manifest.services {
-        if before.and_then(|m| m.services.get(name)) == Some(spec) {
-            continue;
-        }
-        let live = state.services.get(name);
-        let wanted = describe_service(state, name, spec, live, prune, &mut next_endpoint)?;
-        if live == Some(&wanted) {
-            continue;
-        }
-        let wanted = Box::new(wanted);
-        events.push(if live.is_some() {
-            Event::ServiceChanged(wanted)
-        } else {
-            Event::ServiceCreated(wanted)
-        });
-    }
-    if prune {
-        for name in state
-            .services
-            .keys()
-            .filter(|name| !manifest.services.contains_key(name))
-        {
-            if let Some(rollout) = state.active(name) {
-                return refuse(
-                    RefusalKind::Conflict,
-                    format!(
-                        "service `{name}` cannot be removed while its rollout to {} is under way",
-                        rollout.to
-                    ),
-                    format!("end it first with `serin rollout abort {name}`"),
-                );
-            }
-            events.push(Event::ServiceRemoved {
-                service: name.clone(),
-            });
-        }
-        for name in state
-            .plans
-            .keys()
-            .filter(|name| !manifest.plans.contains_key(*name))
-        {
-            events.push(Event::PlanRemoved { name: name.clone() });
-        }
-    }
-    refuse_overlaps(state, &events)?;
-    if source == Source::Start && state.manifest_read.as_ref() != Some(manifest) {
-        events.push(Event::ManifestRead(Box::new(manifest.clone())));
-    }
-    Ok(events)
-}
-
-/// The service that the wish makes of what there is.
-fn describe_service(
-    state: &State,
-    name: &ServiceName,
-    spec: &ServiceSpec,
-    live: Option<&Service>,
-    prune: bool,
-    next_endpoint: &mut u32,
-) -> Result<Service, Refusal> {
-    let stable = live.map_or(&spec.stable, |live| &live.stable).clone();
-    let mut versions: BTreeMap<_, _> = live.map(|live| live.versions.clone()).unwrap_or_default();
-    if prune {
-        let candidate = state.active(name).map(|rollout| &rollout.to);
-        if let Some(used) = [Some(&stable), candidate]
-            .into_iter()
-            .flatten()
-            .find(|used| !spec.versions.contains_key(*used))
-        {
-            return refuse(
-                RefusalKind::Conflict,
-                format!("version `{used}` of service `{name}` is in use and cannot be removed"),
-                "keep it in the file, or move its callers away first",
-            );
-        }
-        versions.retain(|version, _| spec.versions.contains_key(version));
-    }
-    for (version, wanted) in &spec.versions {
-        let known = versions.get(version);
-        let endpoints = wanted.endpoints.iter().map(|url| {
-            let same = known
-                .and_then(|v| v.endpoints.iter().find(|e| e.url == *url))
-                .cloned();
-            same.unwrap_or_else(|| {
-                let id = EndpointId(*next_endpoint);
-                *next_endpoint += 1;
-                Endpoint {
-                    id,
-                    url: url.clone(),
-                }
-            })
-        });
-        let endpoints = endpoints.collect();
-        let stage = match known {
-            Some(known) => known.stage,
-            None if *version == stable => VersionStage::Serving,
-            None => VersionStage::Registered,
-        };
-        let withdrawn_at = known.and_then(|known| known.withdrawn_at);
-        versions.insert(
-            version.clone(),
-            Version {
-                endpoints,
-                stage,
-                withdrawn_at,
-            },
-        );
-    }
-    if !versions.contains_key(&stable) {
-        return refuse(
-            RefusalKind::Invalid,
-            format!("service `{name}` has no version `{stable}`, which is to be stable"),
-            listed("versions", versions.keys().map(VersionName::as_str)),
-        );
-    }
-    Ok(Service {
-        name: name.clone(),
-        protocol: spec.protocol,
-        path: spec.path.trim_end_matches('/').to_owned(),
-        hosts: spec
-            .hosts
-            .iter()
-            .map(|host| host.to_ascii_lowercase())
-            .collect(),
-        stable,
-        versions,
-        settings: spec.settings.clone(),
-    })
-}
-
-/// Two services must not claim the same path on the same host.
-fn refuse_overlaps(state: &State, events: &[Event]) -> Result<(), Refusal> {
-    let mut services: BTreeMap<&ServiceName, &Service> = state.services.iter().collect();
-    for event in events {
-        match event {
-            Event::ServiceCreated(service) | Event::ServiceChanged(service) => {
-                services.insert(&service.name, service);
-            }
-            Event::ServiceRemoved { service } => {
-                services.remove(service);
-            }
-            _ => {}
-        }
-    }
-    let mut claims: BTreeMap<(&str, &str), &ServiceName> = BTreeMap::new();
-    for service in services.into_values() {
-        let any = service.hosts.is_empty().then_some("*");
-        for host in service.hosts.iter().map(String::as_str).chain(any) {
-            if let Some(other) = claims.insert((&service.path, host), &service.name) {
-                return refuse(
-                    RefusalKind::Conflict,
-                    format!(
-                        "services `{other}` and `{}` both claim {host}{}",
-                        service.name, service.path
-                    ),
-                    "give one of them another `path:` or `hosts:`",
-                );
-            }
-        }
-    }
-    Ok(())
 }
