@@ -1,7 +1,8 @@
 //! What is known of one client connection.
 
-use crate::framing::Framing;
+use crate::{framing::Framing, session::Token};
 use http::HeaderValue;
+use serin_model::name::ServiceName;
 use socket2::{SockRef, TcpKeepalive};
 use std::{
     cell::{Cell, RefCell},
@@ -45,6 +46,16 @@ pub(crate) struct Connection {
     in_flight: Rc<Cell<u32>>,
     idle_since: Cell<Instant>,
     framing: RefCell<Framing>,
+    /// What the session id meant that came last: a client's next request mostly brings the same, and unsealing it again would
+    /// say the same.
+    unsealed: RefCell<Option<Unsealed>>,
+}
+
+/// A session id and what it means.
+struct Unsealed {
+    id: HeaderValue,
+    service: ServiceName,
+    token: Rc<Token>,
 }
 
 impl Connection {
@@ -59,7 +70,28 @@ impl Connection {
             in_flight,
             idle_since: Cell::new(Instant::now()),
             framing: RefCell::default(),
+            unsealed: RefCell::default(),
         }
+    }
+
+    /// What a session id of a service means, if it is the one that came last and its time is not over.
+    pub(crate) fn recall(
+        &self,
+        service: &ServiceName,
+        id: &HeaderValue,
+        now_seconds: u64,
+    ) -> Option<Rc<Token>> {
+        let unsealed = self.unsealed.borrow();
+        let same = unsealed
+            .as_ref()
+            .filter(|last| last.id == id && last.service == *service)?;
+        (same.token.expires_seconds > now_seconds).then(|| Rc::clone(&same.token))
+    }
+
+    /// Remembers what a session id of a service means.
+    pub(crate) fn remember(&self, service: &ServiceName, id: &HeaderValue, token: &Rc<Token>) {
+        let (id, service, token) = (id.clone(), service.clone(), Rc::clone(token));
+        *self.unsealed.borrow_mut() = Some(Unsealed { id, service, token });
     }
 
     /// Notes that a request has begun.
@@ -146,6 +178,7 @@ impl AsyncWrite for Tap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     #[tokio::test]
     async fn the_system_watches_over_a_silent_peer() {
@@ -159,5 +192,46 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE_MAX);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES_MAX);
+    }
+
+    #[test]
+    fn only_the_last_session_of_the_same_service_is_recalled_and_only_in_its_time() {
+        let connection = Connection::new(([127, 0, 0, 1], 1).into(), false, Rc::default());
+        let [tools, other] = ["tools", "other"].map(|name| name.parse::<ServiceName>().unwrap());
+        let [first, second] = ["one", "two"].map(HeaderValue::from_static);
+        let token = |session: u128| {
+            Rc::new(Token {
+                session: Uuid::from_u128(session),
+                endpoint: serin_model::name::EndpointId(1),
+                incarnation: 1,
+                issued_ms: 0,
+                expires_seconds: 100,
+                is_tester: false,
+                tenant: "".into(),
+                upstream: None,
+                init: None,
+            })
+        };
+        assert_eq!(connection.recall(&tools, &first, 0), None);
+        connection.remember(&tools, &first, &token(1));
+        assert_eq!(connection.recall(&tools, &first, 99), Some(token(1)));
+        assert_eq!(
+            connection.recall(&tools, &first, 100),
+            None,
+            "its time is over"
+        );
+        assert_eq!(
+            connection.recall(&other, &first, 0),
+            None,
+            "another service"
+        );
+        assert_eq!(
+            connection.recall(&tools, &second, 0),
+            None,
+            "another session"
+        );
+        connection.remember(&tools, &second, &token(2));
+        assert_eq!(connection.recall(&tools, &first, 0), None, "one at a time");
+        assert_eq!(connection.recall(&tools, &second, 0), Some(token(2)));
     }
 }

@@ -168,13 +168,18 @@ impl Admitted<'_> {
 
     /// What a session id says.
     fn token(&self, session: &HeaderValue) -> Result<Rc<Token>, Refusal> {
-        let (keys, service) = (&self.core.shared.keys, self.service.name.as_str());
-        Token::open(keys, service, session.as_bytes(), session::now_seconds())
-            .map(Rc::new)
-            .ok_or_else(|| {
-                let text = "the session id is not one of this service, or its time is over; initialize again";
-                self.no_session(text)
-            })
+        let (service, now) = (&self.service.name, session::now_seconds());
+        if let Some(token) = self.connection.recall(service, session, now) {
+            return Ok(token);
+        }
+        let keys = &self.core.shared.keys;
+        let token = Token::open(keys, service.as_str(), session.as_bytes(), now).ok_or_else(|| {
+            let text = "the session id is not one of this service, or its time is over; initialize again";
+            self.no_session(text)
+        })?;
+        let token = Rc::new(token);
+        self.connection.remember(service, session, &token);
+        Ok(token)
     }
 
     fn no_session(&self, text: &str) -> Refusal {
