@@ -145,9 +145,6 @@ impl Rollout {
         if let Some(finding) = assessment.breach() {
             return Some(describe(finding));
         }
-        if !assessment.fresh {
-            return Some("no call of the candidate since the restart".to_owned());
-        }
         match self.plan.evidence(self.phase) {
             Evidence::Trials(needed) if assessment.trials < needed => {
                 return Some(format!("{} of {needed} trials seen", assessment.trials));
@@ -156,6 +153,9 @@ impl Rollout {
                 return Some("the candidate is not shown to be safe".to_owned());
             }
             _ => {}
+        }
+        if !assessment.fresh {
+            return Some("no call of the candidate since Serin started again".to_owned());
         }
         assessment
             .criteria
