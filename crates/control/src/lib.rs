@@ -27,7 +27,6 @@ use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::Sealed,
     plan::Plan,
-    service::Service,
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
@@ -222,15 +221,7 @@ impl Control {
         )?)
     }
 
-    /// A service as it is.
-    pub async fn service(&self, name: &ServiceName) -> Result<Option<Service>, ControlError> {
-        let state = self
-            .ask(|answer| orchestrator::Request::State { answer })
-            .await?;
-        Ok(state.services.get(name).cloned())
-    }
-
-    /// A rollout as it is, or the latest of a service.
+    /// The rollouts under way and the latest that ended, oldest first.
     pub async fn rollouts(&self) -> Result<Vec<serin_model::rollout::Rollout>, ControlError> {
         Ok(self
             .ask(|answer| orchestrator::Request::State { answer })

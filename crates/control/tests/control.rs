@@ -43,14 +43,24 @@ impl Upstream {
     }
 
     async fn start_on(address: &str) -> Self {
+        Self::answering(address, "").await
+    }
+
+    /// Answers everything with this JSON.
+    async fn answering(address: &str, body: &'static str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut buffer = [0; 4096];
                 let _ = stream.read(&mut buffer).await;
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                let _ = stream.write_all(answer).await;
+                let head = format!(
+                    "content-type: application/json\r\ncontent-length: {}",
+                    body.len()
+                );
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\n{head}\r\nconnection: close\r\n\r\n{body}");
+                let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
         Self { url, task }
@@ -448,27 +458,6 @@ async fn the_realised_share_counts_keys() {
     assert_eq!(rollout.share_realised(), Some(0.1));
 }
 
-/// Answers `server/discover` as a server does that knows no such method and validates no version.
-async fn ignorant_mcp_server() -> Upstream {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-    let task = tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            let _ = stream.read(&mut buffer).await;
-            let body =
-                r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}"#;
-            let head = format!(
-                "content-type: application/json\r\ncontent-length: {}",
-                body.len()
-            );
-            let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nconnection: close\r\n\r\n{body}");
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    Upstream { url, task }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_was_down_is_healthy_again_after_its_settings_changed() {
     let (folder, _v1, v2, mut manifest) = world().await;
@@ -502,7 +491,8 @@ async fn an_endpoint_that_was_down_is_healthy_again_after_its_settings_changed()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_know_the_probes_question_is_healthy_all_the_same() {
     let (folder, v1, _v2, _) = world().await;
-    let ignorant = ignorant_mcp_server().await;
+    let body = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}"#;
+    let ignorant = Upstream::answering("127.0.0.1:0", body).await;
     let mut manifest = manifest(&v1.url, &ignorant.url);
     manifest.services.get_mut(&shop()).unwrap().protocol = Protocol::Mcp;
     let plane = Plane::open(folder.path(), manifest).await;
