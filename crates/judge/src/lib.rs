@@ -6,7 +6,9 @@ pub mod binomial;
 mod histogram;
 mod limit;
 mod monitor;
+pub mod sequential;
 mod tally;
+pub mod trial;
 
 pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};
 pub use limit::{Direction, Limit, LimitError, Metric, Unit};

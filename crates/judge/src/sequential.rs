@@ -1,0 +1,137 @@
+//! The sequential judge of one rollout: it takes blocks of trials and says, at every moment and as often as one likes, what they
+//! prove. Its error guarantee holds at all moments at once (judge.md).
+
+use crate::Scope;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What the comparison is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aspect {
+    /// Trials with a bad call.
+    Errors,
+    /// Trials with a call that its client gave up.
+    Left,
+    /// Seconds to the first byte.
+    FirstByte,
+    /// Seconds to the last byte.
+    LastByte,
+}
+
+/// What the candidate may be worse by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tolerance {
+    /// As a part of stable's rate.
+    pub relative: f64,
+    /// In addition, as a rate.
+    pub absolute: f64,
+}
+
+/// How a rollout is judged. All of it comes from the plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The chance that a candidate that is within tolerance is ever called a regression.
+    pub alpha: f64,
+    /// The chance that a candidate that is beyond tolerance is ever called safe in a phase.
+    pub beta: f64,
+    /// How many more trials may fail, and be left by their clients.
+    pub errors: Tolerance,
+    /// How much slower it may be before the rollout holds, in steps of a histogram bucket: `2^(k/32)`.
+    pub latency_warning: u16,
+    /// How much slower it may be before it is taken back.
+    pub latency_critical: u16,
+    /// What is compared; the rest is for thresholds alone.
+    pub aspects: Vec<Aspect>,
+    /// How many blocks the rollout may take by its plan: over so many the restarts are spread.
+    pub horizon_blocks: f64,
+    /// Beyond this rate of bad trials stable is broken, and a comparison with it says nothing.
+    pub stable_bad_max: f64,
+}
+
+/// How far a side of a comparison is: it is decided at `needed`. Both are log10.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The evidence now.
+    pub log10: f64,
+    /// What it takes.
+    pub needed: f64,
+}
+
+impl Progress {
+    /// Whether it is there.
+    pub fn reached(&self) -> bool {
+        self.needed > 0.0 && self.log10 >= self.needed
+    }
+}
+
+/// One comparison of the two sides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// What it is about.
+    pub aspect: Aspect,
+    /// Whose trials.
+    pub scope: Scope,
+    /// That the candidate is worse than is ever allowed. `needed` is what it takes for this line to decide by itself.
+    pub worse: Progress,
+    /// That it is slower than is allowed without a hold. Latency only.
+    pub slower: Option<Progress>,
+    /// That it is within tolerance. Pooled lines only.
+    pub safe: Option<Progress>,
+    /// Stable's trials in this step, and the bad ones among them (for latency: those beyond stable's 95th percentile).
+    pub stable: (u64, u64),
+    /// The candidate's.
+    pub candidate: (u64, u64),
+}
+
+/// Why the comparison does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distrust {
+    /// The candidate gets another share of the keys than it should: something routes around the gateway's split.
+    SampleRatio,
+    /// Two halves of stable differ as if they were two versions: trials are not independent of each other here.
+    Sentinel,
+    /// Stable itself is broken.
+    StableBroken,
+}
+
+/// The tool that a regression is attributed to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Culprit {
+    /// The tool.
+    pub tool: Arc<str>,
+    /// What about it.
+    pub aspect: Aspect,
+    /// Whether its own evidence suffices, the many tools accounted for; otherwise it is merely the most suspicious.
+    pub proven: bool,
+}
+
+/// What the trials prove so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Every comparison, pooled ones first, then tools by falling suspicion; the most telling only.
+    pub lines: Vec<Line>,
+    /// That the candidate is a regression: the average over all lines.
+    pub worse: Progress,
+    /// That it is slower than is allowed without a hold: the average over latency lines.
+    pub slower: Progress,
+    /// That it is safe: the least of the pooled lines. It begins anew with each step.
+    pub safe: Progress,
+    /// Always-valid p-value of "within tolerance": the least of `1/E` so far.
+    pub p_value: f64,
+    /// Who is to blame, once it is a regression.
+    pub culprit: Option<Culprit>,
+    /// That the sample ratio is wrong.
+    pub sample_ratio: Progress,
+    /// That two halves of stable differ.
+    pub sentinel: Progress,
+    /// Why none of it counts, if so; thresholds alone decide then.
+    pub distrust: Option<Distrust>,
+    /// Trials of the candidate in this step: by key and tool, or by key where there are no tools.
+    pub trials: u64,
+    /// Stable's.
+    pub stable_trials: u64,
+    /// Blocks taken in this step.
+    pub blocks: u64,
+}
