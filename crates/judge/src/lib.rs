@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, no I/O; time is an argument, in seconds since any fixed point. The sources are named at each item.
 
+mod assessment;
 pub mod binomial;
 mod histogram;
 mod limit;
@@ -10,9 +11,8 @@ pub mod sequential;
 mod tally;
 pub mod trial;
 
+pub use assessment::{Assessment, Basis, Check, Finding, Level, Scope, ValueFinding, Verdict};
 pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};
 pub use limit::{Direction, Limit, LimitError, Metric, Unit};
-pub use monitor::{
-    Assessment, Check, Criterion, Finding, Level, Monitor, Scope, Threshold, Verdict,
-};
+pub use monitor::{Criterion, Monitor, Threshold};
 pub use tally::{Arm, Tally};

@@ -1,9 +1,11 @@
 //! The monitor of one phase: it takes blocks of counts and says how the candidate stands against the plan's rules.
 //!
-//! Fixed rules with sliding windows and minimum samples. A sequential judge adds its own [`Verdict`] to the same
-//! [`Assessment`]; who reads assessments need not know which of them spoke.
+//! Fixed rules with sliding windows and minimum samples. The sequential judge adds its proof to the same [`Assessment`].
 
-use crate::{Arm, Direction, Limit, Metric, Tally, binomial};
+use crate::{
+    Arm, Assessment, Check, Direction, Finding, Level, Limit, Metric, Scope, Tally, Verdict,
+    binomial,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -43,129 +45,6 @@ pub struct Criterion {
     pub window: Duration,
     /// Fewer calls than this in the window say nothing.
     pub min_samples: u64,
-}
-
-/// How bad a breach is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// Holds the rollout.
-    Warning,
-    /// Takes the candidate back.
-    Critical,
-}
-
-/// What a check found. States are never conflated: silence is not health, and too little is not enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Check {
-    /// The candidate had no call.
-    NoData,
-    /// It had too few.
-    Insufficient,
-    /// Within the limit.
-    Pass,
-    /// Beyond the limit, not yet for long enough.
-    Pending,
-    /// Beyond the limit for long enough; for a criterion: not met.
-    Fail,
-}
-
-/// Whose calls a finding is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// All calls.
-    All,
-    /// The calls of one tool.
-    Tool(Arc<str>),
-}
-
-/// One rule, looked at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What was looked at.
-    pub metric: Metric,
-    /// Whose calls.
-    pub scope: Scope,
-    /// The level of the rule; nothing for a criterion.
-    pub level: Option<Level>,
-    /// What was found.
-    pub check: Check,
-    /// The limit as the plan has it.
-    pub limit: Limit,
-    /// The candidate's value.
-    pub candidate: Option<f64>,
-    /// Stable's value.
-    pub stable: Option<f64>,
-    /// The candidate's calls in the window.
-    pub samples: u64,
-    /// Whether stable is beyond the limit too: such a warning says nothing about the candidate, and neither holds nor passes
-    /// for evidence. A critical limit is a promise to the callers, and binds whatever stable does.
-    pub stable_too: bool,
-}
-
-/// What all evidence says about the candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Worse than the plan allows.
-    Regression,
-    /// Shown to be within what the plan allows. Fixed rules never say so.
-    Safe,
-    /// Neither, so far.
-    Continue,
-}
-
-/// How the candidate stands at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Assessment {
-    /// What all evidence says.
-    pub verdict: Verdict,
-    /// Every threshold that is breached or pending, worst first.
-    pub findings: Vec<Finding>,
-    /// Every criterion.
-    pub criteria: Vec<Finding>,
-    /// Calls of the candidate since the phase began.
-    pub trials: u64,
-    /// Calls of stable since the phase began.
-    pub stable_calls: u64,
-    /// Whether the candidate had a call since somebody began to watch: after a restart, time alone passes no phase.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
-    pub fresh: bool,
-}
-
-const fn yes() -> bool {
-    true
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde gives a reference to the field"
-)]
-const fn is_true(value: &bool) -> bool {
-    *value
-}
-
-impl Assessment {
-    /// The worst threshold that fails for good, if any.
-    pub fn worst(&self, level: Level) -> Option<&Finding> {
-        self.findings
-            .iter()
-            .find(|f| f.level == Some(level) && f.check == Check::Fail && !f.stable_too)
-    }
-
-    /// The worst threshold that is breached, be it for long enough or not yet: no phase passes meanwhile.
-    pub fn breach(&self) -> Option<&Finding> {
-        self.findings
-            .iter()
-            .find(|f| f.level.is_some() && !f.stable_too)
-    }
-
-    /// Whether every criterion is met.
-    pub fn criteria_met(&self) -> bool {
-        self.criteria.iter().all(|f| f.check == Check::Pass)
-    }
 }
 
 /// The monitor of one phase of one rollout.
@@ -287,8 +166,12 @@ impl Monitor {
             findings,
             criteria,
             trials: self.candidate_total.calls,
+            calls: self.candidate_total.calls,
             stable_calls: self.stable_total.calls,
             fresh: true,
+            values: Vec::new(),
+            proof: None,
+            basis: None,
         };
         if assessment.worst(Level::Critical).is_some() {
             assessment.verdict = Verdict::Regression;
