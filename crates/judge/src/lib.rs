@@ -9,10 +9,11 @@ mod limit;
 mod monitor;
 pub mod sequential;
 mod tally;
+pub mod trend;
 pub mod trial;
 
 pub use assessment::{Assessment, Basis, Check, Finding, Level, Scope, ValueFinding, Verdict};
 pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};
 pub use limit::{Direction, Limit, LimitError, Metric, Unit};
 pub use monitor::{Criterion, Monitor, Threshold};
-pub use tally::{Arm, Tally};
+pub use tally::{Arm, Resources, Tally};

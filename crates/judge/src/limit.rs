@@ -29,6 +29,12 @@ pub enum Metric {
     FirstByteP99,
     /// Calls a second.
     Throughput,
+    /// Processor time that the version uses, in cores: 0.9 is 90 % of one core.
+    Cpu,
+    /// Bytes of memory that the version holds.
+    Memory,
+    /// How often the version's process began anew.
+    Restarts,
 }
 
 /// What a metric is measured in.
@@ -40,6 +46,12 @@ pub enum Unit {
     Seconds,
     /// Calls a second, written `1000/s`.
     PerSecond,
+    /// Processor cores, written in percent of one core: four cores are `400 %`.
+    Cores,
+    /// Bytes, written `512MB` or `512MiB`.
+    Bytes,
+    /// How many, written `3`.
+    Count,
 }
 
 /// On which side of its limit a metric is bad.
@@ -59,7 +71,15 @@ impl Metric {
                 Unit::Ratio
             }
             Self::Throughput => Unit::PerSecond,
-            _ => Unit::Seconds,
+            Self::Cpu => Unit::Cores,
+            Self::Memory => Unit::Bytes,
+            Self::Restarts => Unit::Count,
+            Self::LatencyP50
+            | Self::LatencyP95
+            | Self::LatencyP99
+            | Self::FirstByteP50
+            | Self::FirstByteP95
+            | Self::FirstByteP99 => Unit::Seconds,
         }
     }
 
@@ -69,6 +89,11 @@ impl Metric {
             Self::Availability | Self::Throughput => Direction::Min,
             _ => Direction::Max,
         }
+    }
+
+    /// Whether it is read from the version's own metrics, and not counted from its calls.
+    pub const fn is_resource(self) -> bool {
+        matches!(self, Self::Cpu | Self::Memory | Self::Restarts)
     }
 
     /// As it stands in plans.
@@ -85,13 +110,18 @@ impl Metric {
             Self::FirstByteP95 => "first_byte_p95",
             Self::FirstByteP99 => "first_byte_p99",
             Self::Throughput => "throughput",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Restarts => "restarts",
         }
     }
 
     /// A value of this metric, for people.
     pub fn show(self, value: f64) -> String {
         match self.unit() {
-            Unit::Ratio => format!("{} %", trim(value * 100.0, 2)),
+            Unit::Ratio | Unit::Cores => format!("{} %", trim(value * 100.0, 2)),
+            Unit::Bytes => show_bytes(value),
+            Unit::Count => trim(value, 1),
             Unit::PerSecond => format!("{}/s", trim(value, 1)),
             Unit::Seconds if value.is_infinite() => "endless".to_owned(),
             Unit::Seconds if value < 1.0 => format!("{} ms", trim(value * 1000.0, 1)),
@@ -115,6 +145,10 @@ pub enum Limit {
     Seconds(f64),
     /// `1000/s`
     PerSecond(f64),
+    /// `512MB`, `1.5GiB`
+    Bytes(f64),
+    /// `3`
+    Count(f64),
     /// `+20 %`, `+0.2pp`, `+20 % +0.2pp`: so much worse than stable, as a part of stable's value and in percentage points.
     AgainstStable {
         /// Percent of stable's value.
@@ -127,16 +161,19 @@ pub enum Limit {
 /// Why a text is not a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a limit; write `1 %`, `500ms` or `1000/s` for a value of its own, `+10 %`, `+0.2pp` or `+20 % +0.2pp` for a difference to stable"
+    "`{0}` is not a limit; write `1 %`, `500ms`, `1000/s`, `512MB` or `3` for a value of its own, `+10 %`, `+0.2pp` or `+20 % +0.2pp` for a difference to stable"
 )]
 pub struct LimitError(String);
 
 impl Limit {
-    /// The value it means, as a ratio, in seconds or calls a second, given stable's; nothing when stable's is needed and not known.
+    /// The value it means, in the metric's unit, given stable's; nothing when stable's is needed and not known.
     pub fn resolve(self, metric: Metric, stable: Option<f64>) -> Option<f64> {
         match self {
             Self::Percent(percent) => Some(percent / 100.0),
-            Self::Seconds(value) | Self::PerSecond(value) => Some(value),
+            Self::Seconds(value)
+            | Self::PerSecond(value)
+            | Self::Bytes(value)
+            | Self::Count(value) => Some(value),
             Self::AgainstStable { percent, points } => {
                 let stable = stable.filter(|s| s.is_finite())?;
                 let slack = stable * percent / 100.0 + points / 100.0;
@@ -152,9 +189,14 @@ impl Limit {
     pub fn fits(self, metric: Metric) -> bool {
         match (self, metric.unit()) {
             (Self::Percent(percent), Unit::Ratio) => percent <= 100.0,
-            (Self::Seconds(_), Unit::Seconds)
+            (Self::Percent(_), Unit::Cores)
+            | (Self::Seconds(_), Unit::Seconds)
             | (Self::PerSecond(_), Unit::PerSecond)
+            | (Self::Bytes(_), Unit::Bytes)
+            | (Self::Count(_), Unit::Count)
             | (Self::AgainstStable { .. }, Unit::Ratio) => true,
+            // So many percent more than no restart is no restart.
+            (Self::AgainstStable { .. }, Unit::Count) => false,
             (Self::AgainstStable { points, .. }, _) => points == 0.0,
             _ => false,
         }
@@ -168,6 +210,11 @@ impl fmt::Display for Limit {
             Self::Seconds(seconds) if seconds < 1.0 => write!(f, "{}ms", seconds * 1000.0),
             Self::Seconds(seconds) => write!(f, "{seconds}s"),
             Self::PerSecond(rate) => write!(f, "{rate}/s"),
+            Self::Bytes(bytes) => {
+                let (name, size) = unit_of(bytes);
+                write!(f, "{}{name}", bytes / size)
+            }
+            Self::Count(count) => write!(f, "{count}"),
             Self::AgainstStable {
                 percent,
                 points: 0.0,
@@ -197,8 +244,12 @@ fn parse(text: &str) -> Option<Limit> {
             number(rate).map(Limit::PerSecond)
         } else if let Some(millis) = text.strip_suffix("ms") {
             number(millis).map(|millis| Limit::Seconds(millis / 1000.0))
+        } else if let Some(seconds) = text.strip_suffix('s') {
+            number(seconds).map(Limit::Seconds)
+        } else if text.ends_with('B') {
+            bytes(text).map(Limit::Bytes)
         } else {
-            text.strip_suffix('s').and_then(number).map(Limit::Seconds)
+            number(text).map(Limit::Count)
         };
     };
     let (mut percent, mut points) = (0.0, 0.0);
@@ -210,6 +261,41 @@ fn parse(text: &str) -> Option<Limit> {
         }
     }
     Some(Limit::AgainstStable { percent, points })
+}
+
+/// The units in which bytes are written, larger ones first; `B` ends them all, so it is the last to be tried.
+const BYTE_UNITS: [(&str, f64); 8] = [
+    ("TiB", 1_099_511_627_776.0),
+    ("TB", 1e12),
+    ("GiB", 1_073_741_824.0),
+    ("GB", 1e9),
+    ("MiB", 1_048_576.0),
+    ("MB", 1e6),
+    ("KiB", 1024.0),
+    ("kB", 1e3),
+];
+
+fn bytes(text: &str) -> Option<f64> {
+    BYTE_UNITS
+        .into_iter()
+        .chain([("B", 1.0)])
+        .find_map(|(unit, size)| Some(number(text.strip_suffix(unit)?)? * size))
+}
+
+/// The largest unit of which it is a whole number, so that it reads back exactly.
+fn unit_of(bytes: f64) -> (&'static str, f64) {
+    BYTE_UNITS
+        .into_iter()
+        .find(|(_, size)| bytes >= *size && bytes % size == 0.0)
+        .unwrap_or(("B", 1.0))
+}
+
+fn show_bytes(value: f64) -> String {
+    let decimal = BYTE_UNITS
+        .into_iter()
+        .find(|(unit, size)| !unit.contains('i') && value >= *size);
+    let (unit, size) = decimal.unwrap_or(("B", 1.0));
+    format!("{} {unit}", trim(value / size, 1))
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -256,6 +342,10 @@ mod tests {
             ("500ms", Limit::Seconds(0.5)),
             ("2s", Limit::Seconds(2.0)),
             ("1000/s", Limit::PerSecond(1000.0)),
+            ("512MB", Limit::Bytes(512e6)),
+            ("1.5GiB", Limit::Bytes(1_610_612_736.0)),
+            ("100 B", Limit::Bytes(100.0)),
+            ("3", Limit::Count(3.0)),
             (
                 "+10 %",
                 Limit::AgainstStable {
@@ -280,7 +370,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Limit>().unwrap(), expected, "{text}");
         }
-        for bad in ["", "fast", "-1 %", "+5", "NaN %", "1e999s", "5", "%", "+"] {
+        for bad in [
+            "", "fast", "-1 %", "+5", "NaN %", "1e999s", "-5", "%", "+", "B", "5QB", "inf",
+        ] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
     }
@@ -293,6 +385,23 @@ mod tests {
             let limit = Limit::Seconds(f64::from(points) / 1000.0);
             let back: Limit = limit.to_string().parse().unwrap();
             prop_assert!(matches!(back, Limit::Seconds(s) if (s - f64::from(points) / 1000.0).abs() < 1e-12));
+            for limit in [Limit::Bytes(f64::from(percent)), Limit::Bytes(f64::from(percent) * 1024e3), Limit::Count(f64::from(percent))] {
+                prop_assert_eq!(limit.to_string().parse::<Limit>().unwrap(), limit);
+            }
+        }
+    }
+
+    #[test]
+    fn values_as_people_read_them() {
+        for (metric, value, expected) in [
+            (Metric::ErrorRate, 0.0123, "1.23 %"),
+            (Metric::LatencyP95, 0.25, "250 ms"),
+            (Metric::Cpu, 1.5, "150 %"),
+            (Metric::Memory, 123_456_789.0, "123.5 MB"),
+            (Metric::Memory, 12.0, "12 B"),
+            (Metric::Restarts, 2.0, "2"),
+        ] {
+            assert_eq!(metric.show(value), expected);
         }
     }
 
@@ -309,6 +418,15 @@ mod tests {
         assert!(Limit::Percent(1.0).fits(Metric::ErrorRate));
         assert!(!Limit::Percent(1.0).fits(Metric::LatencyP95));
         assert!(!Limit::Seconds(1.0).fits(Metric::ErrorRate));
+        assert!(
+            Limit::Percent(400.0).fits(Metric::Cpu),
+            "there are more cores"
+        );
+        assert!(!Limit::Percent(400.0).fits(Metric::ErrorRate));
+        assert!(Limit::Bytes(5e8).fits(Metric::Memory));
+        assert!(!Limit::Count(3.0).fits(Metric::Memory));
+        let half_more = "+50 %".parse::<Limit>().unwrap();
+        assert!(half_more.fits(Metric::Memory) && !half_more.fits(Metric::Restarts));
         assert!(
             !Limit::AgainstStable {
                 percent: 10.0,

@@ -3,8 +3,8 @@
 //! Fixed rules with sliding windows and minimum samples. The sequential judge adds its proof to the same [`Assessment`].
 
 use crate::{
-    Arm, Assessment, Check, Direction, Finding, Level, Limit, Metric, Scope, Tally, Verdict,
-    binomial,
+    Arm, Assessment, Check, Direction, Finding, Level, Limit, Metric, Resources, Scope, Tally,
+    Verdict, binomial,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,7 +26,7 @@ pub struct Threshold {
     pub lasting: Duration,
     /// How far back it looks.
     pub window: Duration,
-    /// Fewer calls than this in the window say nothing.
+    /// Fewer calls than this in the window say nothing. Resources are not counted in calls: two answers suffice.
     pub min_samples: u64,
     /// Whether it also looks at each tool by itself.
     pub per_tool: bool,
@@ -111,16 +111,16 @@ impl Monitor {
             let seconds = threshold.window.as_secs_f64().min(now - self.began);
             let mut scopes = vec![(
                 Scope::All,
-                Some(&window.stable.pooled),
-                &window.candidate.pooled,
+                Some(Side::of(&window.stable)),
+                Side::of(&window.candidate),
             )];
-            if threshold.per_tool {
+            if threshold.per_tool && !threshold.metric.is_resource() {
                 let tools = window.candidate.tools.iter();
                 scopes.extend(tools.map(|(tool, tally)| {
                     (
                         Scope::Tool(Arc::clone(tool)),
-                        window.stable.tools.get(tool),
-                        tally,
+                        window.stable.tools.get(tool).map(Side::calls),
+                        Side::calls(tally),
                     )
                 }));
             }
@@ -193,7 +193,7 @@ impl Monitor {
                 seconds,
                 min_samples: criterion.min_samples.max(1),
             };
-            let mut finding = look.plainly(&window.stable.pooled, &window.candidate.pooled);
+            let mut finding = look.plainly(Side::of(&window.stable), Side::of(&window.candidate));
             let key = (Rule::Criterion(index), Scope::All);
             if finding.check == Check::Pass {
                 let since = *self.since.entry(key).or_insert(now);
@@ -217,14 +217,65 @@ struct Look {
     min_samples: u64,
 }
 
+/// What is looked at on one side.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    tally: &'a Tally,
+    resources: Option<&'a Resources>,
+}
+
+impl<'a> Side<'a> {
+    /// All of an arm.
+    fn of(arm: &'a Arm) -> Self {
+        Self {
+            tally: &arm.pooled,
+            resources: arm.resources.as_ref(),
+        }
+    }
+
+    /// Some of its calls.
+    fn calls(tally: &'a Tally) -> Self {
+        Self {
+            tally,
+            resources: None,
+        }
+    }
+
+    fn value(self, metric: Metric, seconds: f64) -> Option<f64> {
+        if metric.is_resource() {
+            return self.resources?.value(metric);
+        }
+        self.tally.value(metric, seconds)
+    }
+
+    fn samples(self, metric: Metric) -> u64 {
+        if metric.is_resource() {
+            return self.resources.map_or(0, |resources| resources.samples);
+        }
+        self.tally.calls
+    }
+}
+
+/// Fewest answers of a version's own metrics that say something: processor time and restarts show between two of them.
+const RESOURCE_SAMPLES_MIN: u64 = 2;
+
 impl Look {
+    /// How many samples it needs: calls as the plan says, answers of the version's own metrics as their nature says.
+    fn needed(&self) -> u64 {
+        if self.metric.is_resource() {
+            RESOURCE_SAMPLES_MIN
+        } else {
+            self.min_samples
+        }
+    }
+
     /// As a threshold looks: a rate must be shown to be beyond its limit, not merely look so.
-    fn at(&self, scope: Scope, stable: Option<&Tally>, candidate: &Tally) -> Finding {
-        let stable_value = stable.and_then(|tally| tally.value(self.metric, self.seconds));
+    fn at(&self, scope: Scope, stable: Option<Side<'_>>, candidate: Side<'_>) -> Finding {
+        let stable_value = stable.and_then(|side| side.value(self.metric, self.seconds));
         let resolved = self.limit.resolve(self.metric, stable_value);
         let check = match resolved {
-            _ if candidate.calls == 0 => Check::NoData,
-            _ if candidate.calls < self.min_samples => Check::Insufficient,
+            _ if candidate.samples(self.metric) == 0 => Check::NoData,
+            _ if candidate.samples(self.metric) < self.needed() => Check::Insufficient,
             // A tool or a traffic that stable does not have cannot be compared with stable's.
             None => Check::Insufficient,
             Some(limit) if self.breaches(candidate, limit) => Check::Fail,
@@ -235,7 +286,7 @@ impl Look {
             && check == Check::Fail
             && resolved.is_some_and(|limit| {
                 stable.is_some_and(|stable| {
-                    stable.calls >= self.min_samples && self.breaches(stable, limit)
+                    stable.samples(self.metric) >= self.needed() && self.breaches(stable, limit)
                 })
             });
         Finding {
@@ -245,12 +296,12 @@ impl Look {
     }
 
     /// As a criterion looks: the plain value, at or within the limit.
-    fn plainly(&self, stable: &Tally, candidate: &Tally) -> Finding {
+    fn plainly(&self, stable: Side<'_>, candidate: Side<'_>) -> Finding {
         let stable_value = stable.value(self.metric, self.seconds);
         let value = candidate.value(self.metric, self.seconds);
         let check = match (value, self.limit.resolve(self.metric, stable_value)) {
-            _ if candidate.calls == 0 => Check::NoData,
-            _ if candidate.calls < self.min_samples => Check::Insufficient,
+            _ if candidate.samples(self.metric) == 0 => Check::NoData,
+            _ if candidate.samples(self.metric) < self.needed() => Check::Insufficient,
             (Some(value), Some(limit)) => {
                 let met = match self.metric.direction() {
                     Direction::Max => value <= limit,
@@ -268,7 +319,7 @@ impl Look {
         scope: Scope,
         check: Check,
         stable: Option<f64>,
-        candidate: &Tally,
+        candidate: Side<'_>,
     ) -> Finding {
         Finding {
             metric: self.metric,
@@ -278,13 +329,13 @@ impl Look {
             limit: self.limit,
             candidate: candidate.value(self.metric, self.seconds),
             stable,
-            samples: candidate.calls,
+            samples: candidate.samples(self.metric),
             stable_too: false,
         }
     }
 
-    fn breaches(&self, tally: &Tally, limit: f64) -> bool {
-        if let Some((hits, trials)) = tally.rate(self.metric) {
+    fn breaches(&self, side: Side<'_>, limit: f64) -> bool {
+        if let Some((hits, trials)) = side.tally.rate(self.metric) {
             let limit = if self.metric.direction() == Direction::Min {
                 1.0 - limit
             } else {
@@ -294,7 +345,7 @@ impl Look {
         }
         // A quantile that is endless because calls failed is for the error rate to judge, which can tell a failure in twenty
         // calls from a rate.
-        let value = tally.value(self.metric, self.seconds);
+        let value = side.value(self.metric, self.seconds);
         value
             .filter(|value| value.is_finite())
             .is_some_and(|value| match self.metric.direction() {
@@ -512,6 +563,51 @@ mod tests {
         let assessment = monitor.assess(1.0);
         assert_eq!(assessment.verdict, Verdict::Continue);
         assert!(!assessment.criteria_met());
+    }
+
+    #[test]
+    fn resources_have_limits_too() {
+        let rule = |metric, critical: &str| Threshold {
+            metric,
+            warning: None,
+            critical: critical.parse().ok(),
+            ..threshold(0, 50)
+        };
+        let sample = |cpu_millis, memory_bytes, restarts| {
+            let mut arm = Arm::default();
+            arm.add_resources(&Resources {
+                samples: 1,
+                cpu_millis,
+                observed_millis: 10_000,
+                memory_bytes,
+                memory_samples: 1,
+                restarts,
+            });
+            arm
+        };
+        for (metric, limit, candidate, breached) in [
+            (Metric::Cpu, "90 %", sample(9_100, 0, 0), true),
+            (Metric::Cpu, "90 %", sample(9_000, 0, 0), false),
+            (Metric::Memory, "512MB", sample(0, 600_000_000, 0), true),
+            (Metric::Memory, "+50 %", sample(0, 149, 0), false),
+            (Metric::Memory, "+50 %", sample(0, 151, 0), true),
+            (Metric::Restarts, "1", sample(0, 0, 1), true),
+        ] {
+            let mut monitor = Monitor::new(vec![rule(metric, limit)], vec![], 0.0);
+            let stable = sample(1_000, 100, 0);
+            monitor.add(1.0, &stable, &candidate);
+            assert!(
+                monitor.assess(1.0).findings.is_empty(),
+                "{metric}: one answer says nothing"
+            );
+            monitor.add(2.0, &stable, &candidate);
+            let assessment = monitor.assess(2.0);
+            assert_eq!(
+                assessment.findings.len(),
+                usize::from(breached),
+                "{metric} {limit}"
+            );
+        }
     }
 
     #[test]

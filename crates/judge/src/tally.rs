@@ -57,6 +57,8 @@ impl Tally {
         }
         match metric {
             Metric::Throughput => (seconds > 0.0).then(|| self.calls as f64 / seconds),
+            // Of the whole version, not of its calls: they stand in [`Resources`].
+            Metric::Cpu | Metric::Memory | Metric::Restarts => None,
             _ => self.quantile(metric),
         }
     }
@@ -95,6 +97,61 @@ impl Tally {
     }
 }
 
+/// What a version took of its machine in one period, from its own metrics. Sums only, so that periods can be added and taken
+/// out again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// How often it was asked, and answered.
+    pub samples: u64,
+    /// Milliseconds of processor time it used between two answers.
+    pub cpu_millis: u64,
+    /// Milliseconds over which that was seen.
+    pub observed_millis: u64,
+    /// The bytes it held at each answer that says so, summed up.
+    pub memory_bytes: u64,
+    /// How many answers said so.
+    pub memory_samples: u64,
+    /// How often its process began anew.
+    pub restarts: u64,
+}
+
+impl Resources {
+    /// Adds another period.
+    pub fn merge(&mut self, other: &Self) {
+        self.each(other, u64::saturating_add);
+    }
+
+    /// Takes out a period that was added before.
+    pub fn unmerge(&mut self, other: &Self) {
+        self.each(other, u64::saturating_sub);
+    }
+
+    fn each(&mut self, other: &Self, with: fn(u64, u64) -> u64) {
+        for (mine, theirs) in [
+            (&mut self.samples, other.samples),
+            (&mut self.cpu_millis, other.cpu_millis),
+            (&mut self.observed_millis, other.observed_millis),
+            (&mut self.memory_bytes, other.memory_bytes),
+            (&mut self.memory_samples, other.memory_samples),
+            (&mut self.restarts, other.restarts),
+        ] {
+            *mine = with(*mine, theirs);
+        }
+    }
+
+    /// The value of a metric: mean cores, mean bytes, or the restarts; nothing when nothing said so, or for another metric.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        let mean = |sum: u64, n: u64| (n > 0).then(|| sum as f64 / n as f64);
+        match metric {
+            Metric::Cpu => mean(self.cpu_millis, self.observed_millis),
+            Metric::Memory => mean(self.memory_bytes, self.memory_samples),
+            Metric::Restarts => (self.samples > 0).then_some(self.restarts as f64),
+            _ => None,
+        }
+    }
+}
+
 /// One arm in one period.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
@@ -102,6 +159,9 @@ pub struct Arm {
     pub pooled: Tally,
     /// The calls of each tool.
     pub tools: BTreeMap<Arc<str>, Tally>,
+    /// What it took of its machine, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
 }
 
 impl Arm {
@@ -119,9 +179,16 @@ impl Arm {
             .merge(tally);
     }
 
+    /// Adds what it took of its machine.
+    pub fn add_resources(&mut self, resources: &Resources) {
+        self.resources.get_or_insert_default().merge(resources);
+    }
+
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
-        self.pooled.calls == 0 && self.tools.values().all(|tally| tally.calls == 0)
+        self.pooled.calls == 0
+            && self.resources.is_none()
+            && self.tools.values().all(|tally| tally.calls == 0)
     }
 
     /// Adds another period.
@@ -129,6 +196,9 @@ impl Arm {
         self.pooled.merge(&other.pooled);
         for (tool, tally) in &other.tools {
             self.tools.entry(Arc::clone(tool)).or_default().merge(tally);
+        }
+        if let Some(resources) = &other.resources {
+            self.add_resources(resources);
         }
     }
 
@@ -141,6 +211,10 @@ impl Arm {
             }
         }
         self.tools.retain(|_, tally| tally.calls > 0);
+        if let (Some(mine), Some(theirs)) = (&mut self.resources, &other.resources) {
+            mine.unmerge(theirs);
+        }
+        self.resources = self.resources.filter(|resources| resources.samples > 0);
     }
 }
 
@@ -172,6 +246,42 @@ mod tests {
         assert_eq!(tally.value(Metric::ErrorRate, 1.0), None);
         assert_eq!(tally.value(Metric::LatencyP95, 1.0), None);
         assert_eq!(tally.value(Metric::Throughput, 2.0), Some(0.0));
+    }
+
+    #[test]
+    fn resources_are_means_and_can_be_taken_out_again() {
+        let at = |cpu_millis, memory_bytes, restarts| Resources {
+            samples: 1,
+            cpu_millis,
+            observed_millis: 15_000,
+            memory_bytes,
+            memory_samples: 1,
+            restarts,
+        };
+        let mut arm = Arm::default();
+        let mut first = Arm::default();
+        first.add_resources(&at(3_000, 100, 1));
+        let mut second = Arm::default();
+        second.add_resources(&at(12_000, 300, 0));
+        arm.merge(&first);
+        arm.merge(&second);
+        let value = |arm: &Arm, metric| arm.resources.and_then(|r| r.value(metric));
+        assert_eq!(value(&arm, Metric::Cpu), Some(0.5));
+        assert_eq!(value(&arm, Metric::Memory), Some(200.0));
+        assert_eq!(value(&arm, Metric::Restarts), Some(1.0));
+        assert_eq!(value(&arm, Metric::ErrorRate), None);
+        arm.unmerge(&first);
+        assert_eq!(arm, second);
+        arm.unmerge(&second);
+        assert!(arm.is_empty());
+    }
+
+    #[test]
+    fn blocks_from_before_there_were_resources_are_read() {
+        let old = r#"{"pooled":{"calls":1,"bad":0,"client_errors":0,"auth_failures":0,"first_byte":{"buckets":[]},"last_byte":{"buckets":[]}},"tools":{}}"#;
+        let arm: Arm = serde_json::from_str(old).unwrap();
+        assert_eq!(arm.resources, None);
+        assert_eq!(serde_json::to_string(&arm).unwrap(), old);
     }
 
     #[test]

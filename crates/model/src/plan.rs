@@ -431,6 +431,13 @@ fn unit_problem(at: String, metric: Metric, limit: Limit) -> Problem {
         serin_judge::Unit::PerSecond => {
             "write a rate such as `1000/s`, or a difference such as `+10 %`"
         }
+        serin_judge::Unit::Cores => {
+            "write percent of one processor core such as `90 %`, or a difference such as `+50 %`"
+        }
+        serin_judge::Unit::Bytes => {
+            "write a size such as `512MB`, or a difference such as `+50 %`"
+        }
+        serin_judge::Unit::Count => "write a number such as `3`",
     };
     Problem {
         at,
