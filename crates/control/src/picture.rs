@@ -13,11 +13,11 @@ use serin_model::{
     event::{Event, Recorded},
     name::{RolloutId, ServiceName},
     observe::Moved,
-    rollout::{Rollout, describe},
+    rollout::Rollout,
     service::Service,
     snapshot::Observed,
     state::State,
-    words::event_in_words,
+    words::{event_in_words, finding_in_words},
 };
 use std::{
     cmp::Reverse,
@@ -135,7 +135,7 @@ impl Sources<'_> {
         let findings = assessment.map(|a| {
             a.findings
                 .iter()
-                .map(describe)
+                .map(finding_in_words)
                 .take(FINDINGS_SHOWN)
                 .collect()
         });

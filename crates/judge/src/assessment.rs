@@ -89,7 +89,7 @@ pub struct Assessment {
     /// Trials of the candidate since the step began; calls, in events from before there were trials.
     pub trials: u64,
     /// Calls of the candidate since the step began.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub calls: u64,
     /// Calls of stable since the step began.
     pub stable_calls: u64,
@@ -141,6 +141,14 @@ pub struct Basis {
     pub digest: String,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives a reference to the field"
+)]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 const fn yes() -> bool {
     true
 }
@@ -166,6 +174,25 @@ impl Assessment {
         self.findings
             .iter()
             .find(|f| f.level.is_some() && !f.stable_too)
+    }
+
+    /// The worst rule on a value that is breached for good, if any.
+    pub fn worst_value(&self, level: Level) -> Option<&ValueFinding> {
+        self.values
+            .iter()
+            .find(|f| f.level == Some(level) && f.check == Check::Fail)
+    }
+
+    /// What is proven against the candidate, while the comparison counts.
+    pub fn regression(&self) -> Option<&Proof> {
+        let proof = self.proof.as_deref()?;
+        (proof.regression && self.verdict == Verdict::Regression).then_some(proof)
+    }
+
+    /// What is proven of its times, beyond what passes without a hold.
+    pub fn slower(&self) -> Option<&Proof> {
+        let proof = self.proof.as_deref()?;
+        (proof.distrust.is_none() && proof.slower.reached()).then_some(proof)
     }
 
     /// Whether every criterion is met.

@@ -34,6 +34,24 @@ pub fn upper_edge_seconds(bucket: u16) -> f64 {
     FLOOR_SECONDS * ((f64::from(bucket) + 1.0) / STEPS_PER_OCTAVE).exp2()
 }
 
+/// How many whole steps of a bucket a ratio spans: `1.115` is 5. A ratio that is not an edge is rounded down.
+pub fn steps_of_ratio(ratio: f64) -> u16 {
+    // A ratio that was computed from an edge must not fall a step short.
+    let steps = (ratio.max(1.0).log2() * STEPS_PER_OCTAVE + 1e-9).floor();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the table"
+    )]
+    let steps = steps.clamp(0.0, (BUCKETS - 1) as f64) as u16;
+    steps
+}
+
+/// The ratio that so many steps of a bucket span.
+pub fn ratio_of_steps(steps: u16) -> f64 {
+    (f64::from(steps) / STEPS_PER_OCTAVE).exp2()
+}
+
 /// A histogram as it is sent, stored and merged: only the buckets that hold something, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogHistogram {
@@ -95,7 +113,8 @@ impl LogHistogram {
         None
     }
 
-    fn add(&mut self, bucket: u16, n: u64) {
+    /// Adds `n` values of one bucket, as [`bucket_of`] names it.
+    pub fn add(&mut self, bucket: u16, n: u64) {
         match self.buckets.binary_search_by_key(&bucket, |(b, _)| *b) {
             Ok(at) => self.buckets[at].1 += n,
             Err(at) => self.buckets.insert(at, (bucket, n)),

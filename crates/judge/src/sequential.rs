@@ -118,6 +118,8 @@ pub struct Proof {
     pub slower: Progress,
     /// That it is safe: the least of the pooled lines. It begins anew with each step.
     pub safe: Progress,
+    /// Whether it was called a regression. That stands for good.
+    pub regression: bool,
     /// Always-valid p-value of "within tolerance": the least of `1/E` so far.
     pub p_value: f64,
     /// Who is to blame, once it is a regression.

@@ -78,6 +78,15 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Say that something was seen which no counter sees.
+    Signal {
+        /// The service.
+        service: ServiceName,
+        /// What kind, as the plan names it.
+        signal: String,
+        /// What was seen.
+        reason: String,
+    },
     /// How a candidate stands.
     Judge {
         /// The rollout.
@@ -204,6 +213,11 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             strategy,
             reason,
         } => roll_back(state, service, *strategy, reason),
+        Command::Signal {
+            service,
+            signal: kind,
+            reason,
+        } => signal(active(state, service)?, kind, reason),
         Command::Judge {
             rollout,
             assessment,
@@ -430,6 +444,21 @@ fn promote(
         events.extend(rollout.pass(assessment, overridden));
     }
     Ok(events)
+}
+
+fn signal(rollout: &Rollout, signal: &str, reason: &str) -> Result<Vec<Event>, Refusal> {
+    if !rollout.plan.signals.contains_key(signal) {
+        return refuse(
+            RefusalKind::Invalid,
+            format!(
+                "plan `{}` says nothing about signals `{}`",
+                rollout.plan_name,
+                signal.chars().take(80).collect::<String>()
+            ),
+            listed("signals", rollout.plan.signals.keys().map(String::as_str)),
+        );
+    }
+    Ok(rollout.signal(signal, reason))
 }
 
 fn resume(rollout: &Rollout) -> Vec<Event> {

@@ -9,7 +9,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_judge::Assessment;
+use serin_judge::{Assessment, sequential::Distrust};
 
 /// One change. Boxed where it is large, so that a list of events stays small.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +73,29 @@ pub enum Event {
     },
     /// The warning is over.
     Released {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// Somebody has seen something that no counter sees.
+    SignalGiven {
+        /// The rollout.
+        rollout: RolloutId,
+        /// What kind, as the plan names it.
+        signal: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// The comparison of the two versions does not count for now; thresholds alone decide.
+    ComparisonSetAside {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        why: Distrust,
+        /// The numbers behind it.
+        evidence: Box<Assessment>,
+    },
+    /// The comparison counts again.
+    ComparisonResumed {
         /// The rollout.
         rollout: RolloutId,
     },
@@ -296,6 +319,9 @@ impl Event {
             Self::ShareSet { .. } => "share_set",
             Self::Held { .. } => "held",
             Self::Released { .. } => "released",
+            Self::SignalGiven { .. } => "signal_given",
+            Self::ComparisonSetAside { .. } => "comparison_set_aside",
+            Self::ComparisonResumed { .. } => "comparison_resumed",
             Self::PhaseReady { .. } => "phase_ready",
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
@@ -342,6 +368,9 @@ impl Event {
             | Self::ShareSet { rollout, .. }
             | Self::Held { rollout, .. }
             | Self::Released { rollout }
+            | Self::SignalGiven { rollout, .. }
+            | Self::ComparisonSetAside { rollout, .. }
+            | Self::ComparisonResumed { rollout }
             | Self::PhaseReady { rollout, .. }
             | Self::Paused { rollout, .. }
             | Self::Resumed { rollout }

@@ -1,9 +1,15 @@
 //! Plans: the recipe of a rollout, as it stands in YAML. A plan is copied into the rollout that starts with it.
 
+mod judge;
+mod value;
+
+pub use judge::{BLOCK_MAX, BLOCK_MIN, JudgeRule, Mode, Subject};
+pub use value::{Better, Number, POINTER_BYTES_MAX, SignalRule, VALUES_MAX, ValueRule};
+
 use crate::{share::Share, text};
 use serde::{Deserialize, Serialize, de::Error as _};
 use serin_judge::{Criterion, Limit, Metric, Threshold};
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// Most phases of a plan: more is a mistake in a generator, not a schedule.
 pub const PHASES_MAX: usize = 50;
@@ -23,6 +29,18 @@ pub struct Plan {
     /// Conditions for passing a phase, by metric; those of a phase replace them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub criteria: BTreeMap<Metric, CriterionRule>,
+    /// Rules on numbers inside the results of tools, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<Arc<str>, ValueRule>,
+    /// How many signals given by hand count for what, by kind: `critical_bug`, `complaint`, or whatever people agree on.
+    #[serde(
+        default = "value::signals",
+        skip_serializing_if = "value::are_default_signals"
+    )]
+    pub signals: BTreeMap<String, SignalRule>,
+    /// How it is compared with stable.
+    #[serde(default, skip_serializing_if = "JudgeRule::is_default")]
+    pub judge: JudgeRule,
     /// What takes the candidate back without statistics.
     #[serde(default)]
     pub guard: Guard,
@@ -134,9 +152,12 @@ pub struct Guard {
 /// What a phase must show before it passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// No regression after so many calls of the candidate.
+    /// No regression after so many trials of the candidate: first blocks of callers, by tool.
     Trials(u64),
-    /// The candidate is shown to be within tolerance. Needs the sequential judge.
+    /// No regression after so many calls of the candidate, whoever made them: for services with a handful of callers, who make few
+    /// trials. Thresholds alone decide there.
+    Calls(u64),
+    /// The candidate is shown to be within tolerance.
     Safe,
 }
 
@@ -177,7 +198,7 @@ impl RollbackStrategy {
     }
 }
 
-/// Calls of the candidate that a phase needs unless the plan says otherwise: enough that a rate of one percent would have shown.
+/// Trials of the candidate that a phase needs unless the plan says otherwise: enough that a rate of three percent would have shown.
 const TRIALS_DEFAULT: u64 = 500;
 
 const fn yes() -> bool {
@@ -212,6 +233,7 @@ impl Plan {
     pub fn thresholds(&self, phase: usize) -> Vec<Threshold> {
         let own = self.phases.get(phase).map(|phase| &phase.thresholds);
         merged(&self.thresholds, own)
+            .filter(|(metric, _)| self.judge.guards(*metric))
             .map(|(metric, rule)| rule.resolve(metric))
             .collect()
     }
@@ -318,7 +340,28 @@ impl Plan {
             }
         }
         self.rule_problems(&mut problems);
+        let wants_safe = (0..self.phases.len()).any(|phase| self.evidence(phase) == Evidence::Safe);
+        problems.extend(self.judge.problems(wants_safe));
+        self.sign_problems(&mut problems);
         problems
+    }
+
+    /// What is wrong with the rules on values and signals.
+    fn sign_problems(&self, problems: &mut Vec<Problem>) {
+        for (name, rule) in &self.values {
+            rule.problems(&format!("values.{name}"), problems);
+        }
+        if self.values.len() > VALUES_MAX {
+            problems.push(Problem {
+                at: "values".into(),
+                what: format!("more than {VALUES_MAX} values"),
+                help: "watch those that decide".into(),
+                fatal: true,
+            });
+        }
+        let signals = self.signals.iter();
+        problems
+            .extend(signals.filter_map(|(kind, rule)| rule.problem(&format!("signals.{kind}"))));
     }
 
     fn rule_problems(&self, problems: &mut Vec<Problem>) {
@@ -380,15 +423,7 @@ impl Plan {
                     });
                 }
             }
-            if evidence == Some(Evidence::Safe) {
-                problems.push(Problem {
-                    at: format!("{place}evidence"),
-                    what: "`safe` needs the sequential judge, which this release does not have".into(),
-                    help: "write `evidence: trials 2000`: no regression after so many calls of the candidate".into(),
-                    fatal: true,
-                });
-            }
-            if evidence == Some(Evidence::Trials(0)) {
+            if matches!(evidence, Some(Evidence::Trials(0) | Evidence::Calls(0))) {
                 problems.push(Problem {
                     at: format!("{place}evidence"),
                     what: "a phase that needs no call would promote a version nobody has used"
@@ -501,6 +536,7 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Trials(n) => write!(f, "trials {n}"),
+            Self::Calls(n) => write!(f, "calls {n}"),
             Self::Safe => f.write_str("safe"),
         }
     }
@@ -509,17 +545,14 @@ impl fmt::Display for Evidence {
 impl FromStr for Evidence {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{text}` is not evidence; write `trials 2000` or `safe`");
-        match text.trim() {
-            "safe" => Ok(Self::Safe),
-            other => {
-                let number = other
-                    .strip_prefix("trials")
-                    .ok_or_else(refuse)?
-                    .trim()
-                    .replace('_', "");
-                number.parse().map(Self::Trials).map_err(|_| refuse())
-            }
+        let refuse =
+            || format!("`{text}` is not evidence; write `safe`, `trials 2000` or `calls 2000`");
+        let number = |text: &str| text.trim().replace('_', "").parse().map_err(|_| refuse());
+        match text.trim().split_once(' ') {
+            None if text.trim() == "safe" => Ok(Self::Safe),
+            Some(("trials", count)) => number(count).map(Self::Trials),
+            Some(("calls", count)) => number(count).map(Self::Calls),
+            _ => Err(refuse()),
         }
     }
 }
@@ -596,8 +629,13 @@ mod tests {
                 true,
             ),
             (
-                r#"{"phases": [{"share": "100 %"}], "evidence": "safe"}"#,
+                r#"{"phases": [{"share": "100 %"}], "evidence": "calls 0"}"#,
                 "evidence",
+                true,
+            ),
+            (
+                r#"{"phases": [{"share": "100 %"}], "signals": {"complaint": {}}}"#,
+                "signals.complaint",
                 true,
             ),
             (

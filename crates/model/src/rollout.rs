@@ -3,15 +3,17 @@
 use crate::{
     event::{Actor, Event, Preflight},
     name::{RolloutId, ServiceName, VersionName},
-    observe::NO_TOOL,
-    plan::{EXTENSIONS_MAX, Evidence, Inconclusive, Plan, RollbackStrategy},
+    plan::{EXTENSIONS_MAX, Evidence, Inconclusive, Plan, RollbackStrategy, SignalRule},
     share::Share,
     text::format_duration,
+    words::{
+        finding_in_words, regression_in_words, slower_in_words, unsafe_in_words, value_in_words,
+    },
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_judge::{Assessment, Finding, Level, Scope};
-use std::time::Duration;
+use serin_judge::{Assessment, Check, Level, Verdict, sequential::Distrust};
+use std::{collections::BTreeMap, time::Duration};
 
 /// One attempt to replace stable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub struct Rollout {
     pub ready: bool,
     /// How often the present phase was extended.
     pub extensions: u32,
+    /// Signals given by hand since it began, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signals: BTreeMap<String, u32>,
+    /// Why the comparison does not count at present, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<Distrust>,
     /// What was checked before it began.
     pub preflight: Preflight,
     /// When and why it ended.
@@ -143,16 +151,29 @@ impl Rollout {
     /// Why the present phase may not pass on the evidence, if it may not; the hold is not part of it.
     pub fn evidence_missing(&self, assessment: &Assessment) -> Option<String> {
         if let Some(finding) = assessment.breach() {
-            return Some(describe(finding));
+            return Some(finding_in_words(finding));
+        }
+        if let Some(against) = self.alarm(assessment).or_else(|| self.warning(assessment)) {
+            return Some(against);
         }
         match self.plan.evidence(self.phase) {
             Evidence::Trials(needed) if assessment.trials < needed => {
                 return Some(format!("{} of {needed} trials seen", assessment.trials));
             }
-            Evidence::Safe if assessment.verdict != serin_judge::Verdict::Safe => {
-                return Some("the candidate is not shown to be safe".to_owned());
+            Evidence::Calls(needed) if assessment.calls < needed => {
+                return Some(format!("{} of {needed} calls seen", assessment.calls));
+            }
+            Evidence::Safe if assessment.verdict != Verdict::Safe => {
+                let missing = match (&assessment.proof, self.set_aside) {
+                    (Some(proof), None) => unsafe_in_words(proof),
+                    _ => "not yet shown to be safe: the two versions are not compared".to_owned(),
+                };
+                return Some(missing);
             }
             _ => {}
+        }
+        if let Some(value) = assessment.values.iter().find(|f| f.check != Check::Pass) {
+            return Some(value_in_words(value));
         }
         if !assessment.fresh {
             return Some("no call of the candidate since Serin started again".to_owned());
@@ -160,8 +181,69 @@ impl Rollout {
         assessment
             .criteria
             .iter()
-            .find(|f| f.check != serin_judge::Check::Pass)
-            .map(describe)
+            .find(|f| f.check != Check::Pass)
+            .map(finding_in_words)
+    }
+
+    /// Why the candidate has to be taken back, if so.
+    fn alarm(&self, assessment: &Assessment) -> Option<String> {
+        let finding = assessment.worst(Level::Critical).map(finding_in_words);
+        finding
+            .or_else(|| assessment.worst_value(Level::Critical).map(value_in_words))
+            .or_else(|| assessment.regression().map(regression_in_words))
+    }
+
+    /// Why the rollout has to hold, if so.
+    fn warning(&self, assessment: &Assessment) -> Option<String> {
+        let finding = assessment.worst(Level::Warning).map(finding_in_words);
+        finding
+            .or_else(|| assessment.worst_value(Level::Warning).map(value_in_words))
+            .or_else(|| assessment.slower().map(slower_in_words))
+            .or_else(|| self.signalled(|rule| rule.warning))
+    }
+
+    /// The signals, given by hand, that reach a number which the plan sets for them.
+    fn signalled(&self, limit: impl Fn(&SignalRule) -> Option<u32>) -> Option<String> {
+        self.signals.iter().find_map(|(signal, count)| {
+            let limit = limit(self.plan.signals.get(signal)?)?;
+            (*count >= limit).then(|| format!("{count} signals {signal}, limit {limit}"))
+        })
+    }
+
+    /// What follows from a signal given by hand: enough of them take the candidate back at once.
+    pub(crate) fn signal(&self, signal: &str, reason: &str) -> Vec<Event> {
+        let mut events = vec![Event::SignalGiven {
+            rollout: self.id,
+            signal: signal.to_owned(),
+            reason: reason.to_owned(),
+        }];
+        let mut after = self.clone();
+        *after.signals.entry(signal.to_owned()).or_default() += 1;
+        if let Some(signalled) = after.signalled(|rule| rule.critical) {
+            let why = if reason.is_empty() {
+                signalled
+            } else {
+                format!("{signalled}: {reason}")
+            };
+            events.push(self.roll_back(why, None));
+        }
+        events
+    }
+
+    /// Notes that the comparison has stopped to count, or counts again.
+    fn set_aside(&self, assessment: &Assessment) -> Option<Event> {
+        let why = assessment.proof.as_ref().and_then(|proof| proof.distrust);
+        if why == self.set_aside {
+            return None;
+        }
+        Some(match why {
+            Some(why) => Event::ComparisonSetAside {
+                rollout: self.id,
+                why,
+                evidence: Box::new(assessment.clone()),
+            },
+            None => Event::ComparisonResumed { rollout: self.id },
+        })
     }
 
     /// What follows from how the candidate stands.
@@ -169,14 +251,14 @@ impl Rollout {
         if self.status.is_terminal() {
             return Vec::new();
         }
-        if let Some(finding) = assessment.worst(Level::Critical) {
+        if let Some(alarm) = self.alarm(assessment) {
             if self.plan.auto_rollback {
-                return vec![self.roll_back(describe(finding), Some(assessment))];
+                return vec![self.roll_back(alarm, Some(assessment))];
             }
-            return self.hold_for(
-                format!("{} (auto_rollback is off)", describe(finding)),
-                assessment,
-            );
+            return self.hold_for(format!("{alarm} (auto_rollback is off)"), assessment);
+        }
+        if let Some(event) = self.set_aside(assessment) {
+            return vec![event];
         }
         if self.status == Status::Paused {
             return Vec::new();
@@ -190,14 +272,10 @@ impl Rollout {
         if self.status == Status::Inconclusive {
             return Vec::new();
         }
-        let warning = assessment.worst(Level::Warning);
-        if let Some(warning) = warning
-            && self.held.is_none()
-        {
-            return self.hold_for(describe(warning), assessment);
-        }
-        if warning.is_none() && self.held.is_some() {
-            return vec![Event::Released { rollout: self.id }];
+        match self.warning(assessment) {
+            Some(warning) if self.held.is_none() => return self.hold_for(warning, assessment),
+            None if self.held.is_some() => return vec![Event::Released { rollout: self.id }],
+            _ => {}
         }
         match self.evidence_missing(assessment) {
             None if self.step_elapsed(now) >= self.hold() => {
@@ -315,27 +393,6 @@ impl Rollout {
             }],
         }
     }
-}
-
-/// A finding in words: `error_rate of tool search is 96 %, limit 20 % (stable 0 %), 25 calls`.
-pub fn describe(finding: &Finding) -> String {
-    let metric = finding.metric;
-    let whose = match &finding.scope {
-        Scope::All => String::new(),
-        Scope::Tool(tool) if &**tool == NO_TOOL => " of calls without a tool".to_owned(),
-        Scope::Tool(tool) => format!(" of tool {tool}"),
-    };
-    let value = finding
-        .candidate
-        .map_or_else(|| "unknown".to_owned(), |value| metric.show(value));
-    let stable = finding
-        .stable
-        .map(|value| format!(", stable {}", metric.show(value)))
-        .unwrap_or_default();
-    format!(
-        "{metric}{whose} is {value}, limit {}{stable}, in {} calls",
-        finding.limit, finding.samples
-    )
 }
 
 pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {

@@ -125,6 +125,8 @@ impl State {
             held: None,
             ready: false,
             extensions: 0,
+            signals: BTreeMap::new(),
+            set_aside: None,
             preflight: started.preflight.clone(),
             ended: None,
         });
@@ -199,6 +201,11 @@ impl State {
             }
             Event::Held { reason, .. } => rollout.held = Some(reason.clone()),
             Event::Released { .. } => rollout.held = None,
+            Event::SignalGiven { signal, .. } => {
+                *rollout.signals.entry(signal.clone()).or_default() += 1;
+            }
+            Event::ComparisonSetAside { why, .. } => rollout.set_aside = Some(*why),
+            Event::ComparisonResumed { .. } => rollout.set_aside = None,
             Event::PhaseReady { .. } => rollout.ready = true,
             Event::Paused { .. } => {
                 rollout.status = Status::Paused;

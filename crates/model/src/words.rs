@@ -1,6 +1,14 @@
 //! Events in words, for the screen and the audit trail.
 
+mod evidence;
+
+pub use evidence::{
+    aspect_in_words, factor, finding_in_words, line_in_words, progress_in_words,
+    regression_in_words, slower_in_words, unsafe_in_words, value_in_words,
+};
+
 use crate::event::{Event, PreflightResult, Started};
+use serin_judge::sequential::Distrust;
 
 /// What happened, in a line.
 pub fn event_in_words(event: &Event) -> String {
@@ -47,6 +55,15 @@ pub fn event_in_words(event: &Event) -> String {
             }
         }
         Event::ShareSet { share, reason, .. } => format!("share set to {share} by hand: {reason}"),
+        Event::SignalGiven { signal, reason, .. } if reason.is_empty() => {
+            format!("signal {signal}")
+        }
+        Event::SignalGiven { signal, reason, .. } => format!("signal {signal}: {reason}"),
+        Event::ComparisonSetAside { why, .. } => format!(
+            "the comparison is set aside, thresholds alone decide: {}",
+            distrust_in_words(*why)
+        ),
+        Event::ComparisonResumed { .. } => "the versions are compared again".to_owned(),
         Event::Held { reason, .. } => format!("held: {reason}"),
         Event::Released { .. } => "released: the warning is over".to_owned(),
         Event::PhaseReady { evidence, .. } => {
@@ -79,6 +96,19 @@ pub fn event_in_words(event: &Event) -> String {
         Event::Reverted {
             from, to, reason, ..
         } => format!("{to} is stable again in place of {from}: {reason}"),
+    }
+}
+
+/// Why a comparison does not count, in words.
+pub const fn distrust_in_words(why: Distrust) -> &'static str {
+    match why {
+        Distrust::SampleRatio => {
+            "the candidate gets another share of the callers than it should, so the two sides do not have the same callers"
+        }
+        Distrust::Sentinel => {
+            "two halves of stable's callers differ as if they were two versions, so callers are not independent of each other here"
+        }
+        Distrust::StableBroken => "stable itself is broken, so being no worse than it says nothing",
     }
 }
 

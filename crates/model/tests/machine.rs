@@ -2,7 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use serin_judge::{Assessment, Check, Finding, Level, Limit, Metric, Scope, Verdict};
+use serin_judge::{
+    Assessment, Check, Finding, Level, Limit, Metric, Scope, Verdict,
+    sequential::{Distrust, Progress, Proof},
+};
 use serin_model::{
     decide::{Command, RefusalKind, Source, Start, decide},
     event::{Actor, Event, Preflight, PreflightCheck, PreflightResult, Recorded},
@@ -126,9 +129,53 @@ fn assessment(trials: u64, level: Option<Level>) -> Assessment {
         findings: findings.into_iter().collect(),
         criteria: vec![],
         trials,
+        calls: trials,
         stable_calls: trials,
         fresh: true,
+        values: vec![],
+        proof: None,
+        basis: None,
     }
+}
+
+/// What the sequential judge may have to say.
+#[derive(Clone, Copy, Debug)]
+enum Proven {
+    Nothing,
+    Worse,
+    Slower,
+    Safe,
+    /// A comparison that does not count, however it looks.
+    SetAside,
+}
+
+fn with_proof(mut assessment: Assessment, proven: Proven) -> Assessment {
+    let reached = Progress {
+        log10: 3.0,
+        needed: 2.0,
+    };
+    let mut proof = Proof::default();
+    match proven {
+        Proven::Nothing => {}
+        Proven::Worse => {
+            proof.regression = true;
+            proof.worse = reached;
+            assessment.verdict = Verdict::Regression;
+        }
+        Proven::Slower => proof.slower = reached,
+        Proven::Safe => {
+            proof.safe = reached;
+            if assessment.verdict == Verdict::Continue {
+                assessment.verdict = Verdict::Safe;
+            }
+        }
+        Proven::SetAside => {
+            proof.slower = reached;
+            proof.distrust = Some(Distrust::Sentinel);
+        }
+    }
+    assessment.proof = Some(Box::new(proof));
+    assessment
 }
 
 #[derive(Clone, Debug)]
@@ -152,11 +199,23 @@ enum Step {
     Judge {
         trials: u64,
         level: Option<Level>,
+        proven: Proven,
     },
+    Signal(bool),
     Catastrophe,
     Apply {
         prune: bool,
     },
+}
+
+fn proven() -> impl Strategy<Value = Proven> {
+    prop_oneof![
+        8 => Just(Proven::Nothing),
+        1 => Just(Proven::Worse),
+        1 => Just(Proven::Slower),
+        2 => Just(Proven::Safe),
+        1 => Just(Proven::SetAside),
+    ]
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -172,7 +231,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Resume),
         1 => Just(Step::Abort),
         1 => Just(Step::Rollback),
-        8 => (0_u64..200, level).prop_map(|(trials, level)| Step::Judge { trials, level }),
+        8 => (0_u64..200, level, proven()).prop_map(|(trials, level, proven)| Step::Judge { trials, level, proven }),
+        1 => any::<bool>().prop_map(Step::Signal),
         1 => Just(Step::Catastrophe),
         1 => any::<bool>().prop_map(|prune| Step::Apply { prune }),
     ];
@@ -224,7 +284,16 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
             strategy: RollbackStrategy::Immediate,
             reason,
         }),
-        Step::Judge { trials, level } => world.judge(assessment(*trials, *level)),
+        Step::Judge {
+            trials,
+            level,
+            proven,
+        } => world.judge(with_proof(assessment(*trials, *level), *proven)),
+        Step::Signal(critical) => world.run(&Command::Signal {
+            service,
+            signal: ["complaint", "critical_bug"][usize::from(*critical)].to_owned(),
+            reason,
+        }),
         Step::Catastrophe => match world.state.active(&service).map(|r| r.id) {
             Some(rollout) => world.run(&Command::Catastrophe {
                 rollout,
@@ -285,7 +354,9 @@ proptest! {
                 }
                 _ => continue,
             };
-            let shown = evidence.as_ref().is_some_and(|e| e.trials >= TRIALS && e.findings.is_empty());
+            let shown = evidence.as_ref().is_some_and(|e| {
+                e.trials >= TRIALS && e.findings.is_empty() && e.regression().is_none() && e.slower().is_none()
+            });
             prop_assert!(shown || overridden.is_some(), "{:?}", recorded.event);
         }
         // Folding the log twice, through its stored form, gives the same state.
@@ -719,4 +790,100 @@ fn two_services_may_not_claim_the_same_path() {
 #[test]
 fn evidence_is_part_of_the_plan() {
     assert_eq!(plan(true, "hold").evidence(0), Evidence::Trials(TRIALS));
+}
+
+fn active(world: &World) -> &serin_model::rollout::Rollout {
+    world.state.active(&tools()).unwrap()
+}
+
+fn wait(world: &mut World, seconds: i64) {
+    world.now = world
+        .now
+        .checked_add(SignedDuration::from_secs(seconds))
+        .unwrap();
+}
+
+#[test]
+fn what_the_judge_proves_decides_without_any_threshold() {
+    for (proven, expected) in [
+        (Proven::Worse, "rolled_back"),
+        (Proven::Slower, "held"),
+        (Proven::SetAside, "comparison_set_aside"),
+        (Proven::Safe, "phase_entered"),
+        (Proven::Nothing, "phase_entered"),
+    ] {
+        let mut world = World::new();
+        world.start("v2", plan(true, "extend")).unwrap();
+        wait(&mut world, 60);
+        let events = world
+            .judge(with_proof(assessment(TRIALS, None), proven))
+            .unwrap();
+        assert_eq!(events[0].kind(), expected, "{proven:?}");
+    }
+}
+
+#[test]
+fn a_comparison_that_is_set_aside_is_told_once_and_its_end_too() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    let aside = with_proof(assessment(0, None), Proven::SetAside);
+    assert_eq!(
+        world.judge(aside.clone()).unwrap()[0].kind(),
+        "comparison_set_aside"
+    );
+    assert_eq!(world.judge(aside).unwrap(), vec![]);
+    assert!(active(&world).set_aside.is_some());
+    let again = with_proof(assessment(0, None), Proven::Nothing);
+    assert_eq!(world.judge(again).unwrap()[0].kind(), "comparison_resumed");
+    assert_eq!(active(&world).set_aside, None);
+}
+
+#[test]
+fn safe_evidence_needs_the_verdict_and_calls_need_calls() {
+    let mut plan = plan(true, "hold");
+    for (evidence, proven, calls, passes) in [
+        (Evidence::Safe, Proven::Nothing, 10_000, false),
+        (Evidence::Safe, Proven::Safe, 1, true),
+        (Evidence::Safe, Proven::SetAside, 10_000, false),
+        (Evidence::Calls(50), Proven::Nothing, 49, false),
+        (Evidence::Calls(50), Proven::Nothing, 50, true),
+        (Evidence::Trials(50), Proven::Nothing, 49, false),
+    ] {
+        plan.evidence = evidence;
+        let mut world = World::new();
+        world.start("v2", plan.clone()).unwrap();
+        wait(&mut world, 60);
+        world
+            .judge(with_proof(assessment(calls, None), proven))
+            .unwrap();
+        assert_eq!(
+            active(&world).phase == 1,
+            passes,
+            "{evidence} {proven:?} {calls}"
+        );
+    }
+}
+
+#[test]
+fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
+    let mut world = World::new();
+    world.start("v2", plan(true, "extend")).unwrap();
+    let signal = |kind: &str| Command::Signal {
+        service: tools(),
+        signal: kind.to_owned(),
+        reason: "customer 12".to_owned(),
+    };
+    assert_eq!(world.run(&signal("rumour")), Err(RefusalKind::Invalid));
+    world.run(&signal("complaint")).unwrap();
+    wait(&mut world, 60);
+    let events = world.judge(assessment(TRIALS, None)).unwrap();
+    assert!(
+        matches!(&events[..], [Event::Held { reason, .. }] if reason.contains("complaint")),
+        "{events:?}"
+    );
+    let events = world.run(&signal("critical_bug")).unwrap();
+    assert!(
+        matches!(&events[..], [Event::SignalGiven { .. }, Event::RolledBack { reason, .. }] if reason.contains("customer 12")),
+        "{events:?}"
+    );
 }

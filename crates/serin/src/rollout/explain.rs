@@ -13,8 +13,8 @@ use serin_control::view::{RolloutView, ServiceView};
 use serin_judge::{Assessment, Check};
 use serin_model::{
     event::{Event, PreflightResult, Recorded},
-    rollout::{Rollout, Status, describe},
-    words::event_in_words,
+    rollout::{Rollout, Status},
+    words::{event_in_words, finding_in_words},
 };
 
 /// Events asked for at a time.
@@ -138,14 +138,14 @@ fn figures(evidence: &Assessment) -> String {
         out += &format!(
             "            {}: {}{note}\n",
             word(finding.check),
-            describe(finding)
+            finding_in_words(finding)
         );
     }
     for criterion in &evidence.criteria {
         out += &format!(
             "            criterion {}: {}\n",
             word(criterion.check),
-            describe(criterion)
+            finding_in_words(criterion)
         );
     }
     out
