@@ -13,7 +13,10 @@ pub mod trend;
 pub mod trial;
 
 pub use assessment::{Assessment, Basis, Check, Finding, Level, Scope, ValueFinding, Verdict};
-pub use histogram::{BUCKETS, DenseHistogram, LogHistogram, bucket_of, upper_edge_seconds};
+pub use histogram::{
+    BUCKETS, DenseHistogram, LogHistogram, bucket_of, ratio_of_steps, steps_of_ratio,
+    upper_edge_seconds,
+};
 pub use limit::{Direction, Limit, LimitError, Metric, Unit};
 pub use monitor::{Criterion, Monitor, Threshold};
 pub use tally::{Arm, Resources, Tally};
