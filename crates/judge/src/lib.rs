@@ -4,9 +4,12 @@
 
 mod assessment;
 pub mod binomial;
+pub mod eprocess;
+pub mod exceedance;
 mod histogram;
 mod limit;
 mod monitor;
+pub mod sample_ratio;
 pub mod sequential;
 mod tally;
 pub mod trend;

@@ -1,0 +1,330 @@
+//! Is the candidate slower? A latency beyond a quantile of stable is a bad trial, and what is compared is how often that happens
+//! (judge.md section 2).
+//!
+//! The threshold is a quantile of stable in *earlier* blocks, and the upper edge of a histogram's bucket. Of stable, a trial is bad
+//! beyond it; of the candidate, beyond the same edge times the margin. As the margin is a whole number of buckets, both counts are
+//! exact. If the candidate is stochastically no slower than the margin allows, its trials are bad no more often than stable's.
+//!
+//! A trial whose first call failed is endless: bad on both sides, and in no quantile.
+
+use crate::{
+    BUCKETS, LogHistogram,
+    eprocess::{Budget, Counts, EProcess, LnSum, Rules, Side, Tolerance},
+};
+use serde::{Deserialize, Serialize};
+
+/// The quantiles of stable whose exceedance is compared.
+pub const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
+
+/// The quantiles that must be shown to be no slower. Not the 99th percentile: one trial in a hundred exceeds it, so to show that
+/// of the candidate's no more do takes several thousand trials, which few steps have; it still speaks against the candidate.
+const SAFE_QUANTILES: usize = 2;
+
+/// Which of the quantiles is shown to people.
+const SHOWN: usize = 1;
+
+/// How much slower the candidate's alternatives are: multiples of the rate at which stable exceeds the threshold.
+const GRID: &[f64] = &[1.25, 1.5, 2.0, 3.0, 5.0];
+
+/// How many trials the expectation that a quantile is exceeded as often as it says is worth.
+const PRIOR_TRIALS: f64 = 50.0;
+
+/// Stable's values before the first comparison: with fewer, the higher quantiles are merely the largest value. As many as the
+/// prior is worth; any number is valid, for the threshold only uses earlier blocks.
+const WARM_UP_VALUES: u64 = 50;
+
+/// What a block leaves of the histogram of those before, so that the threshold follows a load that drifts. Of judge.md.
+const KEPT: f64 = 0.9;
+
+/// Fading stops where fewer values than this would be left: most keys have their trial early in a step, and a threshold made of
+/// the few that come later would jump about.
+const VALUES_MIN: f64 = 200.0;
+
+/// A value is counted in parts so fine, for it fades in whole parts: they are small in JSON, and exact.
+const PARTS: u64 = 256;
+
+/// How much slower the candidate may be, in buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margins {
+    /// Before the rollout holds.
+    pub warning: u16,
+    /// Before it is taken back.
+    pub critical: u16,
+}
+
+/// The latencies of one side in one block.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// Those that are known.
+    pub histogram: &'a LogHistogram,
+    /// How many more never ended well.
+    pub endless: u64,
+}
+
+impl Values<'_> {
+    /// Those beyond the upper edge of a bucket, and all.
+    fn beyond(&self, bucket: u16) -> (u64, u64) {
+        let (mut bad, mut all) = (self.endless, self.endless);
+        for &(b, n) in self.histogram.buckets() {
+            all += n;
+            if b > bucket {
+                bad += n;
+            }
+        }
+        (bad, all)
+    }
+}
+
+/// The rules of the process for one quantile.
+const fn rules(quantile: f64, side: Side) -> Rules {
+    let rules = match side {
+        Side::Worse => Rules::worse(Tolerance::NONE),
+        Side::Within => Rules::within(Tolerance::NONE),
+    };
+    Rules {
+        grid: match side {
+            Side::Worse => GRID,
+            Side::Within => rules.grid,
+        },
+        prior: ((1.0 - quantile) * PRIOR_TRIALS, PRIOR_TRIALS),
+        ..rules
+    }
+}
+
+const SLOWER: [Rules; 3] = [
+    rules(QUANTILES[0], Side::Worse),
+    rules(QUANTILES[1], Side::Worse),
+    rules(QUANTILES[2], Side::Worse),
+];
+
+const NO_SLOWER: [Rules; SAFE_QUANTILES] = [
+    rules(QUANTILES[0], Side::Within),
+    rules(QUANTILES[1], Side::Within),
+];
+
+/// Stable's values of the last blocks, fading.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Fading {
+    /// Bucket and parts of values, in rising order.
+    buckets: Vec<(u16, u64)>,
+}
+
+impl Fading {
+    fn parts(&self) -> u64 {
+        self.buckets.iter().map(|(_, parts)| parts).sum()
+    }
+
+    /// The buckets in which the quantiles lie, once there are enough values.
+    fn quantiles(&self) -> Option<[u16; 3]> {
+        let total = self.parts();
+        if total < WARM_UP_VALUES * PARTS {
+            return None;
+        }
+        let mut found = [0; 3];
+        let mut next = 0;
+        let mut seen = 0;
+        for &(bucket, parts) in &self.buckets {
+            seen += parts;
+            while next < found.len() && seen as f64 >= QUANTILES[next] * total as f64 {
+                found[next] = bucket;
+                next += 1;
+            }
+        }
+        Some(found)
+    }
+
+    /// Adds the values of a block. A block without any leaves everything as it is: silence makes nothing old.
+    fn take(&mut self, values: &LogHistogram) {
+        if values.is_empty() {
+            return;
+        }
+        let total = self.parts() as f64 / PARTS as f64;
+        if total > VALUES_MIN {
+            let kept = (VALUES_MIN / total).max(KEPT);
+            for (_, parts) in &mut self.buckets {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a part of a whole number"
+                )]
+                let faded = (*parts as f64 * kept) as u64;
+                *parts = faded;
+            }
+            self.buckets.retain(|(_, parts)| *parts > 0);
+        }
+        for &(bucket, n) in values.buckets() {
+            let parts = n.saturating_mul(PARTS);
+            match self.buckets.binary_search_by_key(&bucket, |(b, _)| *b) {
+                Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(parts),
+                Err(at) => self.buckets.insert(at, (bucket, parts)),
+            }
+        }
+    }
+}
+
+/// The comparison of one kind of latency in one scope.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exceedance {
+    history: Fading,
+    /// That it is beyond the critical margin, by quantile.
+    critical: [EProcess; 3],
+    /// That it is beyond the warning margin.
+    warning: [EProcess; 3],
+    /// That it is within the warning margin. Empty where nobody asks.
+    safe: Vec<EProcess>,
+    /// What was compared since [`begin_anew`](Self::begin_anew), at the critical and at the warning margin by quantile. Only
+    /// where somebody asks whether it is safe: forecasts are made of it.
+    sums: Vec<Counts>,
+    /// Stable's trials since then: those beyond the shown quantile, and all.
+    stable: (u64, u64),
+    /// The candidate's, beyond the same edge.
+    candidate: (u64, u64),
+}
+
+impl Exceedance {
+    /// Nothing is known. With `safe` it also collects evidence that the candidate is no slower.
+    pub fn new(safe: bool, budget: Budget) -> Self {
+        let slower = SLOWER.map(|rules| EProcess::restarting(&rules, budget));
+        Self {
+            history: Fading::default(),
+            critical: slower.clone(),
+            warning: slower,
+            safe: if safe {
+                NO_SLOWER.iter().map(EProcess::plain).collect()
+            } else {
+                Vec::new()
+            },
+            sums: if safe {
+                vec![Counts::default(); 2 * QUANTILES.len()]
+            } else {
+                Vec::new()
+            },
+            stable: (0, 0),
+            candidate: (0, 0),
+        }
+    }
+
+    /// A step begins: what shows that it is safe, and what is shown to people, begins anew; the rest carries on.
+    pub fn begin_anew(&mut self) {
+        self.safe.iter_mut().for_each(EProcess::begin_anew);
+        self.sums.fill(Counts::default());
+        self.stable = (0, 0);
+        self.candidate = (0, 0);
+    }
+
+    /// Takes a block.
+    pub fn take(
+        &mut self,
+        margins: Margins,
+        budget: Budget,
+        stable: Values<'_>,
+        candidate: Values<'_>,
+    ) {
+        if let Some(edges) = self.history.quantiles() {
+            self.compare(margins, budget, edges, stable, candidate);
+        }
+        self.history.take(stable.histogram);
+    }
+
+    fn compare(
+        &mut self,
+        margins: Margins,
+        budget: Budget,
+        edges: [u16; 3],
+        stable: Values<'_>,
+        candidate: Values<'_>,
+    ) {
+        for (index, edge) in edges.into_iter().enumerate() {
+            let bad_s = stable.beyond(edge);
+            if index == SHOWN {
+                add(&mut self.stable, bad_s);
+                add(&mut self.candidate, candidate.beyond(edge));
+            }
+            for (margin, process, sums) in [
+                (margins.critical, &mut self.critical[index], 0),
+                (margins.warning, &mut self.warning[index], QUANTILES.len()),
+            ] {
+                let Some(counts) = counts(edge, margin, bad_s, candidate) else {
+                    continue;
+                };
+                if counts.n_c > 0.0 {
+                    process.restart(budget);
+                }
+                process.take(&SLOWER[index], counts);
+                if let Some(sum) = self.sums.get_mut(sums + index) {
+                    sum.add(counts);
+                }
+            }
+            if let Some(process) = self.safe.get_mut(index)
+                && let Some(counts) = counts(edge, margins.warning, bad_s, candidate)
+            {
+                process.take(&NO_SLOWER[index], counts);
+            }
+        }
+    }
+
+    /// The natural logarithm of the evidence that it is beyond the critical margin.
+    pub fn ln_worse(&self) -> f64 {
+        mean(&self.critical)
+    }
+
+    /// The same for the warning margin.
+    pub fn ln_slower(&self) -> f64 {
+        mean(&self.warning)
+    }
+
+    /// The natural logarithm of the evidence that it is within the warning margin: the least over the quantiles. Nothing where
+    /// nobody asks.
+    pub fn ln_safe(&self) -> Option<f64> {
+        self.safe.iter().map(EProcess::ln_e).reduce(f64::min)
+    }
+
+    /// Stable's trials that were compared in this step: those beyond its own 95th percentile, and all.
+    pub fn stable(&self) -> (u64, u64) {
+        self.stable
+    }
+
+    /// The candidate's: those beyond stable's 95th percentile, and all.
+    pub fn candidate(&self) -> (u64, u64) {
+        self.candidate
+    }
+
+    /// Takes what a part of this step has shown, so many times: blocks as they may be expected.
+    pub(crate) fn expect(&mut self, budget: Budget, factor: f64, sums: &[Counts]) {
+        let (critical, warning) = sums.split_at(sums.len().min(QUANTILES.len()));
+        let slower = self.critical.iter_mut().zip(critical);
+        let slower = slower.chain(self.warning.iter_mut().zip(warning));
+        for ((process, counts), rules) in slower.zip(SLOWER.iter().cycle()) {
+            process.restart(budget);
+            process.take(rules, counts.times(factor));
+        }
+        for ((process, counts), rules) in self.safe.iter_mut().zip(warning).zip(&NO_SLOWER) {
+            process.take(rules, counts.times(factor));
+        }
+    }
+
+    /// What was compared in this step, for [`expect`](Self::expect).
+    pub(crate) fn sums(&self) -> &[Counts] {
+        &self.sums
+    }
+}
+
+/// The counts at one edge. None where the candidate's edge is beyond the table: whatever is slower than the table counts as its
+/// last bucket, so nothing could exceed it.
+fn counts(edge: u16, margin: u16, bad_s: (u64, u64), candidate: Values<'_>) -> Option<Counts> {
+    let edge_c = edge.saturating_add(margin);
+    (usize::from(edge_c) < BUCKETS - 1).then(|| Counts::new(candidate.beyond(edge_c), bad_s))
+}
+
+fn add(sum: &mut (u64, u64), more: (u64, u64)) {
+    sum.0 += more.0;
+    sum.1 += more.1;
+}
+
+fn mean(processes: &[EProcess; 3]) -> f64 {
+    let mut sum = LnSum::default();
+    for process in processes {
+        sum.add(process.ln_e());
+    }
+    sum.ln() - (processes.len() as f64).ln()
+}
