@@ -21,5 +21,5 @@ pub use histogram::{
     upper_edge_seconds,
 };
 pub use limit::{Direction, Limit, LimitError, Metric, Unit};
-pub use monitor::{Criterion, Monitor, Threshold};
-pub use tally::{Arm, Resources, Tally};
+pub use monitor::{Criterion, Monitor, Of, SERIES_MAX, Threshold, ValueThreshold};
+pub use tally::{Arm, Resources, Tally, ValueSum};

@@ -2,16 +2,22 @@
 //!
 //! Fixed rules with sliding windows and minimum samples. The sequential judge adds its proof to the same [`Assessment`].
 
+mod look;
+mod series;
+mod value;
+mod window;
+
+pub use series::{Of, SERIES_MAX};
+pub use value::ValueThreshold;
+
 use crate::{
-    Arm, Assessment, Check, Direction, Finding, Level, Limit, Metric, Resources, Scope, Tally,
-    Verdict, binomial,
+    Arm, Assessment, Check, Finding, Level, Limit, Metric, Scope, Tally, ValueFinding, Verdict,
 };
+use look::{Look, Side};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use series::Series;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use window::Window;
 
 /// A rule that takes the candidate back (critical) or holds the rollout (warning).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +30,8 @@ pub struct Threshold {
     pub critical: Option<Limit>,
     /// How long it must be so before it counts.
     pub lasting: Duration,
+    /// In how many windows, one after the other, it must be so before it counts.
+    pub of: Option<Of>,
     /// How far back it looks.
     pub window: Duration,
     /// Fewer calls than this in the window say nothing. Resources are not counted in calls: two answers suffice.
@@ -52,9 +60,11 @@ pub struct Criterion {
 pub struct Monitor {
     thresholds: Vec<Threshold>,
     criteria: Vec<Criterion>,
+    values: Vec<ValueThreshold>,
     windows: BTreeMap<Duration, Window>,
     /// Since when each rule has been breached (thresholds) or met (criteria).
     since: BTreeMap<(Rule, Scope), f64>,
+    series: BTreeMap<(Rule, Scope), Series>,
     began: f64,
     stable_total: Tally,
     candidate_total: Tally,
@@ -64,6 +74,7 @@ pub struct Monitor {
 enum Rule {
     Threshold(usize, Level),
     Criterion(usize),
+    Value(usize),
 }
 
 impl Monitor {
@@ -77,12 +88,27 @@ impl Monitor {
         Self {
             thresholds,
             criteria,
+            values: Vec::new(),
             windows,
             since: BTreeMap::new(),
+            series: BTreeMap::new(),
             began: now,
             stable_total: Tally::default(),
             candidate_total: Tally::default(),
         }
+    }
+
+    /// Also with rules on numbers inside results.
+    #[must_use]
+    pub fn with_values(mut self, values: Vec<ValueThreshold>) -> Self {
+        for value in &values {
+            let span = value.window;
+            self.windows
+                .entry(span)
+                .or_insert_with(|| Window::new(span));
+        }
+        self.values = values;
+        self
     }
 
     /// Takes the counts of the period that ends at `now`.
@@ -140,7 +166,19 @@ impl Monitor {
                     finding.level = Some(level);
                     finding.stable_too &= level == Level::Warning;
                     let key = (Rule::Threshold(index, level), scope.clone());
-                    if finding.check == Check::Fail {
+                    let breached = finding.check == Check::Fail;
+                    if let Some(of) = threshold.of {
+                        let span_seconds = threshold.window.as_secs_f64();
+                        let first = self.began + span_seconds;
+                        let series = self.series.entry(key.clone());
+                        let series = series.or_insert_with(|| Series::new(first));
+                        if series.look(now, span_seconds, breached, of) {
+                            finding.check = Check::Fail;
+                        } else if breached {
+                            finding.check = Check::Pending;
+                        }
+                    }
+                    if matches!(finding.check, Check::Fail | Check::Pending) {
                         let since = *self.since.entry(key).or_insert(now);
                         if now - since < threshold.lasting.as_secs_f64() {
                             finding.check = Check::Pending;
@@ -169,14 +207,37 @@ impl Monitor {
             calls: self.candidate_total.calls,
             stable_calls: self.stable_total.calls,
             fresh: true,
-            values: Vec::new(),
+            values: self.values(now),
             proof: None,
             basis: None,
         };
-        if assessment.worst(Level::Critical).is_some() {
+        let worst_value = assessment.worst_value(Level::Critical);
+        if assessment.worst(Level::Critical).is_some() || worst_value.is_some() {
             assessment.verdict = Verdict::Regression;
         }
         assessment
+    }
+
+    fn values(&mut self, now: f64) -> Vec<ValueFinding> {
+        let mut found = Vec::new();
+        for (index, rule) in self.values.iter().enumerate() {
+            let Some(window) = self.windows.get_mut(&rule.window) else {
+                continue;
+            };
+            window.slide(now);
+            let mut finding = rule.look(window);
+            let key = (Rule::Value(index), Scope::All);
+            if finding.check == Check::Fail {
+                let since = *self.since.entry(key).or_insert(now);
+                if now - since < rule.lasting.as_secs_f64() {
+                    finding.check = Check::Pending;
+                }
+            } else {
+                self.since.remove(&key);
+            }
+            found.push(finding);
+        }
+        found
     }
 
     fn criteria(&mut self, now: f64) -> Vec<Finding> {
@@ -209,219 +270,10 @@ impl Monitor {
     }
 }
 
-/// One look at one metric.
-struct Look {
-    metric: Metric,
-    limit: Limit,
-    seconds: f64,
-    min_samples: u64,
-}
-
-/// What is looked at on one side.
-#[derive(Clone, Copy)]
-struct Side<'a> {
-    tally: &'a Tally,
-    resources: Option<&'a Resources>,
-}
-
-impl<'a> Side<'a> {
-    /// All of an arm.
-    fn of(arm: &'a Arm) -> Self {
-        Self {
-            tally: &arm.pooled,
-            resources: arm.resources.as_ref(),
-        }
-    }
-
-    /// Some of its calls.
-    fn calls(tally: &'a Tally) -> Self {
-        Self {
-            tally,
-            resources: None,
-        }
-    }
-
-    fn value(self, metric: Metric, seconds: f64) -> Option<f64> {
-        if metric.is_resource() {
-            return self.resources?.value(metric);
-        }
-        self.tally.value(metric, seconds)
-    }
-
-    fn samples(self, metric: Metric) -> u64 {
-        if metric.is_resource() {
-            return self.resources.map_or(0, |resources| resources.samples);
-        }
-        self.tally.calls
-    }
-}
-
-/// Fewest answers of a version's own metrics that say something: processor time and restarts show between two of them.
-const RESOURCE_SAMPLES_MIN: u64 = 2;
-
-impl Look {
-    /// How many samples it needs: calls as the plan says, answers of the version's own metrics as their nature says.
-    fn needed(&self) -> u64 {
-        if self.metric.is_resource() {
-            RESOURCE_SAMPLES_MIN
-        } else {
-            self.min_samples
-        }
-    }
-
-    /// As a threshold looks: a rate must be shown to be beyond its limit, not merely look so.
-    fn at(&self, scope: Scope, stable: Option<Side<'_>>, candidate: Side<'_>) -> Finding {
-        let stable_value = stable.and_then(|side| side.value(self.metric, self.seconds));
-        let resolved = self.limit.resolve(self.metric, stable_value);
-        let check = match resolved {
-            _ if candidate.samples(self.metric) == 0 => Check::NoData,
-            _ if candidate.samples(self.metric) < self.needed() => Check::Insufficient,
-            // A tool or a traffic that stable does not have cannot be compared with stable's.
-            None => Check::Insufficient,
-            Some(limit) if self.breaches(candidate, limit) => Check::Fail,
-            Some(_) => Check::Pass,
-        };
-        let absolute = !matches!(self.limit, Limit::AgainstStable { .. });
-        let stable_too = absolute
-            && check == Check::Fail
-            && resolved.is_some_and(|limit| {
-                stable.is_some_and(|stable| {
-                    stable.samples(self.metric) >= self.needed() && self.breaches(stable, limit)
-                })
-            });
-        Finding {
-            stable_too,
-            ..self.finding(scope, check, stable_value, candidate)
-        }
-    }
-
-    /// As a criterion looks: the plain value, at or within the limit.
-    fn plainly(&self, stable: Side<'_>, candidate: Side<'_>) -> Finding {
-        let stable_value = stable.value(self.metric, self.seconds);
-        let value = candidate.value(self.metric, self.seconds);
-        let check = match (value, self.limit.resolve(self.metric, stable_value)) {
-            _ if candidate.samples(self.metric) == 0 => Check::NoData,
-            _ if candidate.samples(self.metric) < self.needed() => Check::Insufficient,
-            (Some(value), Some(limit)) => {
-                let met = match self.metric.direction() {
-                    Direction::Max => value <= limit,
-                    Direction::Min => value >= limit,
-                };
-                if met { Check::Pass } else { Check::Fail }
-            }
-            _ => Check::Insufficient,
-        };
-        self.finding(Scope::All, check, stable_value, candidate)
-    }
-
-    fn finding(
-        &self,
-        scope: Scope,
-        check: Check,
-        stable: Option<f64>,
-        candidate: Side<'_>,
-    ) -> Finding {
-        Finding {
-            metric: self.metric,
-            scope,
-            level: None,
-            check,
-            limit: self.limit,
-            candidate: candidate.value(self.metric, self.seconds),
-            stable,
-            samples: candidate.samples(self.metric),
-            stable_too: false,
-        }
-    }
-
-    fn breaches(&self, side: Side<'_>, limit: f64) -> bool {
-        if let Some((hits, trials)) = side.tally.rate(self.metric) {
-            let limit = if self.metric.direction() == Direction::Min {
-                1.0 - limit
-            } else {
-                limit
-            };
-            return binomial::is_above(hits, trials, limit);
-        }
-        // A quantile that is endless because calls failed is for the error rate to judge, which can tell a failure in twenty
-        // calls from a rate.
-        let value = side.value(self.metric, self.seconds);
-        value
-            .filter(|value| value.is_finite())
-            .is_some_and(|value| match self.metric.direction() {
-                Direction::Max => value > limit,
-                Direction::Min => value < limit,
-            })
-    }
-}
-
-/// How many buckets a window has at most: the memory of a rule does not grow with its window, and what leaves the window leaves
-/// it in steps of a six-hundredth.
-const BUCKETS_MAX: f64 = 600.0;
-
-/// A sliding window: the sum of the blocks that are not too old.
-#[derive(Clone, Debug)]
-struct Window {
-    span_seconds: f64,
-    buckets: VecDeque<Bucket>,
-    stable: Arm,
-    candidate: Arm,
-}
-
-/// Blocks that leave the window together.
-#[derive(Clone, Debug)]
-struct Bucket {
-    first: f64,
-    last: f64,
-    stable: Arm,
-    candidate: Arm,
-}
-
-impl Window {
-    fn new(span: Duration) -> Self {
-        let span_seconds = span.as_secs_f64();
-        Self {
-            span_seconds,
-            buckets: VecDeque::new(),
-            stable: Arm::default(),
-            candidate: Arm::default(),
-        }
-    }
-
-    fn push(&mut self, at: f64, stable: &Arm, candidate: &Arm) {
-        self.stable.merge(stable);
-        self.candidate.merge(candidate);
-        match self.buckets.back_mut() {
-            Some(bucket) if at - bucket.first < self.span_seconds / BUCKETS_MAX => {
-                bucket.last = at;
-                bucket.stable.merge(stable);
-                bucket.candidate.merge(candidate);
-            }
-            _ => {
-                let (stable, candidate) = (stable.clone(), candidate.clone());
-                self.buckets.push_back(Bucket {
-                    first: at,
-                    last: at,
-                    stable,
-                    candidate,
-                });
-            }
-        }
-    }
-
-    /// Forgets what is older than the span at `now`.
-    fn slide(&mut self, now: f64) {
-        let before = now - self.span_seconds;
-        while let Some(bucket) = self.buckets.pop_front_if(|bucket| bucket.last <= before) {
-            self.stable.unmerge(&bucket.stable);
-            self.candidate.unmerge(&bucket.candidate);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ValueSum;
 
     fn threshold(lasting_seconds: u64, min_samples: u64) -> Threshold {
         Threshold {
@@ -429,6 +281,7 @@ mod tests {
             warning: Some(Limit::Percent(5.0)),
             critical: Some(Limit::Percent(20.0)),
             lasting: Duration::from_secs(lasting_seconds),
+            of: None,
             window: Duration::from_mins(1),
             min_samples,
             per_tool: true,
@@ -471,6 +324,64 @@ mod tests {
     }
 
     #[test]
+    fn a_breach_in_some_of_the_last_windows_counts() {
+        let rule = Threshold {
+            of: Some("2 of 3".parse().unwrap()),
+            ..threshold(0, 10)
+        };
+        let mut monitor = Monitor::new(vec![rule], vec![], 0.0);
+        let mut verdicts = Vec::new();
+        for minute in 1..=5_u32 {
+            let bad = if minute == 1 || minute == 3 { 20 } else { 0 };
+            let at = f64::from(minute) * 60.0;
+            monitor.add(at, &Arm::default(), &arm("search", 20, bad));
+            verdicts.push(monitor.assess(at).verdict == Verdict::Regression);
+        }
+        assert_eq!(verdicts, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_number_inside_results_has_limits() {
+        let rule = ValueThreshold {
+            name: "guard".into(),
+            tool: "generate".into(),
+            higher_is_better: true,
+            warning: Some(0.9),
+            critical: Some(0.7),
+            lasting: Duration::ZERO,
+            window: Duration::from_mins(1),
+            min_samples: 10,
+        };
+        let mut monitor = Monitor::new(vec![], vec![], 0.0).with_values(vec![rule]);
+        let passed = |count, sum| {
+            let mut arm = Arm::default();
+            arm.add_value(&"guard".into(), ValueSum { count, sum });
+            arm
+        };
+        let check = |monitor: &mut Monitor, at| {
+            let found = monitor.assess(at).values.remove(0);
+            (found.check, found.level)
+        };
+        assert_eq!(check(&mut monitor, 0.0), (Check::NoData, None));
+        monitor.add(1.0, &passed(50, 49.0), &passed(5, 0.0));
+        assert_eq!(check(&mut monitor, 1.0), (Check::Insufficient, None));
+        monitor.add(2.0, &Arm::default(), &passed(95, 95.0));
+        assert_eq!(check(&mut monitor, 2.0), (Check::Pass, None));
+        monitor.add(3.0, &Arm::default(), &passed(20, 0.0));
+        assert_eq!(
+            check(&mut monitor, 3.0),
+            (Check::Fail, Some(Level::Warning))
+        );
+        monitor.add(4.0, &Arm::default(), &passed(60, 0.0));
+        assert_eq!(
+            check(&mut monitor, 4.0),
+            (Check::Fail, Some(Level::Critical))
+        );
+        assert_eq!(monitor.assess(4.0).verdict, Verdict::Regression);
+        assert_eq!(check(&mut monitor, 100.0), (Check::NoData, None));
+    }
+
+    #[test]
     fn a_breach_must_last() {
         let mut monitor = Monitor::new(vec![threshold(5, 10)], vec![], 0.0);
         monitor.add(1.0, &Arm::default(), &arm("search", 20, 20));
@@ -493,19 +404,6 @@ mod tests {
             20,
             "totals are of the whole phase"
         );
-    }
-
-    #[test]
-    fn a_long_window_of_many_blocks_stays_small() {
-        let mut window = Window::new(Duration::from_hours(24));
-        for tick in 0..100_000_u32 {
-            let at = f64::from(tick);
-            window.push(at, &arm("echo", 1, 0), &arm("echo", 1, 0));
-            window.slide(at);
-        }
-        assert!(window.buckets.len() <= 602, "{}", window.buckets.len());
-        let kept = window.candidate.pooled.calls;
-        assert!((86_400..86_400 + 2 * 144).contains(&kept), "{kept}");
     }
 
     #[test]
@@ -575,7 +473,7 @@ mod tests {
         };
         let sample = |cpu_millis, memory_bytes, restarts| {
             let mut arm = Arm::default();
-            arm.add_resources(&Resources {
+            arm.add_resources(&crate::Resources {
                 samples: 1,
                 cpu_millis,
                 observed_millis: 10_000,

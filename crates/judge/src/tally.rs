@@ -152,8 +152,41 @@ impl Resources {
     }
 }
 
+/// A number inside the results of a tool, over one period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValueSum {
+    /// Results that had it.
+    pub count: u64,
+    /// Their sum. True and false are 1 and 0.
+    pub sum: f64,
+}
+
+impl ValueSum {
+    /// Adds a result, or another period.
+    pub fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
+    /// Takes out a period that was added before.
+    pub fn unmerge(&mut self, other: Self) {
+        self.count = self.count.saturating_sub(other.count);
+        // What rounding would leave of an empty window is nothing.
+        self.sum = if self.count == 0 {
+            0.0
+        } else {
+            self.sum - other.sum
+        };
+    }
+
+    /// The mean; nothing without results.
+    pub fn mean(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
 /// One arm in one period.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
     /// All calls.
     pub pooled: Tally,
@@ -162,6 +195,9 @@ pub struct Arm {
     /// What it took of its machine, where it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Numbers inside the results of tools, by what the plan calls them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<Arc<str>, ValueSum>,
 }
 
 impl Arm {
@@ -184,10 +220,19 @@ impl Arm {
         self.resources.get_or_insert_default().merge(resources);
     }
 
+    /// Adds what the results of a tool held.
+    pub fn add_value(&mut self, name: &Arc<str>, value: ValueSum) {
+        self.values
+            .entry(Arc::clone(name))
+            .or_default()
+            .merge(value);
+    }
+
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.pooled.calls == 0
             && self.resources.is_none()
+            && self.values.is_empty()
             && self.tools.values().all(|tally| tally.calls == 0)
     }
 
@@ -199,6 +244,9 @@ impl Arm {
         }
         if let Some(resources) = &other.resources {
             self.add_resources(resources);
+        }
+        for (name, value) in &other.values {
+            self.add_value(name, *value);
         }
     }
 
@@ -215,6 +263,12 @@ impl Arm {
             mine.unmerge(theirs);
         }
         self.resources = self.resources.filter(|resources| resources.samples > 0);
+        for (name, value) in &other.values {
+            if let Some(mine) = self.values.get_mut(name) {
+                mine.unmerge(*value);
+            }
+        }
+        self.values.retain(|_, value| value.count > 0);
     }
 }
 

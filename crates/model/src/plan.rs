@@ -8,7 +8,7 @@ pub use value::{Better, Number, POINTER_BYTES_MAX, SignalRule, VALUES_MAX, Value
 
 use crate::{share::Share, text};
 use serde::{Deserialize, Serialize, de::Error as _};
-use serin_judge::{Criterion, Limit, Metric, Threshold};
+use serin_judge::{Criterion, Limit, Metric, Of, Threshold, ValueThreshold};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// Most phases of a plan: more is a mistake in a generator, not a schedule.
@@ -111,6 +111,9 @@ pub struct ThresholdRule {
     /// How long it must be so before it counts.
     #[serde(default, rename = "for", with = "text::duration")]
     pub lasting: Duration,
+    /// In how many windows, one after the other, it must be so before it counts: `3 of 5`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Of>,
     /// How far back it looks.
     #[serde(default = "window", with = "text::duration")]
     pub window: Duration,
@@ -244,6 +247,12 @@ impl Plan {
         merged(&self.criteria, own)
             .map(|(metric, rule)| rule.resolve(metric))
             .collect()
+    }
+
+    /// The rules on numbers inside results.
+    pub fn value_thresholds(&self) -> Vec<ValueThreshold> {
+        let rules = self.values.iter();
+        rules.map(|(name, rule)| rule.resolve(name)).collect()
     }
 
     /// The evidence that a phase needs.
@@ -469,9 +478,7 @@ fn unit_problem(at: String, metric: Metric, limit: Limit) -> Problem {
         serin_judge::Unit::Cores => {
             "write percent of one processor core such as `90 %`, or a difference such as `+50 %`"
         }
-        serin_judge::Unit::Bytes => {
-            "write a size such as `512MB`, or a difference such as `+50 %`"
-        }
+        serin_judge::Unit::Bytes => "write a size such as `512MB`, or a difference such as `+50 %`",
         serin_judge::Unit::Count => "write a number such as `3`",
     };
     Problem {
@@ -513,6 +520,7 @@ impl ThresholdRule {
             warning: self.warning,
             critical: self.critical,
             lasting: self.lasting,
+            of: self.of,
             window: self.window,
             min_samples: self.min_samples,
             per_tool: self.per_tool,

@@ -3,6 +3,7 @@
 use super::{Problem, WINDOW_MAX, min_samples, window, window_problem};
 use crate::text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serin_judge::ValueThreshold;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// Most numbers that a plan watches: each costs a look at every result of its tool.
@@ -81,6 +82,19 @@ pub(super) fn are_default_signals(rules: &BTreeMap<String, SignalRule>) -> bool 
 }
 
 impl ValueRule {
+    pub(super) fn resolve(&self, name: &Arc<str>) -> ValueThreshold {
+        ValueThreshold {
+            name: Arc::clone(name),
+            tool: Arc::clone(&self.tool),
+            higher_is_better: self.better == Better::Higher,
+            warning: self.warning.map(|limit| limit.0),
+            critical: self.critical.map(|limit| limit.0),
+            lasting: self.lasting,
+            window: self.window,
+            min_samples: self.min_samples,
+        }
+    }
+
     pub(super) fn problems(&self, at: &str, problems: &mut Vec<Problem>) {
         let mut error = |key: &str, what: String, help: &str| {
             problems.push(Problem {
