@@ -95,7 +95,11 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
     check_stable(spec, at, report);
     let mut seen = BTreeMap::new();
     for (name, version) in &spec.versions {
-        let at = at.key("versions").key(name).key("endpoints");
+        let at = at.key("versions").key(name);
+        if let Some(url) = &version.metrics {
+            check_metrics(url, &at.key("metrics"), report);
+        }
+        let at = at.key("endpoints");
         if version.endpoints.is_empty() {
             report.error(
                 &at,
@@ -217,25 +221,56 @@ pub(crate) fn check_host(host: &str, at: &Path, report: &mut Report) {
 
 fn check_endpoint(text: &str, at: &Path, report: &mut Report) {
     let example = "write for example `http://127.0.0.1:9001/mcp`";
+    let Some(url) = check_url(text, example, at, report) else {
+        return;
+    };
+    if url.query().is_some() || url.fragment().is_some() {
+        report.error(
+            at,
+            "an endpoint has a query or a fragment",
+            "remove everything from the `?` or `#` on: the query of each call is sent instead",
+        );
+    }
+}
+
+fn check_metrics(text: &str, at: &Path, report: &mut Report) {
+    let example = "write for example `http://127.0.0.1:9001/metrics`";
+    let Some(url) = check_url(text, example, at, report) else {
+        return;
+    };
+    if url.fragment().is_some() {
+        report.error(
+            at,
+            "a fragment is never sent",
+            "remove everything from the `#` on",
+        );
+    }
+}
+
+/// A URL that Serin itself may call; nothing when what is wrong with it has been said.
+fn check_url(text: &str, example: &str, at: &Path, report: &mut Report) -> Option<Url> {
     let shown = short(text);
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") => url,
         Ok(_) | Err(_) if !text.contains("://") => {
-            return report.error(
+            report.error(
                 at,
                 format!("`{shown}` is not a URL"),
                 format!("write `http://{shown}`"),
             );
+            return None;
         }
         Ok(url) => {
-            return report.error(
+            report.error(
                 at,
                 format!("endpoints speak http, not `{}`", short(url.scheme())),
                 example,
             );
+            return None;
         }
         Err(error) => {
-            return report.error(at, format!("`{shown}` is not a URL: {error}"), example);
+            report.error(at, format!("`{shown}` is not a URL: {error}"), example);
+            return None;
         }
     };
     if url.scheme() == "https" {
@@ -253,15 +288,12 @@ fn check_endpoint(text: &str, at: &Path, report: &mut Report) {
             "credentials in a URL end up in logs",
             "remove what stands before the `@`",
         );
-    } else if url.query().is_some() || url.fragment().is_some() {
-        report.error(
-            at,
-            "an endpoint has a query or a fragment",
-            "remove everything from the `?` or `#` on: the query of each call is sent instead",
-        );
     } else if url.port() == Some(0) {
         report.error(at, "nothing listens at port 0", example);
+    } else {
+        return Some(url);
     }
+    None
 }
 
 fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {

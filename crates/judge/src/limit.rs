@@ -1,6 +1,6 @@
 //! What is measured, and the limits that plans set on it, as people write them.
 
-use serde::{Deserialize, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// What is measured on each arm.
@@ -323,9 +323,34 @@ impl Serialize for Limit {
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// A limit as it stands in a file: a text, or a bare number where it is a count.
+struct Written;
+
+impl serde::de::Visitor<'_> for Written {
+    type Value = Limit;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a limit such as `1 %`, `500ms` or `+10 %`")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Limit, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Limit, E> {
+        Ok(Limit::Count(count as f64))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Limit, E> {
+        self.visit_str(&count.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, count: f64) -> Result<Limit, E> {
+        self.visit_str(&count.to_string())
     }
 }
 
@@ -374,6 +399,19 @@ mod tests {
             "", "fast", "-1 %", "+5", "NaN %", "1e999s", "-5", "%", "+", "B", "5QB", "inf",
         ] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_count_may_be_a_bare_number() {
+        for (json, expected) in [
+            ("3", Some(Limit::Count(3.0))),
+            ("\"3\"", Some(Limit::Count(3.0))),
+            ("1.5", Some(Limit::Count(1.5))),
+            ("-3", None),
+            ("[]", None),
+        ] {
+            assert_eq!(serde_json::from_str(json).ok(), expected, "{json}");
         }
     }
 

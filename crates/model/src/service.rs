@@ -45,6 +45,10 @@ pub struct ServiceSpec {
 pub struct VersionSpec {
     /// The URLs where it runs, `http://host:port/path`.
     pub endpoints: Vec<String>,
+    /// Where its own metrics stand in the Prometheus text format, `http://host:port/metrics`: its processor time, memory and
+    /// restarts are read from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }
 
 /// How the gateway treats the calls of a service. Every limit has a default that suits a tool server.
@@ -175,6 +179,9 @@ pub struct Service {
 pub struct Version {
     /// Where it runs.
     pub endpoints: Vec<Endpoint>,
+    /// Where its own metrics are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// Where it is in its life.
     pub stage: VersionStage,
     /// When it was last withdrawn: sessions that are older do not come back to it, even if it serves again.

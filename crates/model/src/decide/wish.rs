@@ -136,11 +136,13 @@ fn describe_service(
             None if *version == stable => VersionStage::Serving,
             None => VersionStage::Registered,
         };
+        let metrics = wanted.metrics.clone();
         let withdrawn_at = known.and_then(|known| known.withdrawn_at);
         versions.insert(
             version.clone(),
             Version {
                 endpoints,
+                metrics,
                 stage,
                 withdrawn_at,
             },
