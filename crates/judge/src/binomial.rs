@@ -1,5 +1,7 @@
 //! Whether a rate seen in few samples is above or below a limit, rather than merely looks so.
 
+use statrs::distribution::{Beta, ContinuousCDF as _};
+
 /// The chance of a false alarm at one look at one rate. Small because rules are looked at each tick.
 pub const ALPHA: f64 = 0.001;
 
@@ -12,6 +14,22 @@ pub fn is_above(hits: u64, trials: u64, limit: f64) -> bool {
         return false;
     }
     limit <= 0.0 || upper_tail(hits, trials, limit) < ALPHA
+}
+
+/// The rates that `hits` of `trials` may stand for, at a confidence such as 0.95: Clopper and Pearson's interval, which never
+/// promises more than it holds. Without trials it is everything.
+pub fn interval(hits: u64, trials: u64, confidence: f64) -> (f64, f64) {
+    let tail = (1.0 - confidence.clamp(0.0, 1.0)) / 2.0;
+    let (hits, misses) = (hits.min(trials), trials - hits.min(trials));
+    let quantile = |a: u64, b: u64, p: f64| {
+        let beta = Beta::new(a as f64, b as f64).ok()?;
+        Some(beta.inverse_cdf(p))
+    };
+    // A shape of zero is the end of the scale, which `Beta` does not take.
+    (
+        quantile(hits, misses + 1, tail).unwrap_or(0.0),
+        quantile(hits + 1, misses, 1.0 - tail).unwrap_or(1.0),
+    )
 }
 
 /// `P(X >= hits)` for `X` binomial with `trials` and `rate`, `0 < rate < 1`. Sums from the mode side outwards, so that it ends
@@ -71,6 +89,30 @@ mod tests {
             assert!(
                 (got / expected - 1.0).abs() < 1e-9,
                 "{k} of {n} at {p}: {got} against {expected}"
+            );
+        }
+    }
+
+    /// From scipy 1.17.1: `stats.beta.ppf(.025, k, n - k + 1), stats.beta.ppf(.975, k + 1, n - k)`.
+    #[test]
+    fn intervals_are_those_of_scipy() {
+        for (k, n, low, high) in [
+            (0_u64, 10_u64, 0.0, 0.308_497_107_818_760_7),
+            (3, 50, 0.012_548_587_835_334_06, 0.165_481_946_603_772_88),
+            (50, 50, 0.928_878_263_535_802_4, 1.0),
+            (
+                7,
+                1000,
+                0.002_818_858_759_620_524,
+                0.014_369_194_978_918_632,
+            ),
+            (0, 0, 0.0, 1.0),
+            (5, 3, 0.292_401_773_821_286_6, 1.0),
+        ] {
+            let got = interval(k, n, 0.95);
+            assert!(
+                (got.0 - low).abs() < 1e-9 && (got.1 - high).abs() < 1e-9,
+                "{k} of {n}: {got:?} against {low} to {high}"
             );
         }
     }

@@ -64,7 +64,7 @@ impl Tally {
     }
 
     /// The hits and trials behind a metric that is a rate. For availability the hits are the failures.
-    pub(crate) fn rate(&self, metric: Metric) -> Option<(u64, u64)> {
+    pub fn rate(&self, metric: Metric) -> Option<(u64, u64)> {
         match metric {
             Metric::ErrorRate | Metric::Availability => Some((self.bad, self.calls)),
             Metric::ClientErrors => Some((self.client_errors, self.calls)),
