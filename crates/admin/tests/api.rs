@@ -7,10 +7,14 @@ use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use serin_admin::{Access, Build, Token};
 use serin_control::{Control, Options, TICK_MIN};
-use serin_judge::LogHistogram;
+use serin_judge::{
+    LogHistogram,
+    trial::{NewKey, Report},
+};
 use serin_model::{
     manifest::Manifest,
-    observe::{CallEra, CellKey, Counts, NewKeys, Open, Rejection, Sealed},
+    observe::{CallEra, CellKey, Counts, Open, Rejection, Sealed, Trials},
+    share::Share,
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
@@ -518,11 +522,18 @@ async fn busy(world: &World) {
     };
     let sealed = Sealed {
         cells: vec![(key, counts)],
-        keys: vec![NewKeys {
+        trials: vec![Trials {
             service: service.clone(),
             rollout,
-            version: version.clone(),
-            hashes: vec![1],
+            step: 1,
+            share: Share::ZERO,
+            report: Report {
+                keys: vec![NewKey {
+                    key: 1,
+                    is_candidate: true,
+                }],
+                ..Report::default()
+            },
         }],
         open: vec![(
             service.clone(),

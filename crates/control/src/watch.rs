@@ -125,10 +125,10 @@ impl Watch {
                 self.fresh |= is_candidate && tally.calls > 0;
             }
         }
-        for keys in sealed.keys.iter().filter(|keys| keys.rollout == rollout.id) {
-            for hash in &keys.hashes {
-                if self.keys.len() < KEYS_MAX || self.keys.contains_key(hash) {
-                    self.keys.insert(*hash, keys.version == self.to);
+        for trials in sealed.trials.iter().filter(|t| t.rollout == rollout.id) {
+            for new in &trials.report.keys {
+                if self.keys.len() < KEYS_MAX || self.keys.contains_key(&new.key) {
+                    self.keys.insert(new.key, new.is_candidate);
                 }
             }
         }

@@ -5,15 +5,17 @@ use serin_control::{
     Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
     view::{RolloutView, View},
 };
+use serin_judge::trial::{NewKey, Report};
 use serin_model::{
     decide::{Command, RefusalKind},
     event::{Actor, Event},
     manifest::Manifest,
     name::ServiceName,
-    observe::{CallEra, CellKey, Counts, NewKeys, Outcome, STREAK_URGENT, Sealed},
+    observe::{CallEra, CellKey, Counts, Outcome, STREAK_URGENT, Sealed, Trials},
     plan::RollbackStrategy,
     rollout::Status,
     service::{Protocol, VersionStage},
+    share::Share,
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
@@ -435,21 +437,24 @@ async fn the_realised_share_counts_keys() {
     let plane = Plane::open(folder.path(), manifest).await;
     plane.start(QUICK).await.unwrap();
     let rollout = plane.until("there", |_| true).await.id;
-    let keys = |version: &str, hashes: Vec<u64>| NewKeys {
+    let new = |key| NewKey {
+        key,
+        is_candidate: key == 9,
+    };
+    let trials = Trials {
         service: shop(),
         rollout,
-        version: version.parse().unwrap(),
-        hashes,
+        step: 1,
+        share: Share::ZERO,
+        report: Report {
+            keys: (0..10).chain([9]).map(new).collect(),
+            ..Report::default()
+        },
     };
-    let keys = vec![
-        keys("v1", (0..9).collect()),
-        keys("v2", vec![9]),
-        keys("v2", vec![9]),
-    ];
     plane
         .counts
         .send(Sealed {
-            keys,
+            trials: vec![trials],
             ..Sealed::default()
         })
         .await

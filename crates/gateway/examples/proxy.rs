@@ -34,7 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             rollout,
             candidate: 1,
             share,
+            step: 1,
             contract_differs: false,
+            block: std::time::Duration::from_secs(10),
+            values: [].into(),
         }),
         versions: [Ok(stable)]
             .into_iter()

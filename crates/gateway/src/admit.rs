@@ -147,10 +147,10 @@ impl Admitted<'_> {
         Ok(())
     }
 
-    /// Where a caller goes; notes the key if the split decided it.
+    /// Where a caller goes.
     pub(super) fn route(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
         let service = self.service;
-        let to = route::route(service, caller).map_err(|nowhere| match nowhere {
+        route::route(service, caller).map_err(|nowhere| match nowhere {
             Nowhere::EndpointGone => {
                 let text = "the version that made this value is gone; start again without it";
                 let status = StatusCode::BAD_REQUEST;
@@ -167,13 +167,7 @@ impl Admitted<'_> {
                 );
                 Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, text).of(&service.name)
             }
-        })?;
-        if let (true, Caller::New { key: Some(key), .. }) = (to.by_split, caller)
-            && let Some(version) = service.versions.get(to.version)
-        {
-            self.core.counters.key_assigned(service, version, key);
-        }
-        Ok(to)
+        })
     }
 
     /// The request as it goes to the endpoint.
@@ -197,6 +191,7 @@ impl Admitted<'_> {
             era,
             asks,
             is_tester: self.chosen.is_some(),
+            compared: to.by_split,
             session: None,
             complete: self.complete,
         }

@@ -9,6 +9,7 @@ use crate::{
     refusal::Refusal,
     route::{self, Destination},
     session::Token,
+    trials::Trial,
 };
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -54,6 +55,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) era: CallEra,
     pub(crate) asks: Asks<'a>,
     pub(crate) is_tester: bool,
+    /// The hash of the caller's key, if the caller is one of those by whom the versions are compared.
+    pub(crate) compared: Option<u64>,
     /// The legacy session, where its client may cancel calls by a notification.
     pub(crate) session: Option<Uuid>,
     /// When the gateway had all of the request.
@@ -126,6 +129,13 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
     if outbound.is_tester {
         observation.by_tester();
+    }
+    let trial = |key| Trial::of(service, to.version, key);
+    if let Some(trial) = to.by_split.and_then(trial) {
+        counters.assigned(trial);
+    }
+    if let Some(trial) = outbound.compared.and_then(trial) {
+        observation.of_trial(trial);
     }
     if let Some(session) = outbound.session {
         observation.in_session(core.sessions().clone(), session);

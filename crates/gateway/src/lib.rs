@@ -8,7 +8,7 @@
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
-//! Beside the line: `seal` and `session` (what clients hold for us), `rebind` (sessions that must move), `affinity`,
+//! Beside the line: `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions that must move), `affinity`,
 //! `lists`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
 //!
 //! **Architecture invariants.** No lock is taken on the way of an ordinary request. The routing table is read anew for every
@@ -33,6 +33,7 @@ mod refusal;
 mod route;
 mod seal;
 mod session;
+mod trials;
 
 pub use seal::{Keyring, KeyringError};
 

@@ -6,17 +6,20 @@
 use crate::{
     body::{ToUpstream, Upload},
     session::Sessions,
+    trials::{Clock, ServiceTrials, Trial},
 };
 use http::{HeaderValue, StatusCode};
-use serin_judge::DenseHistogram;
+use serin_judge::{
+    DenseHistogram, LogHistogram, bucket_of,
+    trial::{Latency, Shown},
+};
 use serin_mcp::scan::{self, Scanner};
 use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::{
-        CallEra, CellKey, Counts, Moved, NO_TOOL, NewKeys, OTHER_TOOL, Open, Outcome, Rejection,
+        CallEra, CellKey, Counts, Moved, NO_TOOL, OTHER_TOOL, Open, Outcome, Rejection,
         STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
     },
-    share::Share,
     snapshot::{ServiceRoute, VersionRoute},
 };
 use std::{
@@ -31,8 +34,6 @@ use uuid::Uuid;
 
 /// Time from one message of a core to the next, also when nothing happened: the control plane sees that the core lives.
 pub(crate) const SEAL_EVERY: Duration = Duration::from_millis(100);
-/// Most affinity keys a core remembers of a rollout, some 2 MB: with more callers the realised share is that of the first.
-const KEYS_MAX: usize = 100_000;
 /// Messages without traffic after which the counters of a version are dropped: a minute.
 const QUIET_MAX: u32 = 600;
 
@@ -43,10 +44,10 @@ pub(crate) struct Counters {
     core: u16,
     sequence: Cell<u64>,
     sender: mpsc::Sender<Sealed>,
-    versions: RefCell<Map<ServiceName, Map<VersionName, Rc<VersionCounters>>>>,
+    services: RefCell<Map<ServiceName, ServiceCounters>>,
     rejections: RefCell<Map<(Option<ServiceName>, Rejection), u64>>,
     moved: RefCell<Map<ServiceName, Moved>>,
-    keys: RefCell<Map<ServiceName, Keys>>,
+    clock: Clock,
     urgent: Notify,
     hung_after: Duration,
     /// The gateway itself drops what is under way.
@@ -61,6 +62,13 @@ struct ToolNames {
     other: Arc<str>,
 }
 
+/// What is counted for one service.
+#[derive(Default)]
+struct ServiceCounters {
+    versions: Map<VersionName, Rc<VersionCounters>>,
+    trials: Rc<ServiceTrials>,
+}
+
 /// What is counted for one version.
 pub(crate) struct VersionCounters {
     service: ServiceName,
@@ -70,6 +78,8 @@ pub(crate) struct VersionCounters {
     cells: RefCell<Map<Arc<str>, ToolCells>>,
     labels: RefCell<Labels>,
     overhead: RefCell<DenseHistogram>,
+    /// Those of the service.
+    trials: Rc<ServiceTrials>,
     /// The rollout in which it serves now, if any.
     rollout: Cell<Option<RolloutId>>,
     /// Transport failures in a row, in this rollout.
@@ -96,6 +106,7 @@ struct ToolCell {
     auth_failures: u64,
     first_byte: DenseHistogram,
     last_byte: DenseHistogram,
+    left: LogHistogram,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -110,18 +121,11 @@ impl ToolCell {
             auth_failures: std::mem::take(&mut self.auth_failures),
             first_byte: self.first_byte.drain(),
             last_byte: self.last_byte.drain(),
+            left: std::mem::take(&mut self.left),
             request_bytes: std::mem::take(&mut self.request_bytes),
             response_bytes: std::mem::take(&mut self.response_bytes),
         })
     }
-}
-
-/// The affinity keys of a service's rollout.
-struct Keys {
-    rollout: RolloutId,
-    share: Share,
-    seen: HashSet<u64, foldhash::fast::RandomState>,
-    fresh: Map<VersionName, Vec<u64>>,
 }
 
 impl Counters {
@@ -130,10 +134,10 @@ impl Counters {
             core,
             sequence: Cell::new(0),
             sender,
-            versions: RefCell::default(),
+            services: RefCell::default(),
             rejections: RefCell::default(),
             moved: RefCell::default(),
-            keys: RefCell::default(),
+            clock: Clock::new(),
             urgent: Notify::new(),
             hung_after,
             is_cutting: Cell::new(false),
@@ -148,11 +152,13 @@ impl Counters {
     /// The counters of a version.
     pub(crate) fn of(&self, service: &ServiceRoute, version: &VersionRoute) -> Rc<VersionCounters> {
         let rollout = service.split.as_ref().map(|split| split.rollout);
-        let mut services = self.versions.borrow_mut();
-        if let Some(found) = services
-            .get(&service.name)
-            .and_then(|versions| versions.get(&version.name))
-        {
+        let mut services = self.services.borrow_mut();
+        if !services.contains_key(&service.name) {
+            services.insert(service.name.clone(), ServiceCounters::default());
+        }
+        let counters = services.entry(service.name.clone()).or_default();
+        counters.trials.follow(service.split.as_ref(), &self.clock);
+        if let Some(found) = counters.versions.get(&version.name) {
             found.enter(rollout);
             return found.clone();
         }
@@ -165,6 +171,7 @@ impl Counters {
             cells: RefCell::default(),
             labels: RefCell::default(),
             overhead: RefCell::default(),
+            trials: counters.trials.clone(),
             rollout: Cell::new(rollout),
             streak: Cell::new(0),
             streak_grew: Cell::new(false),
@@ -172,8 +179,7 @@ impl Counters {
             quiet: Cell::new(0),
             open: Cell::default(),
         });
-        let versions = services.entry(service.name.clone()).or_default();
-        versions.insert(version.name.clone(), made.clone());
+        counters.versions.insert(version.name.clone(), made.clone());
         made
     }
 
@@ -207,35 +213,6 @@ impl Counters {
             self.tool_names.other.clone()
         } else {
             self.tool_names.unknown.clone()
-        }
-    }
-
-    /// Notes the version that the split gave to an affinity key.
-    pub(crate) fn key_assigned(&self, service: &ServiceRoute, version: &VersionRoute, key: &[u8]) {
-        let Some(split) = &service.split else { return };
-        let mut services = self.keys.borrow_mut();
-        let keys = services
-            .entry(service.name.clone())
-            .or_insert_with(|| Keys {
-                rollout: split.rollout,
-                share: split.share,
-                seen: HashSet::default(),
-                fresh: Map::default(),
-            });
-        if (keys.rollout, keys.share) != (split.rollout, split.share) {
-            // Callers are counted anew at each share: only then do all of those who are assigned at it come up, not the moved alone.
-            // What the last share saw since the last message goes unsaid: nobody compares it any more.
-            keys.rollout = split.rollout;
-            keys.share = split.share;
-            keys.seen.clear();
-            keys.fresh.clear();
-        }
-        let mut head = [0; 8];
-        head.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
-        let hash = u64::from_be_bytes(head);
-        if keys.seen.len() < KEYS_MAX && keys.seen.insert(hash) {
-            let fresh = keys.fresh.entry(version.name.clone()).or_default();
-            fresh.push(hash);
         }
     }
 
@@ -278,19 +255,11 @@ impl Counters {
             sequence,
             ..Sealed::default()
         };
-        for versions in self.versions.borrow_mut().values_mut() {
+        for (name, service) in self.services.borrow_mut().iter_mut() {
+            let versions = &mut service.versions;
             versions
                 .retain(|_, version| version.seal(&mut sealed) || Rc::strong_count(version) > 1);
-        }
-        for (service, keys) in self.keys.borrow_mut().iter_mut() {
-            for (version, hashes) in keys.fresh.drain() {
-                sealed.keys.push(NewKeys {
-                    service: service.clone(),
-                    rollout: keys.rollout,
-                    version,
-                    hashes,
-                });
-            }
+            sealed.trials.extend(service.trials.drain(name));
         }
         let rejections = self.rejections.borrow_mut().drain().collect::<Vec<_>>();
         sealed.rejections = rejections
@@ -341,6 +310,11 @@ impl VersionCounters {
         let (service, version) = names();
         sealed.open.push((service, version, self.open.get()));
         self.quiet.get() < QUIET_MAX
+    }
+
+    /// The split gave this version to a caller.
+    pub(crate) fn assigned(&self, trial: Trial) {
+        self.trials.assigned(trial);
     }
 
     fn with_cell(&self, tool: &Arc<str>, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
@@ -449,9 +423,41 @@ pub(crate) struct Observation {
     response_bytes: u64,
     /// A tester chose the version by hand: left out of the comparison.
     is_tester: bool,
+    /// The caller is one of those by whom the versions are compared.
+    trial: Option<Trial>,
     /// If the client drops the call, that says nothing about the version, however old the call is.
     excused: bool,
     done: bool,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    outcome: Outcome,
+    /// The age at which its client left it, where that may say something about the version.
+    left: Option<Duration>,
+    /// It was refused for want of a right.
+    auth: bool,
+}
+
+impl End {
+    const fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            left: None,
+            auth: false,
+        }
+    }
+
+    /// What it shows of the caller's trial, if anything. For a call that its client left the age decides, not what it is counted as.
+    fn shows(self, latency: Option<Latency>) -> Option<Shown> {
+        match (self.left, self.outcome) {
+            (Some(age), _) => Some(Shown::Left(bucket_of(age.as_secs_f64()))),
+            (None, Outcome::Cancelled) => None,
+            (None, outcome) if outcome.is_bad() => Some(Shown::Badly),
+            (None, _) => Some(Shown::Well(latency)),
+        }
+    }
 }
 
 impl Observation {
@@ -480,6 +486,7 @@ impl Observation {
             request_bytes: 0,
             response_bytes: 0,
             is_tester: false,
+            trial: None,
             excused: false,
             done: false,
         }
@@ -491,6 +498,10 @@ impl Observation {
 
     pub(crate) fn by_tester(&mut self) {
         self.is_tester = true;
+    }
+
+    pub(crate) fn of_trial(&mut self, trial: Trial) {
+        self.trial = Some(trial);
     }
 
     /// The client may drop the call at any age: it has begun to get what it asked for, can come back for it, or was asked
@@ -510,17 +521,21 @@ impl Observation {
         }
     }
 
-    /// Whether the endpoint has had the whole request for so long that a client who goes away has waited in vain.
-    fn is_hung(&self) -> bool {
+    /// How long the endpoint has had the whole request, if a client who goes away now says something about the version by it.
+    fn waited(&self) -> Option<Duration> {
         let complete = match self.upload.as_ref().map(|upload| upload.get()) {
             None => Some(self.sent),
             Some(Upload::Sent(at)) => Some(at),
             Some(Upload::Sending | Upload::Broken) => None,
         };
-        complete.is_some_and(|since| since.elapsed() >= self.counters.hung_after)
-            && self.may_hang()
-            && !self.excused
-            && !self.counters.is_cutting.get()
+        complete
+            .filter(|_| !self.excused && !self.counters.is_cutting.get())
+            .map(|since| since.elapsed())
+    }
+
+    /// Whether a client who goes away has waited in vain.
+    fn is_hung(&self, waited: Duration) -> bool {
+        waited >= self.counters.hung_after && self.may_hang()
     }
 
     pub(crate) fn is_stream(&self) -> bool {
@@ -551,7 +566,7 @@ impl Observation {
 
     /// An attempt failed before any byte was sent; another follows.
     pub(crate) fn attempt_failed(&mut self) {
-        self.count_all(Outcome::Transport, false);
+        self.count_all(End::of(Outcome::Transport));
         self.transport(Outcome::Transport);
     }
 
@@ -569,13 +584,21 @@ impl Observation {
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
             // A connection breaks with the body that is on it: it was the client that went away.
-            let outcome = match &self.upload {
-                Some(upload) if upload.get() == Upload::Broken => Outcome::Cancelled,
-                _ if outcome == Outcome::Cancelled && self.is_hung() => Outcome::Timeout,
-                _ => outcome,
+            let end = match &self.upload {
+                Some(upload) if upload.get() == Upload::Broken => End::of(Outcome::Cancelled),
+                _ if outcome == Outcome::Cancelled => {
+                    let left = self.waited();
+                    let is_hung = left.is_some_and(|waited| self.is_hung(waited));
+                    End {
+                        outcome: if is_hung { Outcome::Timeout } else { outcome },
+                        left,
+                        auth: false,
+                    }
+                }
+                _ => End::of(outcome),
             };
-            self.transport(outcome);
-            self.count_all(outcome, false);
+            self.transport(end.outcome);
+            self.count_all(end);
         }
     }
 
@@ -592,8 +615,12 @@ impl Observation {
         self.transport(Outcome::Ok);
         let by_status = of_status(status);
         let auth = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let end = |outcome| End {
+            auth,
+            ..End::of(outcome)
+        };
         let (Some(scanner), Outcome::Ok) = (scanner, by_status) else {
-            self.count_all(by_status, auth);
+            self.count_all(end(by_status));
             return;
         };
         let unanswered = if resumable {
@@ -604,13 +631,14 @@ impl Observation {
         // A person was asked meanwhile: the time says nothing about the tool.
         if scanner.server_requests() > 0 {
             self.first_byte = None;
+            self.excused = true;
         }
-        let of = |outcome: Option<scan::Outcome>| outcome.map_or(unanswered, of_scan);
+        let of = |outcome: Option<scan::Outcome>| end(outcome.map_or(unanswered, of_scan));
         match std::mem::replace(&mut self.calls, Calls::None) {
             Calls::None => {}
             Calls::Stream => self.calls = Calls::Stream,
             Calls::One(tool, id) => {
-                self.count(&tool, id.as_deref(), of(scanner.outcome()), auth);
+                self.count(&tool, id.as_deref(), of(scanner.outcome()));
                 self.close();
             }
             Calls::Batch(calls) => {
@@ -619,23 +647,23 @@ impl Observation {
                         .answers()
                         .iter()
                         .find(|answer| answer.id.as_deref() == Some(&id));
-                    let outcome = of(answer.map(|answer| answer.outcome));
-                    self.count(&tool, Some(&id), outcome, auth);
+                    let end = of(answer.map(|answer| answer.outcome));
+                    self.count(&tool, Some(&id), end);
                 }
                 self.close();
             }
         }
     }
 
-    fn count_all(&mut self, outcome: Outcome, auth: bool) {
+    fn count_all(&mut self, end: End) {
         match std::mem::replace(&mut self.calls, Calls::None) {
             Calls::One(tool, id) => {
-                self.count(&tool, id.as_deref(), outcome, auth);
+                self.count(&tool, id.as_deref(), end);
                 self.calls = Calls::One(tool, id);
             }
             Calls::Batch(calls) => {
                 for (tool, id) in &calls {
-                    self.count(tool, Some(id), outcome, auth);
+                    self.count(tool, Some(id), end);
                 }
                 self.calls = Calls::Batch(calls);
             }
@@ -643,37 +671,57 @@ impl Observation {
         }
     }
 
-    fn count(&self, tool: &Arc<str>, id: Option<&str>, outcome: Outcome, auth: bool) {
+    fn count(&self, tool: &Arc<str>, id: Option<&str>, end: End) {
         if self.is_tester {
             return;
         }
-        let cancelled = self.done
-            && match (&self.session, id) {
-                (Some((sessions, session)), Some(id)) => sessions.take_cancelled(*session, id),
-                _ => false,
-            };
-        let outcome = if cancelled {
-            Outcome::Cancelled
-        } else {
-            outcome
+        let end = match self.cancelled_at(id) {
+            Some(at) => End {
+                outcome: Outcome::Cancelled,
+                left: (!self.excused).then(|| at.saturating_duration_since(self.sent)),
+                ..end
+            },
+            None => end,
         };
+        let now = Instant::now();
+        let timed = matches!(
+            end.outcome,
+            Outcome::Ok | Outcome::InputRequired | Outcome::CalledBadly
+        );
+        let since = |to: Instant| to.saturating_duration_since(self.sent).as_secs_f64();
+        let latency = self.first_byte.filter(|_| timed).map(|first_byte| Latency {
+            first_byte: bucket_of(since(first_byte)),
+            last_byte: bucket_of(since(now)),
+        });
         self.version.with_cell(tool, self.era, |cell| {
-            if let Some(n) = cell.outcomes.get_mut(outcome as usize) {
+            if let Some(n) = cell.outcomes.get_mut(end.outcome as usize) {
                 *n += 1;
             }
-            cell.auth_failures += u64::from(auth);
+            cell.auth_failures += u64::from(end.auth);
             cell.request_bytes += self.request_bytes;
             cell.response_bytes += self.response_bytes;
-            let timed = matches!(
-                outcome,
-                Outcome::Ok | Outcome::InputRequired | Outcome::CalledBadly
-            );
-            if let (true, Some(first_byte)) = (timed, self.first_byte) {
-                let since = |to: Instant| to.duration_since(self.sent).as_secs_f64();
-                cell.first_byte.record(since(first_byte));
-                cell.last_byte.record(since(Instant::now()));
+            if let Some(latency) = latency {
+                cell.first_byte.add(latency.first_byte);
+                cell.last_byte.add(latency.last_byte);
+            }
+            if let (Outcome::Cancelled, Some(age)) = (end.outcome, end.left) {
+                cell.left.record(age.as_secs_f64());
             }
         });
+        if let (Some(trial), Some(shown)) = (self.trial, end.shows(latency)) {
+            let at_ms = self.counters.clock.ms(now);
+            if self.era == CallEra::None {
+                self.version.trials.record(trial, None, shown, at_ms);
+            } else if !Arc::ptr_eq(tool, &self.counters.tool_names.none) {
+                self.version.trials.record(trial, Some(tool), shown, at_ms);
+            }
+        }
+    }
+
+    /// When the client cancelled a call by a notification, if it did.
+    fn cancelled_at(&self, id: Option<&str>) -> Option<Instant> {
+        let (sessions, session) = self.session.as_ref().filter(|_| self.done)?;
+        sessions.take_cancelled(*session, id?)
     }
 
     /// The calls are no longer open.

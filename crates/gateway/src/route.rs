@@ -4,6 +4,7 @@
 //! the split by affinity key. Within the version an affinity key keeps its endpoint by rendezvous hashing, so that an
 //! endpoint that comes or goes moves only its own callers.
 
+use crate::trials::key_hash;
 use foldhash::quality::FixedState;
 use serin_model::{
     name::EndpointId,
@@ -37,8 +38,8 @@ pub(crate) struct Destination {
     pub(crate) endpoint: usize,
     /// No other endpoint will do.
     pub(crate) pinned: bool,
-    /// The split decided it: the caller counts as one of its keys.
-    pub(crate) by_split: bool,
+    /// The split decided it, by a key of this hash: the caller counts as one of its keys.
+    pub(crate) by_split: Option<u64>,
 }
 
 /// Why a request goes nowhere.
@@ -62,7 +63,7 @@ pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destin
                 version,
                 endpoint,
                 pinned: true,
-                by_split: false,
+                by_split: None,
             })
         }
         Caller::New {
@@ -70,8 +71,8 @@ pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destin
             chosen,
             stable_only,
         } => {
-            let by_split =
-                chosen.is_none() && !stable_only && key.is_some() && service.split.is_some();
+            let may_be_split = chosen.is_none() && !stable_only && service.split.is_some();
+            let by_split = key.filter(|_| may_be_split).map(key_hash);
             let version = match chosen {
                 _ if stable_only => service.stable,
                 Some(version) => version,
@@ -177,7 +178,10 @@ pub(crate) mod tests {
                 rollout: RolloutId(Uuid::from_u128(3)),
                 candidate: 1,
                 share: Share::from_percent(share).unwrap(),
+                step: 1,
                 contract_differs: false,
+                block: std::time::Duration::from_secs(10),
+                values: [].into(),
             }),
             settings: ServiceSettings::default(),
         }
@@ -228,7 +232,7 @@ pub(crate) mod tests {
             }
             let to = route(&service, Caller::Pinned(EndpointId(id))).unwrap();
             prop_assert_eq!(service.versions[to.version].endpoints[to.endpoint].id, EndpointId(id));
-            prop_assert!(to.pinned && !to.by_split);
+            prop_assert!(to.pinned && to.by_split.is_none());
         }
 
         #[test]
@@ -257,7 +261,7 @@ pub(crate) mod tests {
     fn without_a_key_or_for_stable_alone_the_candidate_gets_nothing() {
         let service = service(100.0);
         assert_eq!(route(&service, new(None)).unwrap().version, 0);
-        assert!(!route(&service, new(None)).unwrap().by_split);
+        assert_eq!(route(&service, new(None)).unwrap().by_split, None);
         let old = Caller::New {
             key: Some(b"k"),
             chosen: Some(1),
@@ -275,7 +279,7 @@ pub(crate) mod tests {
             stable_only: false,
         };
         let to = route(&service(0.0), chosen).unwrap();
-        assert_eq!((to.version, to.by_split), (1, false));
+        assert_eq!((to.version, to.by_split), (1, None));
     }
 
     #[test]

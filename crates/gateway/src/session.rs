@@ -29,6 +29,10 @@ const TENANT_BYTES_MAX: usize = 63;
 /// Stands for "no session id" in place of its length.
 const NO_UPSTREAM: u16 = u16::MAX;
 
+/// The bits of a token's flags.
+const IS_TESTER: u8 = 1;
+const BY_SPLIT: u8 = 2;
+
 /// What a session id of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
@@ -44,6 +48,8 @@ pub(crate) struct Token {
     pub(crate) expires_seconds: u64,
     /// A tester chose its version by hand: its calls stay out of the comparison.
     pub(crate) is_tester: bool,
+    /// The split of a rollout gave it its version.
+    pub(crate) by_split: bool,
     /// Whose it is; empty before there are tenants.
     pub(crate) tenant: Box<str>,
     /// The server's own session id, if it gave one.
@@ -85,7 +91,8 @@ impl Token {
         out.extend_from_slice(&self.incarnation.to_be_bytes());
         out.extend_from_slice(&self.issued_ms.to_be_bytes());
         out.extend_from_slice(&self.expires_seconds.to_be_bytes());
-        out.push(u8::from(self.is_tester));
+        let by_split = if self.by_split { BY_SPLIT } else { 0 };
+        out.push(u8::from(self.is_tester) | by_split);
         out.push(u8::try_from(self.tenant.len()).ok()?);
         out.extend_from_slice(self.tenant.as_bytes());
         let length = upstream.map_or(Some(NO_UPSTREAM), |id| u16::try_from(id.len()).ok())?;
@@ -101,7 +108,7 @@ impl Token {
         let (incarnation, raw) = raw.split_first_chunk()?;
         let (issued, raw) = raw.split_first_chunk()?;
         let (expires, raw) = raw.split_first_chunk()?;
-        let (&is_tester, raw) = raw.split_first()?;
+        let (&flags, raw) = raw.split_first()?;
         let (&tenant, raw) = raw.split_first()?;
         let (tenant, raw) = raw.split_at_checked(usize::from(tenant))?;
         let (length, raw) = raw.split_first_chunk()?;
@@ -119,7 +126,8 @@ impl Token {
             incarnation: u64::from_be_bytes(*incarnation),
             issued_ms: u64::from_be_bytes(*issued),
             expires_seconds: u64::from_be_bytes(*expires),
-            is_tester: is_tester != 0,
+            is_tester: flags & IS_TESTER != 0,
+            by_split: flags & BY_SPLIT != 0,
             tenant: text(tenant)?,
             upstream,
             init: if init.is_empty() {
@@ -159,8 +167,15 @@ pub(crate) struct Sessions {
     stateful: Mutex<Stateful>,
     ended: Mutex<Ended>,
     cancelled_count: AtomicUsize,
-    /// Until when, and which call.
-    cancelled: Mutex<VecDeque<(Instant, u64)>>,
+    cancelled: Mutex<VecDeque<Cancelled>>,
+}
+
+/// A call that its client cancelled by a notification.
+struct Cancelled {
+    call: u64,
+    at: Instant,
+    /// When it is forgotten.
+    until: Instant,
 }
 
 /// A session that was moved, or is being moved.
@@ -283,37 +298,37 @@ impl Sessions {
     /// Notes that a client cancelled a call, which may last for `call_max`; `id` is JSON text.
     pub(crate) fn cancel(&self, session: Uuid, id: &str, call_max: Duration) {
         let keep = call_max.saturating_add(CANCELLED_FOR);
-        let Some(until) = Instant::now().checked_add(keep) else {
+        let at = Instant::now();
+        let Some(until) = at.checked_add(keep) else {
             return;
         };
         let mut table = lock(&self.cancelled);
         if table.len() >= CANCELLED_MAX {
             table.pop_front();
         }
-        table.push_back((until, call_hash(session, id)));
+        let call = call_hash(session, id);
+        table.push_back(Cancelled { call, at, until });
         self.cancelled_count.store(table.len(), Relaxed);
     }
 
-    /// Whether the client cancelled this call. Forgets it.
-    pub(crate) fn take_cancelled(&self, session: Uuid, id: &str) -> bool {
+    /// When the client cancelled this call, if it did. Forgets it.
+    pub(crate) fn take_cancelled(&self, session: Uuid, id: &str) -> Option<Instant> {
         if self.cancelled_count.load(Relaxed) == 0 {
-            return false;
+            return None;
         }
         let hash = call_hash(session, id);
         let mut table = lock(&self.cancelled);
-        let found = table.iter().position(|(_, call)| *call == hash);
-        if let Some(at) = found {
-            table.remove(at);
-            self.cancelled_count.store(table.len(), Relaxed);
-        }
-        found.is_some()
+        let found = table.iter().position(|cancelled| cancelled.call == hash)?;
+        let cancelled = table.remove(found);
+        self.cancelled_count.store(table.len(), Relaxed);
+        cancelled.map(|cancelled| cancelled.at)
     }
 
     /// Drops what is over. Called now and then by one core.
     pub(crate) fn sweep(&self, now_seconds: u64) {
         if self.cancelled_count.load(Relaxed) > 0 {
             let mut table = lock(&self.cancelled);
-            table.retain(|(until, _)| *until > Instant::now());
+            table.retain(|cancelled| cancelled.until > Instant::now());
             self.cancelled_count.store(table.len(), Relaxed);
         }
         if self.moved_count.load(Relaxed) > 0 {
@@ -393,6 +408,7 @@ mod tests {
             issued_ms: 900_000,
             expires_seconds: 1000,
             is_tester: false,
+            by_split: true,
             tenant: "".into(),
             upstream: upstream.map(Into::into),
             init: init.map(Into::into),
@@ -522,13 +538,17 @@ mod tests {
         let session = Uuid::from_u128(1);
         sessions.cancel(session, "7", Duration::ZERO);
         sessions.sweep(0);
-        assert!(!sessions.take_cancelled(session, "8"));
-        assert!(sessions.take_cancelled(session, "7"));
-        assert!(!sessions.take_cancelled(session, "7"));
+        assert_eq!(sessions.take_cancelled(session, "8"), None);
+        assert!(sessions.take_cancelled(session, "7").unwrap() <= Instant::now());
+        assert_eq!(sessions.take_cancelled(session, "7"), None);
         for id in 0..=CANCELLED_MAX {
             sessions.cancel(session, &id.to_string(), Duration::ZERO);
         }
-        assert!(!sessions.take_cancelled(session, "0"), "the oldest went");
-        assert!(sessions.take_cancelled(session, "1"));
+        assert_eq!(
+            sessions.take_cancelled(session, "0"),
+            None,
+            "the oldest went"
+        );
+        assert!(sessions.take_cancelled(session, "1").is_some());
     }
 }

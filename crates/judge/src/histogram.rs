@@ -143,7 +143,13 @@ impl Default for DenseHistogram {
 impl DenseHistogram {
     /// Adds one value, in seconds.
     pub fn record(&mut self, seconds: f64) {
-        let bucket = bucket_of(seconds);
+        self.add(bucket_of(seconds));
+    }
+
+    /// Adds one value of a bucket, as [`bucket_of`] names it.
+    pub fn add(&mut self, bucket: u16) {
+        const LAST: u16 = (BUCKETS - 1) as u16;
+        let bucket = bucket.min(LAST);
         self.lowest = self.lowest.min(bucket);
         self.highest = self.highest.max(bucket);
         if let Some(n) = self.buckets.get_mut(usize::from(bucket)) {

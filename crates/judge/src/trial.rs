@@ -6,6 +6,20 @@
 //!
 //! - A core of the data plane has a [`Recorder`]: it hands on, every 100 ms, what the calls of young keys have shown.
 //! - The control plane has a [`Ledger`]: the union over all cores, closed into a [`TrialBlock`] by the clock, never by an outcome.
+//!
+//! What has been seen of a key is a [`Seen`], whose [`Seen::merge`] is associative, commutative and idempotent: it does not matter
+//! which core carried a call, in which order parts arrive, and whether one arrives twice.
+//!
+//! Both are bounded by thinning: when a table is full, only keys whose hash lies in one of `2^k` parts are looked at from then on.
+//! The hash of a key says nothing about how its calls end, so the keys that are left are a fair sample.
+
+mod ledger;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+pub use ledger::{BOOKED_MAX, LEDGER_PENDING_MAX, Ledger};
+pub use recorder::{Call, MARGIN, PENDING_MAX, Recorder, TABLE_MAX};
 
 use crate::LogHistogram;
 use serde::{Deserialize, Serialize};
@@ -25,7 +39,7 @@ pub enum Shown {
 }
 
 /// How long a call took, as buckets of a [`LogHistogram`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Latency {
     /// To the first byte.
     pub first_byte: u16,
@@ -97,4 +111,159 @@ pub struct TrialBlock {
     pub thinned: u8,
     /// What was booked, by hash of key and scope, so that a restart does not book it again.
     pub booked: Vec<u64>,
+}
+
+/// The time of a call, from fast to slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Time {
+    /// It ended well after this time.
+    Took(Latency),
+    /// It did not end well.
+    Endless,
+}
+
+/// What is known of a trial, or of a part of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// A call that its client did not leave was seen.
+    pub is_known: bool,
+    /// One of them was bad.
+    pub is_bad: bool,
+    /// When the first call ended whose time says something, in milliseconds, and its time. Of several in the same millisecond it
+    /// is the slowest: then the order of arrival does not matter, and a quick repetition does not hide a failure.
+    pub first: Option<(u64, Time)>,
+    /// The oldest call that its client left: the bucket of its age, and when it was left, in milliseconds.
+    pub left: Option<(u16, u64)>,
+}
+
+impl Seen {
+    /// What one call shows that ended, or was left, at `at_ms`.
+    pub fn of(shown: Shown, at_ms: u64) -> Self {
+        match shown {
+            Shown::Well(latency) => Self {
+                is_known: true,
+                first: latency.map(|latency| (at_ms, Time::Took(latency))),
+                ..Self::default()
+            },
+            Shown::Badly => Self {
+                is_known: true,
+                is_bad: true,
+                first: Some((at_ms, Time::Endless)),
+                ..Self::default()
+            },
+            Shown::Left(age) => Self {
+                left: Some((age, at_ms)),
+                ..Self::default()
+            },
+        }
+    }
+
+    /// Adds what was seen elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        self.is_known |= other.is_known;
+        self.is_bad |= other.is_bad;
+        self.first = first_of(self.first, other.first);
+        self.left = match (self.left, other.left) {
+            (Some(mine), Some(theirs)) if (mine.0, theirs.1) > (theirs.0, mine.1) => Some(mine),
+            (mine, theirs) => theirs.or(mine),
+        };
+    }
+}
+
+/// The earlier of two; the slower of two at the same time.
+fn first_of(one: Option<(u64, Time)>, other: Option<(u64, Time)>) -> Option<(u64, Time)> {
+    match (one, other) {
+        (Some(one), Some(other)) if (one.0, other.1) < (other.0, one.1) => Some(one),
+        (one, other) => other.or(one),
+    }
+}
+
+/// What a core saw of one key and tool since it last said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The key's hash.
+    pub key: u64,
+    /// The tool; none in services that have no tools, whose trials are by key alone.
+    pub tool: Option<Arc<str>>,
+    /// Whether the key has the candidate.
+    pub is_candidate: bool,
+    /// What its calls have shown.
+    pub seen: Seen,
+}
+
+/// A key that was assigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// Its hash.
+    pub key: u64,
+    /// Whether it got the candidate.
+    pub is_candidate: bool,
+}
+
+/// What a core saw since it last said so: all that goes from a [`Recorder`] to a [`Ledger`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// One in `2^thinned` keys was looked at.
+    pub thinned: u8,
+    /// Keys that this core saw assigned for the first time in this step.
+    pub keys: Vec<NewKey>,
+    /// What calls have shown.
+    pub parts: Vec<Part>,
+}
+
+impl Report {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.parts.is_empty()
+    }
+}
+
+/// Thinning looks at the bits of a key's hash from this one on. Hash tables look at the lowest and the highest, the mirror at the
+/// highest; assignment looks at another hash.
+const THINNING_FROM_BIT: u32 = 32;
+/// Most thinning: one in 17 million keys. At 50,000 new keys a second that is reached after more than half a year.
+const THINNED_MAX: u8 = 24;
+
+/// Whether a key is looked at.
+const fn is_looked_at(key: u64, thinned: u8) -> bool {
+    (key >> THINNING_FROM_BIT) & ((1 << thinned) - 1) == 0
+}
+
+/// Whether a key of stable is in the half that the A/A sentinel compares with the rest.
+const fn is_mirror(key: u64) -> bool {
+    key >> 63 == 1
+}
+
+/// What happens once to a key.
+#[derive(Clone, Copy, Debug)]
+enum Scope<'a> {
+    /// It is assigned.
+    Assigned,
+    /// Its first block with any call.
+    Pooled,
+    /// Its first block with a call of this tool.
+    Tool(&'a str),
+}
+
+/// A hash of key and scope, the same in every release because it is stored. It keeps the bits by which keys are thinned. The
+/// others are 40, so that of 200,000 hashes two are alike in one of fifty full tables; one trial is lost then.
+fn scope_hash(key: u64, scope: Scope<'_>) -> u64 {
+    const KEPT: u64 = ((1 << THINNED_MAX) - 1) << THINNING_FROM_BIT;
+    let scope = match scope {
+        Scope::Assigned => 1,
+        Scope::Pooled => 2,
+        // FNV-1a: names are short, and not chosen by callers.
+        Scope::Tool(name) => name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }),
+    };
+    let mixed = mix(key.wrapping_add(mix(scope)));
+    (mixed & !KEPT) | (key & KEPT)
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+const fn mix(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

@@ -1,8 +1,11 @@
 //! What the data plane tells the control plane: one observation a call, summed up by core and sealed every 100 ms.
 
-use crate::name::{RolloutId, ServiceName, VersionName};
+use crate::{
+    name::{RolloutId, ServiceName, VersionName},
+    share::Share,
+};
 use serde::{Deserialize, Serialize};
-use serin_judge::LogHistogram;
+use serin_judge::{LogHistogram, trial::Report};
 use std::sync::Arc;
 
 /// How a call ended. The order is that of [`Counts::outcomes`].
@@ -130,6 +133,10 @@ pub struct Counts {
     pub first_byte: LogHistogram,
     /// Seconds to the last byte. Failed calls are not in it; neither are streams without an end of their own.
     pub last_byte: LogHistogram,
+    /// Seconds after which clients left calls: those that count as cancelled, but for the ones whose end says nothing about
+    /// the version, because the rest may come another way or it was the gateway that dropped them.
+    #[serde(default)]
+    pub left: LogHistogram,
     /// Bytes of request bodies.
     pub request_bytes: u64,
     /// Bytes of answers.
@@ -164,6 +171,7 @@ impl Counts {
         self.auth_failures += other.auth_failures;
         self.first_byte.merge(&other.first_byte);
         self.last_byte.merge(&other.last_byte);
+        self.left.merge(&other.left);
         self.request_bytes += other.request_bytes;
         self.response_bytes += other.response_bytes;
     }
@@ -178,8 +186,10 @@ pub struct Sealed {
     pub sequence: u64,
     /// The calls that ended.
     pub cells: Vec<(CellKey, Counts)>,
-    /// Affinity keys (hashed) that this core saw for the first time in a rollout, by version: what the realised share counts.
-    pub keys: Vec<NewKeys>,
+    /// What the calls of young affinity keys have shown, and which keys are new: what the judge counts.
+    pub trials: Vec<Trials>,
+    /// Numbers found in structured results, by service, version and name.
+    pub values: Vec<(ServiceName, VersionName, Arc<str>, ValueSum)>,
     /// For each version that has just failed again, how many transport failures in a row this core has seen: the catastrophic
     /// guard's input. A core sends at once, not at the timer, when a streak reaches [`STREAK_URGENT`].
     pub streaks: Vec<(ServiceName, VersionName, u32)>,
@@ -196,17 +206,48 @@ pub struct Sealed {
 /// Transport failures in a row at which a core reports at once.
 pub const STREAK_URGENT: u32 = 5;
 
-/// Affinity keys seen for the first time.
-#[derive(Clone, Debug)]
-pub struct NewKeys {
+/// What a core saw of a service's rollout, in the judge's unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trials {
     /// The service.
     pub service: ServiceName,
-    /// The rollout under which they were assigned.
+    /// The rollout.
     pub rollout: RolloutId,
-    /// The version they got.
-    pub version: VersionName,
-    /// Their hashes.
-    pub hashes: Vec<u64>,
+    /// Its step: what was seen in another one is dropped.
+    pub step: u32,
+    /// The share in that step.
+    pub share: Share,
+    /// What was seen.
+    pub report: Report,
+}
+
+/// A sum of numbers, enough for their mean and its spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValueSum {
+    /// How many there were.
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub squares: f64,
+}
+
+impl ValueSum {
+    /// Adds a number.
+    pub fn record(&mut self, value: f64) {
+        self.merge(&Self {
+            count: 1,
+            sum: value,
+            squares: value * value,
+        });
+    }
+
+    /// Adds others.
+    pub fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.squares += other.squares;
+    }
 }
 
 /// What is open at the moment of a message.

@@ -2,6 +2,7 @@
 
 use crate::{
     name::{EndpointId, RolloutId, ServiceName, VersionName},
+    plan::{Plan, ValueRule},
     service::{Protocol, Service, ServiceSettings, VersionStage},
     share::Share,
     state::State,
@@ -11,6 +12,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 /// Everything the gateway needs to route, as of one position of the log.
@@ -52,8 +54,25 @@ pub struct Split {
     pub candidate: usize,
     /// How many of the new callers get it.
     pub share: Share,
+    /// Counts up whenever the share is set: callers are counted anew then.
+    pub step: u32,
     /// Whether the tool contracts of the two versions differ: lists are then private and short-lived.
     pub contract_differs: bool,
+    /// Length of a block of trials.
+    pub block: Duration,
+    /// The numbers to be found in the results of tools.
+    pub values: Arc<[WatchedValue]>,
+}
+
+/// A number inside a tool's structured result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedValue {
+    /// The tool.
+    pub tool: Arc<str>,
+    /// Where it stands in `structuredContent`: a JSON pointer (RFC 6901).
+    pub pointer: Arc<str>,
+    /// What it is called.
+    pub name: Arc<str>,
 }
 
 /// One version.
@@ -142,6 +161,15 @@ impl ServiceRoute {
     }
 }
 
+fn watched(plan: &Plan) -> Arc<[WatchedValue]> {
+    let watched = |(name, rule): (&Arc<str>, &ValueRule)| WatchedValue {
+        tool: rule.tool.clone(),
+        pointer: rule.pointer.as_str().into(),
+        name: name.clone(),
+    };
+    plan.values.iter().map(watched).collect()
+}
+
 fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute {
     let index = |name: &VersionName| service.versions.keys().position(|v| v == name);
     let versions = service.versions.iter().map(|(name, version)| VersionRoute {
@@ -168,7 +196,10 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
             rollout: rollout.id,
             candidate: index(&rollout.to)?,
             share: rollout.share,
+            step: rollout.step,
             contract_differs: rollout.preflight.contract_differs,
+            block: rollout.plan.judge.block,
+            values: watched(&rollout.plan),
         })
     });
     ServiceRoute {

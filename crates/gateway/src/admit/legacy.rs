@@ -9,6 +9,7 @@ use crate::{
     refusal::Refusal,
     route::{self, Caller},
     session::{self, Place, Token},
+    trials::{began_after, key_hash},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -59,6 +60,7 @@ impl Admitted<'_> {
                 expires_seconds: session::now_seconds()
                     .saturating_add(self.service.settings.session_ttl.as_secs()),
                 is_tester: self.chosen.is_some(),
+                by_split: to.by_split.is_some(),
                 tenant: "".into(),
                 upstream: match &upstream {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
@@ -99,12 +101,14 @@ impl Admitted<'_> {
             .route(Caller::Pinned(place.endpoint))
             .map_err(|_| self.gone())?;
         let headers = self.take_headers();
+        let compared = self.compared(&token);
         let outbound = |place: &Place, to| {
             let mut headers = headers.clone();
             set_session(&mut headers, place);
             let body = ToUpstream::full(body.clone());
             let mut outbound = self.outbound(headers, to, body, CallEra::Legacy, asks(envelope));
             outbound.is_tester |= token.is_tester;
+            outbound.compared = compared;
             outbound.session = Some(token.session);
             outbound
         };
@@ -180,6 +184,13 @@ impl Admitted<'_> {
         let token = Rc::new(token);
         self.connection.remember(service, session, &token);
         Ok(token)
+    }
+
+    /// The hash of a session that is one of the keys of the rollout under way: the split decided when it began, in this rollout.
+    fn compared(&self, token: &Token) -> Option<u64> {
+        let split = self.service.split.as_ref()?;
+        (token.by_split && began_after(split.rollout, token.issued_ms))
+            .then(|| key_hash(token.session.as_bytes()))
     }
 
     fn no_session(&self, text: &str) -> Refusal {

@@ -713,8 +713,8 @@ async fn keys_are_counted_once_and_only_under_a_rollout() {
     }
     let count = |seen: &[Sealed]| {
         seen.iter()
-            .flat_map(|s| &s.keys)
-            .map(|keys| keys.hashes.len())
+            .flat_map(|s| &s.trials)
+            .map(|trials| trials.report.keys.len())
             .sum::<usize>()
     };
     gateway.observed.until(|seen| count(seen) == 11).await;

@@ -294,7 +294,10 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
             rollout: RolloutId(Uuid::from_u128(1)),
             candidate: 1,
             share: Share::from_percent(share).unwrap(),
+            step: 1,
             contract_differs: false,
+            block: std::time::Duration::from_secs(10),
+            values: [].into(),
         }),
         settings: ServiceSettings::default(),
     }

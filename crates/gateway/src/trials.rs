@@ -1,0 +1,158 @@
+//! The judge's unit on a core: what the calls of young affinity keys show, and which keys are new.
+
+use serin_judge::trial::{Call, Recorder, Shown};
+use serin_model::{
+    name::{RolloutId, ServiceName},
+    observe::Trials,
+    share::Share,
+    snapshot::{ServiceRoute, Split},
+};
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The hash of an affinity key, the same on every core and node.
+pub(crate) fn key_hash(key: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    head.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
+    u64::from_be_bytes(head)
+}
+
+/// Whether sessions that began at a time may be trials of a rollout: they began after it, so that the split decided.
+pub(crate) fn began_after(rollout: RolloutId, began_ms: u64) -> bool {
+    let Some(timestamp) = rollout.0.get_timestamp() else {
+        return true;
+    };
+    let (seconds, nanos) = timestamp.to_unix();
+    let rollout_ms = Duration::new(seconds, nanos).as_millis();
+    u128::from(began_ms) >= rollout_ms
+}
+
+/// The step of a rollout in which a call began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    rollout: RolloutId,
+    number: u32,
+    share: Share,
+}
+
+impl Step {
+    fn of(split: &Split) -> Self {
+        Self {
+            rollout: split.rollout,
+            number: split.step,
+            share: split.share,
+        }
+    }
+}
+
+/// A call of a caller who takes part in the comparison.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trial {
+    step: Step,
+    key: u64,
+    is_candidate: bool,
+}
+
+impl Trial {
+    /// For a caller of a version; none if the version is not a side of the rollout.
+    pub(crate) fn of(service: &ServiceRoute, version: usize, key: u64) -> Option<Self> {
+        let split = service.split.as_ref()?;
+        let is_candidate = version == split.candidate;
+        (is_candidate || version == service.stable).then(|| Self {
+            step: Step::of(split),
+            key,
+            is_candidate,
+        })
+    }
+}
+
+/// A clock in milliseconds since 1970 that does not run backwards, the same on all cores but for what they drift.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    began: Instant,
+    began_ms: u64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            began_ms: crate::session::now_ms(),
+        }
+    }
+
+    pub(crate) fn ms(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.began).as_millis();
+        self.began_ms
+            .saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+}
+
+/// The trials of a service's rollout on this core.
+#[derive(Default)]
+pub(crate) struct ServiceTrials {
+    recording: RefCell<Option<Recording>>,
+}
+
+struct Recording {
+    step: Step,
+    recorder: Recorder<foldhash::fast::RandomState>,
+}
+
+impl ServiceTrials {
+    /// Follows the routing table: each step counts anew, and without a rollout nothing is remembered. What the last step saw
+    /// since the last message goes unsaid: nobody compares it any more.
+    pub(crate) fn follow(&self, split: Option<&Split>, clock: &Clock) {
+        let mut recording = self.recording.borrow_mut();
+        let step = split.map(Step::of);
+        if recording.as_ref().map(|recording| recording.step) != step {
+            *recording = split.map(|split| Recording {
+                step: Step::of(split),
+                recorder: Recorder::new(split.block, clock.ms(Instant::now())),
+            });
+        }
+    }
+
+    /// The split gave the caller its version.
+    pub(crate) fn assigned(&self, trial: Trial) {
+        self.with(trial, |recorder| {
+            recorder.assigned(trial.key, trial.is_candidate);
+        });
+    }
+
+    /// A call ended. One that began in another step says nothing.
+    pub(crate) fn record(&self, trial: Trial, tool: Option<&Arc<str>>, shown: Shown, at_ms: u64) {
+        let call = Call {
+            key: trial.key,
+            is_candidate: trial.is_candidate,
+            tool,
+            shown,
+            at_ms,
+        };
+        self.with(trial, |recorder| recorder.record(call));
+    }
+
+    fn with(&self, trial: Trial, act: impl FnOnce(&mut Recorder<foldhash::fast::RandomState>)) {
+        let mut recording = self.recording.borrow_mut();
+        if let Some(recording) = recording.as_mut().filter(|r| r.step == trial.step) {
+            act(&mut recording.recorder);
+        }
+    }
+
+    /// What was seen since the last message, if anything.
+    pub(crate) fn drain(&self, service: &ServiceName) -> Option<Trials> {
+        let mut recording = self.recording.borrow_mut();
+        let recording = recording.as_mut()?;
+        let report = recording.recorder.drain();
+        (!report.is_empty()).then(|| Trials {
+            service: service.clone(),
+            rollout: recording.step.rollout,
+            step: recording.step.number,
+            share: recording.step.share,
+            report,
+        })
+    }
+}
