@@ -270,7 +270,7 @@ impl Weights {
 }
 
 /// A weighted mean of evidence, from logarithms.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Mean {
     sum: LnSum,
     some: bool,
@@ -278,7 +278,7 @@ struct Mean {
 
 impl Mean {
     fn add(&mut self, weight: f64, ln: f64) {
-        if weight > 0.0 {
+        if weight > 0.0 && ln > f64::NEG_INFINITY {
             self.sum.add(weight.ln() + ln);
             self.some = true;
         }
@@ -287,6 +287,15 @@ impl Mean {
     /// Of nothing: no evidence either way.
     fn ln(self) -> f64 {
         if self.some { self.sum.ln() } else { 0.0 }
+    }
+
+    /// The sum so far, to be added elsewhere. Minus infinity for none.
+    fn ln_sum(self) -> f64 {
+        if self.some {
+            self.sum.ln()
+        } else {
+            f64::NEG_INFINITY
+        }
     }
 }
 
@@ -495,6 +504,11 @@ impl Judge {
         &self.settings
     }
 
+    /// The step of the last block it took.
+    pub const fn step(&self) -> Option<u32> {
+        self.step
+    }
+
     /// Takes a block. The first of another step begins that step: what shows that the candidate is safe, its trials and the check
     /// of its share begin anew; what speaks against it carries on, and gets a start of its own.
     pub fn take(&mut self, block: &TrialBlock) {
@@ -677,13 +691,11 @@ impl Judge {
                 self.tools.insert(Arc::clone(name), tool);
             }
             if let Some(tool) = self.tools.get_mut(name) {
-                let of = |side: &BTreeMap<Arc<str>, Trials>| side.get(name).cloned();
-                let (stable, candidate) = (of(&stable.tools), of(&candidate.tools));
                 tool.take(
                     settings,
                     budget,
-                    stable.as_ref().unwrap_or(&none),
-                    candidate.as_ref().unwrap_or(&none),
+                    stable.tools.get(name).unwrap_or(&none),
+                    candidate.tools.get(name).unwrap_or(&none),
                 );
             }
         }
@@ -692,9 +704,12 @@ impl Judge {
         self.tools_listed = self.tools_listed.max(listed).max(compared);
     }
 
+    fn weights(&self) -> Weights {
+        Weights::ALL.spread(&self.settings.aspects, self.tools_listed)
+    }
+
     fn ln_worse(&self) -> f64 {
-        let weights = Weights::ALL.spread(&self.settings.aspects, self.tools_listed);
-        self.mean(&weights, Exceedance::ln_worse)
+        self.mean(&self.weights(), Exceedance::ln_worse)
     }
 
     fn ln_slower(&self) -> f64 {
@@ -704,17 +719,20 @@ impl Judge {
 
     fn mean(&self, weights: &Weights, latency: impl Fn(&Exceedance) -> f64) -> f64 {
         let mut mean = self.pooled.mean(weights, &latency);
+        self.add_tools(&mut mean, weights, &latency);
+        mean.ln()
+    }
+
+    fn add_tools(&self, mean: &mut Mean, weights: &Weights, latency: impl Fn(&Exceedance) -> f64) {
         let mut others = self.tools_listed;
         for tool in self.tools.values().filter(|tool| tool.compared) {
             others = others.saturating_sub(1);
             mean.add(weights.tool_errors, tool.errors.worse.ln_e());
             mean.add(weights.tool_last_byte, latency(&tool.last_byte));
         }
-        mean.add(
-            (weights.tool_errors + weights.tool_last_byte) * others as f64,
-            0.0,
-        );
-        mean.ln()
+        // Those that have not been called by both say nothing so far.
+        let weight = weights.tool_errors + weights.tool_last_byte;
+        mean.add(weight * others as f64, 0.0);
     }
 
     fn safe_progress(&self) -> Progress {
@@ -725,7 +743,7 @@ impl Judge {
     }
 
     fn lines(&self) -> Vec<Line> {
-        let weights = Weights::ALL.spread(&self.settings.aspects, self.tools_listed);
+        let weights = self.weights();
         let mut lines = self.pooled.lines(&self.settings, &weights);
         let mut tools: Vec<Line> = self
             .tools
@@ -863,18 +881,23 @@ struct Later<'a> {
     budget: Budget,
     /// What each block is of the whole step so far.
     pace: f64,
-    /// What the tools have against the candidate, which stays as it is.
-    tools: f64,
+    weights: Weights,
+    /// What the tools say against the candidate, which stays as it is.
+    tools: Mean,
 }
 
 impl<'a> Later<'a> {
     fn new(judge: &'a Judge, pace: f64) -> Self {
+        let weights = judge.weights();
+        let mut tools = Mean::default();
+        judge.add_tools(&mut tools, &weights, Exceedance::ln_worse);
         Self {
             judge,
             pooled: judge.pooled.clone(),
             budget: judge.budget,
             pace,
-            tools: judge.ln_worse(),
+            weights,
+            tools,
         }
     }
 
@@ -907,10 +930,8 @@ impl<'a> Later<'a> {
             let progress = Progress::new(ln, alpha);
             progress.needed - progress.log10
         };
-        let weights = Weights::ALL.spread(&settings.aspects, self.judge.tools_listed);
-        let mut worse = self.pooled.mean(&weights, Exceedance::ln_worse);
-        // A little more than there is: the pooled lines of today are in it a second time.
-        worse.add(f64::EPSILON, self.tools);
+        let mut worse = self.pooled.mean(&self.weights, Exceedance::ln_worse);
+        worse.add(1.0, self.tools.ln_sum());
         (
             missing(self.pooled.ln_safe(&settings.aspects), settings.beta),
             missing(worse.ln(), settings.alpha),

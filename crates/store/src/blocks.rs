@@ -16,8 +16,8 @@ use sqlx::sqlite::SqliteRow;
 use crate::error::{Problem, StoreError, TooLarge};
 use crate::file::{File, READ_BYTES_MAX, READ_ROWS_MAX, Schema, to_sql};
 
-/// Bytes of one packed block.
-pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one packed block: room for the most trials that a block of the judge may book, in JSON.
+pub const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of each name in a key.
 pub const KEY_BYTES_MAX: usize = 256;
@@ -40,6 +40,15 @@ pub struct BlockKey {
     pub incarnation: String,
     /// The number of the block in that life.
     pub block: u64,
+}
+
+/// Where a block was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its place among all blocks of the file.
+    pub sequence: u64,
+    /// Whether it was not there before.
+    pub is_new: bool,
 }
 
 /// A stored block.
@@ -69,19 +78,19 @@ impl Blocks {
         Ok(Self { file })
     }
 
-    /// Stores a block and returns once it is on the disk: `true` when it is
-    /// new, `false` when its key was there before, whose bytes then stay.
+    /// Stores a block and returns its sequence once it is on the disk. When
+    /// its key was there before, the bytes stored then stay.
     pub async fn put(
         &self,
         key: &BlockKey,
         at: Timestamp,
         bytes: &[u8],
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Stored, StoreError> {
         check_sizes(key, bytes)
             .map_err(|e| StoreError::new(self.file.path(), Problem::TooLarge(e)))?;
         let query = sqlx::query(
             "INSERT INTO blocks (rollout, node, incarnation, block, at_us, bytes)
-             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING sequence",
         )
         .bind(key.rollout.clone())
         .bind(key.node.clone())
@@ -89,7 +98,24 @@ impl Blocks {
         .bind(to_sql(key.block))
         .bind(at.as_microsecond())
         .bind(bytes.to_vec());
-        Ok(self.write(query).await? > 0)
+        if let Some(sequence) = self.write_one(query).await? {
+            return Ok(Stored {
+                sequence,
+                is_new: true,
+            });
+        }
+        let query = sqlx::query(
+            "SELECT sequence FROM blocks WHERE rollout = ? AND node = ? AND incarnation = ? AND block = ?",
+        )
+        .bind(key.rollout.clone())
+        .bind(key.node.clone())
+        .bind(key.incarnation.clone())
+        .bind(to_sql(key.block));
+        let sequence = self.write_one(query).await?.unwrap_or_default();
+        Ok(Stored {
+            sequence,
+            is_new: false,
+        })
     }
 
     /// The blocks of a rollout after sequence `after` (0 for all), in order of
@@ -135,6 +161,21 @@ impl Blocks {
         self.file.close().await;
     }
 
+    /// Runs one statement that gives at most one sequence.
+    async fn write_one(
+        &self,
+        query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut conn = self.file.writer().await?;
+        match query.fetch_optional(&mut *conn).await {
+            Ok(row) => row.map(|row| sequence(&self.file, &row)).transpose(),
+            Err(error) => {
+                conn.close().await.ok();
+                Err(self.file.error(error))
+            }
+        }
+    }
+
     /// Runs one statement, a transaction by itself; returns the rows changed.
     async fn write(
         &self,
@@ -162,6 +203,11 @@ fn check_sizes(key: &BlockKey, bytes: &[u8]) -> Result<(), TooLarge> {
     TooLarge::check("bytes of a block", bytes.len(), BLOCK_BYTES_MAX)
 }
 
+fn sequence(file: &File, row: &SqliteRow) -> Result<u64, StoreError> {
+    let number: i64 = row.try_get("sequence").map_err(|e| file.error(e))?;
+    u64::try_from(number).map_err(|e| StoreError::damaged(file.path(), e))
+}
+
 fn block(file: &File, row: &SqliteRow) -> Result<Block, StoreError> {
     let error = |e| file.error(e);
     let number = |column| {
@@ -169,7 +215,7 @@ fn block(file: &File, row: &SqliteRow) -> Result<Block, StoreError> {
         u64::try_from(number).map_err(|e| StoreError::damaged(file.path(), e))
     };
     Ok(Block {
-        sequence: number("sequence")?,
+        sequence: sequence(file, row)?,
         key: BlockKey {
             rollout: row.try_get("rollout").map_err(error)?,
             node: row.try_get("node").map_err(error)?,

@@ -18,7 +18,7 @@ mod error;
 mod file;
 mod log;
 
-pub use blocks::{BLOCK_BYTES_MAX, Block, BlockKey, Blocks, KEY_BYTES_MAX};
+pub use blocks::{BLOCK_BYTES_MAX, Block, BlockKey, Blocks, KEY_BYTES_MAX, Stored};
 pub use error::{AppendError, Problem, StoreError, TooLarge};
 pub use file::{BUSY_SECONDS_MAX, READ_BYTES_MAX, READ_ROWS_MAX};
 pub use log::{

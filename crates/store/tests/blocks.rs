@@ -21,13 +21,16 @@ async fn a_block_is_stored_once_however_often_it_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blocks.db");
     let blocks = Blocks::open(&path).await.unwrap();
-    assert!(blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap());
-    assert!(!blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap());
-    assert!(!blocks.put(&key("r1", 7), at(9), b"others").await.unwrap());
+    let first = blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap();
+    let again = blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap();
+    let other = blocks.put(&key("r1", 7), at(9), b"others").await.unwrap();
+    assert!(first.is_new && !again.is_new && !other.is_new);
+    assert!(again.sequence == first.sequence && other.sequence == first.sequence);
     blocks.close().await;
 
     let blocks = Blocks::open(&path).await.unwrap();
-    assert!(!blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap());
+    let kept = blocks.put(&key("r1", 7), at(0), b"counts").await.unwrap();
+    assert!(!kept.is_new && kept.sequence == first.sequence);
     let stored = blocks.read("r1", 0, 10).await.unwrap();
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].key, key("r1", 7));
@@ -40,7 +43,7 @@ async fn a_block_is_stored_once_however_often_it_is_sent() {
     others[3].incarnation = "later".into();
     for other in others {
         assert!(
-            blocks.put(&other, at(0), b"counts").await.unwrap(),
+            blocks.put(&other, at(0), b"counts").await.unwrap().is_new,
             "{other:?}"
         );
     }
@@ -144,6 +147,7 @@ async fn what_is_over_a_limit_is_refused_and_at_the_limit_it_fits() {
             .put(&key, at(0), &vec![7; BLOCK_BYTES_MAX])
             .await
             .unwrap()
+            .is_new
     );
     let stored = blocks.read(&key.rollout, 0, 1).await.unwrap();
     assert_eq!(stored[0].key, key);
@@ -166,7 +170,7 @@ async fn many_at_once_store_each_block_once() {
     }
     let mut new = 0;
     for put in puts {
-        new += u32::from(put.await.unwrap());
+        new += u32::from(put.await.unwrap().is_new);
     }
     assert_eq!(new, 10);
     let blocks = Blocks::open(&path).await.unwrap();

@@ -1,0 +1,177 @@
+//! The course of a rollout, as its blocks of counts tell it.
+//!
+//! What is known of a candidate is a fold of stored blocks and nothing else. The orchestrator folds them as they come, a restart
+//! folds them again, and a replay folds them by another plan: the same blocks give the same assessment.
+
+use crate::{plan::Plan, rollout::Rollout};
+use serde::{Deserialize, Serialize};
+use serin_judge::{
+    Arm, Assessment, Basis, Monitor, Verdict,
+    sequential::{Forecast, Judge},
+    trial::TrialBlock,
+};
+
+/// The counts of one tick, as they are stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// The step of the rollout.
+    pub step: u32,
+    /// When the tick was, in seconds since 1970.
+    pub at_seconds: f64,
+    /// Stable's calls: what thresholds look at.
+    pub stable: Arm,
+    /// The candidate's.
+    pub candidate: Arm,
+    /// The trials of the block of the judge that ended with this tick, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trials: Option<Box<TrialBlock>>,
+}
+
+impl Block {
+    /// Its stored form.
+    pub fn pack(&self) -> Vec<u8> {
+        // Numbers, names and lists only: there is nothing in it that could fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// A block from its stored form; nothing when it is not one.
+    pub fn unpack(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.stable.is_empty() && self.candidate.is_empty() && self.trials.is_none()
+    }
+}
+
+/// A step of a rollout: one share, from one moment on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Counts up with each.
+    pub number: u32,
+    /// The phase of the plan whose rules are in force.
+    pub phase: usize,
+    /// When it began, in seconds since 1970.
+    pub began_seconds: f64,
+}
+
+impl Step {
+    /// The present step of a rollout, if it began at `began_seconds`.
+    pub const fn of(rollout: &Rollout, began_seconds: f64) -> Self {
+        Self {
+            number: rollout.step,
+            phase: rollout.phase,
+            began_seconds,
+        }
+    }
+}
+
+/// What the blocks of a rollout have shown so far.
+#[derive(Clone, Debug)]
+pub struct Course {
+    plan: Plan,
+    step: Step,
+    monitor: Monitor,
+    /// Of the whole rollout: what speaks against a candidate is not forgotten between steps.
+    judge: Judge,
+    /// The whole step, tool by tool.
+    whole: (Arm, Arm),
+    basis: Basis,
+    digest: [u8; blake3::OUT_LEN],
+}
+
+impl Course {
+    /// The course of a rollout by a plan, at the beginning of a step.
+    pub fn new(plan: Plan, step: Step) -> Self {
+        Self {
+            monitor: monitor(&plan, step),
+            judge: Judge::new(plan.judge_settings()),
+            plan,
+            step,
+            whole: Default::default(),
+            basis: Basis::default(),
+            digest: [0; blake3::OUT_LEN],
+        }
+    }
+
+    /// The present step.
+    pub const fn step(&self) -> Step {
+        self.step
+    }
+
+    /// Another step begins: thresholds start anew, because counts of one share are not mixed with those of another.
+    pub fn begin(&mut self, step: Step) {
+        self.step = step;
+        self.monitor = monitor(&self.plan, step);
+        self.whole = Default::default();
+    }
+
+    /// Takes a block that is on the disk, as it is stored there and by its place among all blocks.
+    pub fn take(&mut self, sequence: u64, bytes: &[u8], block: &Block) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.digest);
+        hasher.update(bytes);
+        self.digest = hasher.finalize().into();
+        if self.basis.blocks == 0 {
+            self.basis.first = sequence;
+        }
+        self.basis.last = sequence;
+        self.basis.blocks += 1;
+        self.take_unstored(block);
+    }
+
+    /// Takes a block that the disk has refused: protection goes before bookkeeping. It is in no basis.
+    pub fn take_unstored(&mut self, block: &Block) {
+        if let Some(trials) = &block.trials {
+            self.judge.take(trials);
+        }
+        // Calls of earlier steps are not of this monitor.
+        if block.step == self.step.number {
+            self.monitor
+                .add(block.at_seconds, &block.stable, &block.candidate);
+            self.whole.0.merge(&block.stable);
+            self.whole.1.merge(&block.candidate);
+        }
+    }
+
+    /// How the candidate stands at a moment.
+    pub fn assess(&mut self, now_seconds: f64) -> Assessment {
+        let mut assessment = self.monitor.assess(now_seconds);
+        let proof = self.judge.proof();
+        let is_of_this_step = self.judge.step() == Some(self.step.number);
+        assessment.trials = if is_of_this_step { proof.trials } else { 0 };
+        assessment.verdict = match (assessment.verdict, self.judge.verdict()) {
+            (Verdict::Regression, _) | (_, Verdict::Regression) => Verdict::Regression,
+            (_, Verdict::Safe) if is_of_this_step => Verdict::Safe,
+            _ => Verdict::Continue,
+        };
+        // Where thresholds alone decide, trials are counted and nothing is compared.
+        let compares = !self.judge.settings().aspects.is_empty();
+        assessment.proof = compares.then(|| Box::new(proof));
+        assessment.basis = (self.basis.blocks > 0).then(|| Basis {
+            digest: blake3::Hash::from_bytes(self.digest).to_hex().to_string(),
+            ..self.basis.clone()
+        });
+        assessment
+    }
+
+    /// When the judge is expected to decide, at the present traffic.
+    pub fn forecast(&self) -> Option<Forecast> {
+        self.judge.blocks_to_verdict()
+    }
+
+    /// Both sides over the present step.
+    pub const fn whole(&self) -> (&Arm, &Arm) {
+        (&self.whole.0, &self.whole.1)
+    }
+}
+
+fn monitor(plan: &Plan, step: Step) -> Monitor {
+    Monitor::new(
+        plan.thresholds(step.phase),
+        plan.criteria(step.phase),
+        step.began_seconds,
+    )
+    .with_values(plan.value_thresholds())
+}
