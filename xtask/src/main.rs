@@ -6,6 +6,7 @@ mod conformance;
 mod gateway;
 mod interop;
 mod process;
+mod simulate;
 mod test;
 mod tools;
 
@@ -42,6 +43,8 @@ enum Command {
     Interop(interop::Args),
     /// Measure what the gateway costs beside other proxies and gateways
     Bench(bench::Args),
+    /// Simulate how often the judge is wrong and how soon it finds a fault, and check its bounds
+    Simulate(simulate::Args),
     /// Install what the other commands need
     Tools,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(&args),
         Command::Interop(args) => interop::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Tools => tools::install_all(),
     };
     match done {

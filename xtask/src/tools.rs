@@ -34,10 +34,11 @@ const NPM: [(&str, &str); 5] = [
 const NODE: &str = "node_modules/.bin/node";
 
 /// Virtual environment, `PyPI` package and version: the versions exclude one another.
-const PYPI: [(&str, &str, &str); 3] = [
+const PYPI: [(&str, &str, &str); 4] = [
     ("fastmcp", "fastmcp", "4.1.2"),
     ("mcp1", "mcp", "1.30.0"),
     ("mcp2", "mcp", "2.3.0"),
+    ("numpy", "numpy", "2.4.6"),
 ];
 
 /// Virtual environment, `PyPI` package and version of what only the benchmark needs.
