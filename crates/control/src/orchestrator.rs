@@ -7,15 +7,16 @@ use crate::{
     probe::{Found, Probes},
     totals::{Ending, Totals},
     view::View,
-    watch::{Block, Watch, seconds},
+    watch::{Watch, seconds},
 };
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
 use serin_model::{
+    course::Block,
     decide::{Command, Refusal, RefusalKind, Source, decide},
     event::{Actor, Event, Recorded},
-    name::{EndpointId, RolloutId, ServiceName},
+    name::{EndpointId, RolloutId, ServiceName, VersionName},
     observe::{Moved, Sealed},
     plan::RollbackStrategy,
     rollout::Rollout,
@@ -237,6 +238,18 @@ impl Orchestrator {
                     return;
                 }
             }
+            Found::Resources {
+                service,
+                version,
+                sample,
+            } => {
+                if let Ok(sample) = &sample {
+                    for watch in self.watches.values_mut() {
+                        watch.learn(&service, &version, sample);
+                    }
+                }
+                return;
+            }
             Found::Health {
                 endpoint,
                 healthy: true,
@@ -300,10 +313,13 @@ impl Orchestrator {
             let Some(watch) = self.watches.get_mut(&rollout.id) else {
                 continue;
             };
-            if let Some(block) = watch.seal(seconds(now)) {
-                self.store_block(rollout.id, now, &block).await;
+            let tools_listed = tools_in_both(&self.observed, rollout);
+            if let Some(block) = watch.seal(rollout, seconds(now), tools_listed) {
+                let bytes = block.pack();
+                let sequence = self.store_block(rollout.id, now, &bytes).await;
                 if let Some(watch) = self.watches.get_mut(&rollout.id) {
-                    watch.take(&block);
+                    let stored = sequence.map(|sequence| (sequence, bytes.as_slice()));
+                    watch.take(stored, &block);
                 }
             }
             let Some(watch) = self.watches.get_mut(&rollout.id) else {
@@ -323,7 +339,12 @@ impl Orchestrator {
 
     /// Counts are stored before they are judged, so that a restart goes on with the same numbers. When the disk refuses, they are
     /// judged all the same: protection goes before bookkeeping.
-    async fn store_block(&mut self, rollout: RolloutId, now: Timestamp, block: &Block) {
+    async fn store_block(
+        &mut self,
+        rollout: RolloutId,
+        now: Timestamp,
+        bytes: &[u8],
+    ) -> Option<u64> {
         self.block += 1;
         let key = BlockKey {
             rollout: rollout.to_string(),
@@ -331,8 +352,12 @@ impl Orchestrator {
             incarnation: self.incarnation.clone(),
             block: self.block,
         };
-        if let Err(error) = self.blocks.put(&key, now, &block.pack()).await {
-            tracing::warn!(%error, "a block of counts is not stored; a restart would begin its phase with fewer trials");
+        match self.blocks.put(&key, now, bytes).await {
+            Ok(stored) => Some(stored.sequence),
+            Err(error) => {
+                tracing::warn!(%error, "a block of counts is not stored; a restart would begin its phase with fewer trials");
+                None
+            }
         }
     }
 
@@ -558,7 +583,7 @@ impl Orchestrator {
             let watch = self.watches.entry(rollout.id);
             if let Some(protocol) = protocol {
                 watch
-                    .or_insert_with(|| Watch::new(rollout, protocol))
+                    .or_insert_with(|| Watch::new(rollout, protocol, now))
                     .follow(rollout, now);
             }
         }
@@ -612,9 +637,11 @@ impl Orchestrator {
                 let Some(last) = page.last() else { break };
                 after = last.sequence;
                 if let Some(watch) = self.watches.get_mut(&rollout.id) {
-                    page.iter()
-                        .filter_map(|block| Block::unpack(&block.bytes))
-                        .for_each(|block| watch.take(&block));
+                    for stored in &page {
+                        if let Some(block) = Block::unpack(&stored.bytes) {
+                            watch.remember(stored.sequence, &stored.bytes, &block);
+                        }
+                    }
                 }
             }
         }
@@ -636,6 +663,22 @@ fn endpoints(state: &State) -> impl Iterator<Item = EndpointId> {
     versions
         .flat_map(|version| &version.endpoints)
         .map(|endpoint| endpoint.id)
+}
+
+/// How many tools both versions of a rollout list.
+fn tools_in_both(observed: &Observed, rollout: &Rollout) -> u32 {
+    let tools = |version: &VersionName| {
+        observed
+            .tools
+            .get(&(rollout.service.clone(), version.clone()))
+    };
+    let both = tools(&rollout.from)
+        .zip(tools(&rollout.to))
+        .map(|(from, to)| {
+            let from: BTreeSet<_> = from.iter().collect();
+            to.iter().filter(|tool| from.contains(tool)).count()
+        });
+    u32::try_from(both.unwrap_or_default()).unwrap_or(u32::MAX)
 }
 
 fn active(state: &State) -> impl Iterator<Item = &Rollout> {

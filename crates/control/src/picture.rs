@@ -3,8 +3,8 @@
 use crate::{
     totals::Totals,
     view::{
-        ArmView, Arms, EndpointView, EventView, PhaseView, RolloutView, ServiceView, ToolView,
-        VersionView, View,
+        ArmView, Arms, EndpointView, EventView, PhaseView, RolloutView, ServiceView, Tolerances,
+        ToolView, VersionView, View,
     },
     watch::{Watch, seconds},
 };
@@ -17,7 +17,7 @@ use serin_model::{
     service::Service,
     snapshot::Observed,
     state::State,
-    words::{event_in_words, finding_in_words},
+    words::{distrust_in_words, event_in_words, finding_in_words, value_in_words},
 };
 use std::{
     cmp::Reverse,
@@ -133,12 +133,16 @@ impl Sources<'_> {
             hold_seconds: phase.hold.as_secs_f64(),
         });
         let findings = assessment.map(|a| {
-            a.findings
-                .iter()
-                .map(finding_in_words)
+            let values = a.values.iter().filter(|f| f.level.is_some());
+            let findings = a.findings.iter().map(finding_in_words);
+            findings
+                .chain(values.map(value_in_words))
                 .take(FINDINGS_SHOWN)
                 .collect()
         });
+        let (to_safe_seconds, to_worse_seconds) =
+            watch.map(Watch::to_verdict_seconds).unwrap_or_default();
+        let (latency_ratio, latency_critical_ratio) = rollout.plan.latency_ratios();
         let events = self.recent.0.get(&rollout.service);
         RolloutView {
             id: rollout.id,
@@ -161,6 +165,18 @@ impl Sources<'_> {
             ready: rollout.ready,
             evidence_wanted: rollout.plan.evidence(rollout.phase).to_string(),
             trials: assessment.map_or(0, |assessment| assessment.trials),
+            proof: assessment.and_then(|a| a.proof.as_deref().cloned()),
+            tolerances: Tolerances {
+                errors: rollout.plan.judge.errors.to_string(),
+                latency_ratio,
+                latency_critical_ratio,
+            },
+            to_safe_seconds,
+            to_worse_seconds,
+            set_aside: rollout
+                .set_aside
+                .map(|why| distrust_in_words(why).to_owned()),
+            signals: rollout.signals.clone(),
             missing: assessment.and_then(|assessment| rollout.evidence_missing(assessment)),
             arms: watch
                 .map(|watch| watch.arms(seconds(until)))

@@ -2,6 +2,7 @@
 
 use crate::ask;
 use reqwest::{Client, Url};
+use serin_judge::Resources;
 use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
     service::{Protocol, Service},
@@ -35,6 +36,12 @@ pub(crate) enum Found {
         service: ServiceName,
         version: VersionName,
         tools: Arc<[Arc<str>]>,
+    },
+    /// A version's own metrics were read; else why not.
+    Resources {
+        service: ServiceName,
+        version: VersionName,
+        sample: Result<Resources, String>,
     },
 }
 

@@ -3,12 +3,14 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_judge::sequential::Proof;
 use serin_model::{
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     rollout::Status,
     service::{Protocol, VersionStage},
     share::Share,
 };
+use std::collections::BTreeMap;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,8 +120,20 @@ pub struct RolloutView {
     pub ready: bool,
     /// What the phase must show.
     pub evidence_wanted: String,
-    /// Calls of the candidate in the present step.
+    /// Trials of the candidate in the present step: callers' first blocks with a tool.
     pub trials: u64,
+    /// What the trials prove so far; nothing where thresholds alone decide.
+    pub proof: Option<Proof>,
+    /// What is tolerated, as it is applied: a latency tolerance is taken down to an edge of the histogram.
+    pub tolerances: Tolerances,
+    /// Seconds until the candidate is shown to be safe, if trials go on like this.
+    pub to_safe_seconds: Option<f64>,
+    /// Seconds until it is shown to be worse.
+    pub to_worse_seconds: Option<f64>,
+    /// Why the comparison does not count at present, if so.
+    pub set_aside: Option<String>,
+    /// Signals given by hand, by kind.
+    pub signals: BTreeMap<String, u32>,
     /// What is missing for the phase to pass, the hold apart.
     pub missing: Option<String>,
     /// Both sides, over the present step.
@@ -146,6 +160,17 @@ impl RolloutView {
         let all = self.keys.stable + self.keys.candidate;
         (all > 0).then(|| self.keys.candidate as f64 / all as f64)
     }
+}
+
+/// What a candidate may be worse by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tolerances {
+    /// More errors, as the plan says it.
+    pub errors: String,
+    /// Slower, before it holds: a ratio such as 1.114.
+    pub latency_ratio: f64,
+    /// Slower, before it is taken back.
+    pub latency_critical_ratio: f64,
 }
 
 /// A phase of a plan.

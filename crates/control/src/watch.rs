@@ -1,114 +1,122 @@
-//! The watch over one rollout: it gathers what the cores send into blocks, and judges blocks that are on the disk.
+//! The watch over one rollout: it gathers what the cores send into blocks, and has blocks judged that are on the disk.
 
 use crate::view::{ArmView, Arms};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serin_judge::{Arm, Assessment, LogHistogram, Metric, Monitor, Tally};
+use serin_judge::{
+    Arm, Assessment, LogHistogram, Metric, Resources, Tally, ValueSum, sequential::Forecast,
+    trial::Ledger,
+};
 use serin_model::{
+    course::{Block, Course, Step},
     name::{ServiceName, VersionName},
-    observe::{CellKey, Counts, NO_TOOL, Outcome, Sealed},
+    observe::{Counts, NO_TOOL, Outcome, Sealed, TOOL_LABELS_MAX},
     rollout::Rollout,
     service::Protocol,
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
-
-/// Most affinity keys told apart in a step: beyond it the realised share no longer changes, and neither would anybody's
-/// opinion of it.
-const KEYS_MAX: usize = 200_000;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Most tools a version told apart in a step, like the labels of the metrics.
-const TOOLS_MAX: usize = serin_model::observe::TOOL_LABELS_MAX + 3;
+const TOOLS_MAX: usize = TOOL_LABELS_MAX + 3;
 
 /// The watch over one rollout.
 pub(crate) struct Watch {
     service: ServiceName,
-    from: VersionName,
-    to: VersionName,
     /// Whether calls without a tool are judged: those of plain HTTP services are, `tools/list` and its like are not.
     judge_toolless: bool,
-    /// The step that the monitor is of.
-    step: u32,
-    began: f64,
-    monitor: Monitor,
-    /// What came since the last block.
-    pending: (Arm, Arm),
-    /// The whole step, tool by tool.
-    whole: (Arm, Arm),
-    keys: HashMap<u64, bool>,
+    /// What the blocks have shown.
+    course: Course,
+    pending: Pending,
+    /// The trials of the judge's block that is under way.
+    ledger: Ledger,
+    /// Length of such a block, and when the present one began.
+    block_seconds: f64,
+    block_began: f64,
+    /// Affinity keys of this step, by the version they got, without those of the block under way.
+    keys: Arms<u64>,
     /// Whether this process has seen a call of the candidate in this step.
     fresh: bool,
     /// The last look.
     pub(crate) assessment: Option<Assessment>,
+    /// When the judge may decide, as of the last block.
+    forecast: Option<Forecast>,
 }
 
-/// A block as it is stored.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Block {
-    step: u32,
-    at_seconds: f64,
+/// What came of the two versions since the last tick.
+struct Pending {
+    from: VersionName,
+    to: VersionName,
     stable: Arm,
     candidate: Arm,
 }
 
-impl Block {
-    /// Its stored form.
-    pub(crate) fn pack(&self) -> Vec<u8> {
-        // Numbers, names and lists only: there is nothing in it that could fail.
-        serde_json::to_vec(self).unwrap_or_default()
+impl Pending {
+    /// The side of a version, and whether it is the candidate's; nothing for a third one.
+    fn of(&mut self, version: &VersionName) -> Option<(&mut Arm, bool)> {
+        if *version == self.to {
+            Some((&mut self.candidate, true))
+        } else {
+            (*version == self.from).then_some((&mut self.stable, false))
+        }
     }
 
-    /// A block from its stored form; nothing when it is not one.
-    pub(crate) fn unpack(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+    fn take(&mut self) -> (Arm, Arm) {
+        let (stable, candidate) = (&mut self.stable, &mut self.candidate);
+        (std::mem::take(stable), std::mem::take(candidate))
     }
 }
 
 impl Watch {
     /// A watch over a rollout as it is.
-    pub(crate) fn new(rollout: &Rollout, protocol: Protocol) -> Self {
+    pub(crate) fn new(rollout: &Rollout, protocol: Protocol, now: f64) -> Self {
         let began = seconds(rollout.step_started_at);
         Self {
             service: rollout.service.clone(),
-            from: rollout.from.clone(),
-            to: rollout.to.clone(),
             judge_toolless: protocol == Protocol::Http,
-            step: rollout.step,
-            began,
-            monitor: monitor(rollout, began),
-            pending: Default::default(),
-            whole: Default::default(),
-            keys: HashMap::new(),
+            course: Course::new(rollout.plan.clone(), Step::of(rollout, began)),
+            pending: Pending {
+                from: rollout.from.clone(),
+                to: rollout.to.clone(),
+                stable: Arm::default(),
+                candidate: Arm::default(),
+            },
+            ledger: Ledger::new(rollout.step),
+            block_seconds: rollout.plan.judge.block.as_secs_f64(),
+            block_began: now,
+            keys: Arms::default(),
             fresh: false,
             assessment: None,
+            forecast: None,
         }
     }
 
     /// Starts anew when the rollout has taken another step: counts of one share are not mixed with those of another.
     pub(crate) fn follow(&mut self, rollout: &Rollout, now: f64) {
-        if self.step != rollout.step {
-            self.step = rollout.step;
-            self.began = now;
-            self.monitor = monitor(rollout, now);
-            self.pending = Default::default();
-            self.whole = Default::default();
-            self.keys.clear();
-            self.fresh = false;
-            self.assessment = None;
+        if self.course.step().number == rollout.step {
+            return;
         }
+        let began = seconds(rollout.step_started_at);
+        self.course.begin(Step::of(rollout, began));
+        self.ledger.begin(rollout.step);
+        self.block_began = now;
+        self.pending.take();
+        self.keys = Arms::default();
+        self.fresh = false;
+        self.assessment = None;
+        self.forecast = None;
     }
 
     /// Takes what a core sent.
     pub(crate) fn gather(&mut self, rollout: &Rollout, sealed: &Sealed) {
-        let mine = |key: &CellKey| key.service == self.service;
-        for (key, counts) in sealed.cells.iter().filter(|(key, _)| mine(key)) {
-            let is_candidate = key.version == self.to;
-            let arm = match is_candidate {
-                true => &mut self.pending.1,
-                false if key.version == self.from => &mut self.pending.0,
-                false => continue,
+        let Self {
+            service, pending, ..
+        } = self;
+        for (key, counts) in sealed
+            .cells
+            .iter()
+            .filter(|(key, _)| key.service == *service)
+        {
+            let Some((arm, is_candidate)) = pending.of(&key.version) else {
+                continue;
             };
             let tally = tally(counts);
             if &*key.tool == NO_TOOL && !self.judge_toolless {
@@ -125,42 +133,85 @@ impl Watch {
                 self.fresh |= is_candidate && tally.calls > 0;
             }
         }
-        for trials in sealed.trials.iter().filter(|t| t.rollout == rollout.id) {
-            for new in &trials.report.keys {
-                if self.keys.len() < KEYS_MAX || self.keys.contains_key(&new.key) {
-                    self.keys.insert(new.key, new.is_candidate);
-                }
+        for (service, version, name, value) in &sealed.values {
+            if *service == self.service
+                && let Some((arm, _)) = self.pending.of(version)
+            {
+                let (count, sum) = (value.count, value.sum);
+                arm.add_value(name, ValueSum { count, sum });
             }
+        }
+        let mine = sealed
+            .trials
+            .iter()
+            .filter(|trials| (trials.rollout, trials.step) == (rollout.id, rollout.step));
+        for trials in mine {
+            self.ledger.gather(&trials.report);
         }
     }
 
-    /// The block that ends now, if anything came.
-    pub(crate) fn seal(&mut self, now: f64) -> Option<Block> {
-        let (stable, candidate) = std::mem::take(&mut self.pending);
-        if stable.is_empty() && candidate.is_empty() {
-            return None;
+    /// Takes what a version says of its machine.
+    pub(crate) fn learn(
+        &mut self,
+        service: &ServiceName,
+        version: &VersionName,
+        sample: &Resources,
+    ) {
+        if *service == self.service
+            && let Some((arm, _)) = self.pending.of(version)
+        {
+            arm.add_resources(sample);
         }
-        Some(Block {
-            step: self.step,
+    }
+
+    /// The block that ends now, if anything came. `tools_listed` is how many tools both versions have.
+    pub(crate) fn seal(&mut self, rollout: &Rollout, now: f64, tools_listed: u32) -> Option<Block> {
+        let (stable, candidate) = self.pending.take();
+        let mut block = Block {
+            step: self.course.step().number,
             at_seconds: now,
             stable,
             candidate,
-        })
+            trials: None,
+        };
+        if now - self.block_began >= self.block_seconds {
+            self.block_began = now;
+            let share = rollout.share.ratio();
+            let trials = self.ledger.close(now, share, block.step, tools_listed);
+            let (stable, candidate) = trials.keys;
+            self.keys.stable += stable;
+            self.keys.candidate += candidate;
+            block.trials = (!trials.booked.is_empty()).then(|| Box::new(trials));
+        }
+        (!block.is_empty()).then_some(block)
     }
 
-    /// Takes a block that is on the disk. Blocks of earlier steps are not of this monitor.
-    pub(crate) fn take(&mut self, block: &Block) {
-        if block.step == self.step {
-            self.monitor
-                .add(block.at_seconds, &block.stable, &block.candidate);
-            self.whole.0.merge(&block.stable);
-            self.whole.1.merge(&block.candidate);
+    /// Takes a block with its place on the disk and what stands there; without them if the disk has refused it.
+    pub(crate) fn take(&mut self, stored: Option<(u64, &[u8])>, block: &Block) {
+        match stored {
+            Some((sequence, bytes)) => self.course.take(sequence, bytes, block),
+            None => self.course.take_unstored(block),
         }
+        if block.trials.is_some() {
+            self.forecast = self.course.forecast();
+        }
+    }
+
+    /// Takes a block of before a restart: what was booked in it is not booked again.
+    pub(crate) fn remember(&mut self, sequence: u64, bytes: &[u8], block: &Block) {
+        if let Some(trials) = &block.trials
+            && block.step == self.course.step().number
+        {
+            self.ledger.restore(trials);
+            self.keys.stable += trials.keys.0;
+            self.keys.candidate += trials.keys.1;
+        }
+        self.take(Some((sequence, bytes)), block);
     }
 
     /// How the candidate stands.
     pub(crate) fn assess(&mut self, now: f64) -> Assessment {
-        let mut assessment = self.monitor.assess(now);
+        let mut assessment = self.course.assess(now);
         assessment.fresh = self.fresh;
         self.assessment = Some(assessment.clone());
         assessment
@@ -168,35 +219,47 @@ impl Watch {
 
     /// Affinity keys by the version they got.
     pub(crate) fn keys(&self) -> Arms<u64> {
-        let candidate = self.keys.values().filter(|candidate| **candidate).count() as u64;
+        let (stable, candidate) = self.ledger.new_keys();
         Arms {
-            stable: self.keys.len() as u64 - candidate,
-            candidate,
+            stable: self.keys.stable + stable,
+            candidate: self.keys.candidate + candidate,
         }
+    }
+
+    /// Seconds until the judge may decide, at the present traffic: that the candidate is safe, that it is worse.
+    pub(crate) fn to_verdict_seconds(&self) -> (Option<f64>, Option<f64>) {
+        let seconds = |blocks: Option<u64>| blocks.map(|blocks| blocks as f64 * self.block_seconds);
+        let forecast = self.forecast.unwrap_or_default();
+        (
+            seconds(forecast.safe_blocks),
+            seconds(forecast.worse_blocks),
+        )
     }
 
     /// Both sides over the present step, all calls together.
     pub(crate) fn arms(&self, now: f64) -> Arms<ArmView> {
+        let (stable, candidate) = self.course.whole();
         Arms {
-            stable: self.arm(&self.whole.0.pooled, now),
-            candidate: self.arm(&self.whole.1.pooled, now),
+            stable: self.arm(&stable.pooled, now),
+            candidate: self.arm(&candidate.pooled, now),
         }
     }
 
     /// Both sides, tool by tool.
     pub(crate) fn tools(&self, now: f64) -> BTreeMap<Arc<str>, Arms<ArmView>> {
+        let (stable, candidate) = self.course.whole();
         let mut tools: BTreeMap<Arc<str>, Arms<ArmView>> = BTreeMap::new();
-        for (tool, tally) in &self.whole.0.tools {
+        for (tool, tally) in &stable.tools {
             tools.entry(Arc::clone(tool)).or_default().stable = self.arm(tally, now);
         }
-        for (tool, tally) in &self.whole.1.tools {
+        for (tool, tally) in &candidate.tools {
             tools.entry(Arc::clone(tool)).or_default().candidate = self.arm(tally, now);
         }
         tools
     }
 
     fn arm(&self, tally: &Tally, now: f64) -> ArmView {
-        let elapsed = (now - self.began).max(1e-3);
+        let elapsed = (now - self.course.step().began_seconds).max(1e-3);
         let value = |metric| {
             tally
                 .value(metric, elapsed)
@@ -213,14 +276,6 @@ impl Watch {
             first_byte_p95_seconds: value(Metric::FirstByteP95),
         }
     }
-}
-
-fn monitor(rollout: &Rollout, now: f64) -> Monitor {
-    Monitor::new(
-        rollout.plan.thresholds(rollout.phase),
-        rollout.plan.criteria(rollout.phase),
-        now,
-    )
 }
 
 fn tally(counts: &Counts) -> Tally {

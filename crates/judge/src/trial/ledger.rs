@@ -11,9 +11,9 @@ use std::{
 };
 
 /// Most scopes that are remembered as booked, beside those of the block under way: a table of 2.4 MB.
-pub const BOOKED_MAX: usize = 229_376;
+pub const BOOKED_MAX: usize = 220_000;
 /// Most trials, and most new keys, of the block under way: some 7 MB while there are so many.
-pub const LEDGER_PENDING_MAX: usize = 57_344;
+pub const LEDGER_PENDING_MAX: usize = 55_000;
 
 /// The quantile of stable's calls beyond which a call that its client left counts as bad.
 const LEFT_QUANTILE: f64 = 0.99;
@@ -201,6 +201,12 @@ impl Ledger {
         self.keep_bounds();
     }
 
+    /// New keys of the block under way: stable's and the candidate's.
+    pub fn new_keys(&self) -> (u64, u64) {
+        let candidate = self.keys.values().filter(|candidate| **candidate).count() as u64;
+        (self.keys.len() as u64 - candidate, candidate)
+    }
+
     /// Ends the block under way: all of its trials are booked, good and bad alike. `step` is the one that is under way; if it is
     /// another one than the ledger's, that one begins, and the block is empty. `share` and `tools_listed` are as in the block.
     pub fn close(
@@ -294,6 +300,10 @@ impl Ledger {
         self.pending
             .retain(|_, pending| is_looked_at(pending.key, thinned));
         self.keys.retain(|key, _| is_looked_at(*key, thinned));
+        // What was taken out leaves traces, at which a table would grow although it is not full.
+        self.booked.shrink_to_fit();
+        self.pending.shrink_to_fit();
+        self.keys.shrink_to_fit();
     }
 }
 
