@@ -26,8 +26,8 @@ const EDGE_HIGH: f64 = 1e-9;
 /// How many trials the adaptive alternative puts on the margin, before the candidate has shown its own rate.
 const ADAPTIVE_PRIOR: f64 = 20.0;
 
-/// Newton's method ends when a step is smaller than this part of the value: it doubles its digits each step, so the value after
-/// that step is exact to the last few bits.
+/// Newton's method ends when a step is smaller than this part of the way to the nearest pole: it doubles its digits each step, so
+/// the value after that step is exact to the last few bits.
 const NEWTON_STEP_MIN: f64 = 1e-8;
 
 /// Halving the bracket so often reaches the last bit, whatever Newton's method does.
@@ -219,6 +219,8 @@ pub struct EProcess {
     candidate: (f64, f64),
     /// The weight that has not been given to a start yet.
     reserve: f64,
+    /// The logarithm of all of it.
+    ln_e: f64,
 }
 
 impl EProcess {
@@ -229,6 +231,7 @@ impl EProcess {
             stable: rules.prior,
             candidate: (0.0, 0.0),
             reserve: 0.0,
+            ln_e: 0.0,
         }
     }
 
@@ -243,7 +246,7 @@ impl EProcess {
         process
     }
 
-    /// Gives to starts what the budget has given since the last time. Blocks without data need no call: their factor is one, so
+    /// Gives to starts what the budget has given since the last time: it changes no sum. Blocks without data need no call: their factor is one, so
     /// their starts may be made up for later.
     pub fn restart(&mut self, budget: Budget) {
         let weight = self.reserve - budget.left();
@@ -261,6 +264,7 @@ impl EProcess {
     pub fn begin_anew(&mut self) {
         self.alternatives.fill(0.0);
         self.candidate = (0.0, 0.0);
+        self.ln_e = 0.0;
     }
 
     /// Takes a block.
@@ -276,6 +280,7 @@ impl EProcess {
             for (alternative, rate) in self.alternatives.iter_mut().zip(rates) {
                 *alternative += block.ln_factor(rate.clamp(RATE_MIN, CANDIDATE_MAX));
             }
+            self.ln_e = self.sum();
         }
         if counts.n_c > 0.0 {
             let kept = (-counts.n_c / rules.half_life_trials).exp2();
@@ -288,6 +293,10 @@ impl EProcess {
 
     /// The natural logarithm of the evidence: the mean of the alternatives, and what waits for starts to come.
     pub fn ln_e(&self) -> f64 {
+        self.ln_e
+    }
+
+    fn sum(&self) -> f64 {
         let mut sum = LnSum::default();
         for alternative in &self.alternatives {
             sum.add(*alternative);
@@ -303,6 +312,16 @@ impl EProcess {
     /// The logarithm of the evidence of each alternative.
     pub fn alternatives(&self) -> &[f64] {
         &self.alternatives
+    }
+}
+
+/// The logarithm of the factor by which a block multiplies the evidence of one alternative: that the candidate's rate is `q_c` and
+/// stable's `q_s`. With both rates known this is the clairvoyant test that the process is measured against.
+pub fn ln_factor(rules: &Rules, counts: Counts, q_c: f64, q_s: f64) -> f64 {
+    if counts.n_c > 0.0 && counts.n_s > 0.0 {
+        Block::new(rules, counts, q_s).ln_factor(q_c)
+    } else {
+        0.0
     }
 }
 
@@ -378,7 +397,11 @@ fn project(q_c: f64, q_s: f64, n_c: f64, n_s: f64, tolerance: Tolerance) -> f64 
     }
     let mut lo = on_margin.min(q_s).max(EDGE_LOW);
     let mut hi = on_margin.max(q_s).min(high);
-    let mut p = between.clamp(lo, hi.max(lo));
+    let mut p = if between > lo && between < hi {
+        between
+    } else {
+        0.5 * (lo + hi)
+    };
     for _ in 0..STEPS_MAX {
         let (d, curvature) = derivative(p, q_c, q_s, n_c, n_s, tolerance);
         if d > 0.0 {
@@ -387,7 +410,8 @@ fn project(q_c: f64, q_s: f64, n_c: f64, n_s: f64, tolerance: Tolerance) -> f64 
             lo = p;
         }
         let newton = p - d / curvature;
-        if (newton - p).abs() <= NEWTON_STEP_MIN * p {
+        let pole = p.min(1.0 - p).min((1.0 - tolerance.limit(p)) / slope);
+        if (newton - p).abs() <= NEWTON_STEP_MIN * pole {
             return newton.clamp(lo, hi);
         }
         p = if newton > lo && newton < hi {
