@@ -148,12 +148,10 @@ impl DenseHistogram {
 
     /// Adds one value of a bucket, as [`bucket_of`] names it.
     pub fn add(&mut self, bucket: u16) {
-        const LAST: u16 = (BUCKETS - 1) as u16;
-        let bucket = bucket.min(LAST);
-        self.lowest = self.lowest.min(bucket);
-        self.highest = self.highest.max(bucket);
         if let Some(n) = self.buckets.get_mut(usize::from(bucket)) {
             *n = n.saturating_add(1);
+            self.lowest = self.lowest.min(bucket);
+            self.highest = self.highest.max(bucket);
         }
     }
 

@@ -261,7 +261,7 @@ fn scope_hash(key: u64, scope: Scope<'_>) -> u64 {
     (mixed & !KEPT) | (key & KEPT)
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+/// The finaliser of `SplitMix64` (Steele, Lea, Flood 2014).
 const fn mix(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-/// Most scopes a recorder remembers: a key that was assigned is one, and so is each tool it calls. They fill a table of 131,072
-/// places of 13 bytes, which is 1.7 MB.
-pub const TABLE_MAX: usize = 114_688;
+/// Most scopes a recorder remembers: a key that was assigned is one, and so is each tool it calls. They fit into a table of 131,072
+/// places of 13 bytes, which is 1.7 MB, and half of them into one of half the size.
+pub const TABLE_MAX: usize = 110_000;
 /// Most parts and most new keys that wait to be handed on, some 0.8 MB: 50,000 new keys a second make 5,000 in 100 ms.
 pub const PENDING_MAX: usize = 8_192;
 /// Time beyond the length of a block for which a core goes on to hand on what it sees of a key, since the control plane's blocks
@@ -185,6 +185,8 @@ impl<S: BuildHasher + Default> Recorder<S> {
         let thinned = self.thinned;
         self.table
             .retain(|slot, _| is_looked_at(slot.bits(), thinned));
+        // What was taken out leaves traces, at which the table would grow although it is not full.
+        self.table.shrink_to_fit();
         self.keys.retain(|key| is_looked_at(key.key, thinned));
         self.waiting
             .retain(|waiting| is_looked_at(waiting.part.key, thinned));
