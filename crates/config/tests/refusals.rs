@@ -95,7 +95,7 @@ const CASES: &[Case] = &[
     Case { good: "critical: 1 %", bad: "critical: few", place: (28, 47), field: "plans.mine.thresholds.error_rate.critical", message: "`few` is not a limit",
         help: "write `1 %`", mended: "critical: 1 %" },
     Case { good: "evidence: trials 500", bad: "evidence: much", place: (29, 15), field: "plans.mine.evidence", message: "`much` is not evidence",
-        help: "write `trials 2000`", mended: "evidence: trials 2000" },
+        help: "`trials 2000`", mended: "evidence: trials 2000" },
     Case { good: "error_rate:", bad: "eror_rate:", place: (28, 7), field: "plans.mine.thresholds.eror_rate", message: "`eror_rate` is not known here",
         help: "did you mean `error_rate`?", mended: "error_rate:" },
     // Static settings
@@ -195,8 +195,14 @@ const CASES: &[Case] = &[
         help: "`{ share: 100 % }`", mended: "share: 100 %" },
     Case { good: "critical: 1 %", bad: "critical: 500ms", place: (28, 47), field: "plans.mine.thresholds.error_rate.critical", message: "`500ms` does not fit error_rate",
         help: "write a percentage", mended: "critical: 2 %" },
-    Case { good: "evidence: trials 500", bad: "evidence: safe", place: (29, 15), field: "plans.mine.evidence", message: "needs the sequential judge",
-        help: "`evidence: trials 2000`", mended: "evidence: trials 2000" },
+    Case { good: "evidence: trials 500", bad: "judge: { alpha: 2 }", place: (29, 21), field: "plans.mine.judge.alpha", message: "no chance of error",
+        help: "0.01", mended: "judge: { alpha: 0.05 }" },
+    Case { good: "evidence: trials 500", bad: "judge: { errors: 5 % }", place: (29, 22), field: "plans.mine.judge.errors", message: "`5 %` is no tolerance",
+        help: "`+20 % +0.2pp`", mended: "judge: { errors: +50 % }" },
+    Case { good: "evidence: trials 500", bad: "signals: { complaint: { } }", place: (29, 27), field: "plans.mine.signals.complaint", message: "without a number does nothing",
+        help: "`{ warning: 1, critical: 3 }`", mended: "signals: { complaint: { warning: 2 } }" },
+    Case { good: "evidence: trials 500", bad: "values: { passed: { tool: t, pointer: passed, warning: 90 % } }", place: (29, 43), field: "plans.mine.values.passed.pointer", message: "`passed` is no JSON pointer",
+        help: "`/guard/passed`", mended: "values: { passed: { tool: t, pointer: /passed, warning: 90 % } }" },
 ];
 
 fn refused(text: &str) -> ConfigError {

@@ -196,7 +196,7 @@ async fn world() -> (TempDir, Upstream, Upstream, Manifest) {
     (TempDir::new().unwrap(), v1, v2, manifest)
 }
 
-const QUICK: &str = r#"{"phases": [{"share": "10 %"}, {"share": "50 %"}, {"share": "100 %"}], "evidence": "trials 50",
+const QUICK: &str = r#"{"phases": [{"share": "10 %"}, {"share": "50 %"}, {"share": "100 %"}], "evidence": "calls 50",
     "thresholds": {"error_rate": {"critical": "10 %", "min_samples": 10}}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +218,7 @@ async fn a_good_candidate_is_promoted_on_its_counts() {
     plane.count("v1", 500, 0).await;
     plane.count("v2", 50, 0).await;
     plane.until("in phase 2", |r| r.phase == 1).await;
-    plane.until("counting anew", |r| r.trials == 0).await;
+    plane.until("counting anew", |r| r.arms.candidate.calls == 0).await;
     plane.count("v2", 50, 1).await;
     let rollout = plane
         .until("promoted", |r| r.status == Status::Promoted)
@@ -278,7 +278,7 @@ async fn a_bad_candidate_is_taken_back_and_the_log_says_why() {
     else {
         panic!("{events:?}")
     };
-    assert_eq!(evidence.trials, 20);
+    assert_eq!(evidence.calls, 20);
     assert_eq!(
         plane.control.totals().rollback_seconds[&(shop(), RollbackStrategy::Immediate)].count(),
         1
@@ -348,7 +348,7 @@ async fn a_streak_of_transport_failures_takes_back_without_statistics() {
     plane.count("v2", 1, 0).await;
     plane
         .until("still running at nine", |r| {
-            r.status == Status::Running && r.trials == 1
+            r.status == Status::Running && r.arms.candidate.calls == 1
         })
         .await;
     plane.counts.send(streak(10)).await.unwrap();
@@ -376,10 +376,10 @@ async fn a_restart_goes_on_with_the_same_numbers() {
     let plane = Plane::open(folder.path(), manifest.clone()).await;
     plane.start(QUICK).await.unwrap();
     plane.count("v2", 40, 0).await;
-    plane.until("counted", |r| r.trials == 40).await;
+    plane.until("counted", |r| r.arms.candidate.calls == 40).await;
     // The first is not told to stop: the second takes over, as after a kill.
     let second = Plane::open(folder.path(), manifest).await;
-    let rollout = second.until("remembered", |r| r.trials == 40).await;
+    let rollout = second.until("remembered", |r| r.arms.candidate.calls == 40).await;
     assert_eq!(rollout.phase, 0);
     assert!(second.snapshot.load().services[0].split.is_some());
     second.count("v2", 10, 0).await;
