@@ -10,16 +10,19 @@
 //! [`Snapshot`]: serin_model::snapshot::Snapshot
 
 mod ask;
+pub mod health;
 mod journal;
 mod orchestrator;
 mod picture;
 mod preflight;
 mod probe;
+mod resources;
 pub mod totals;
 pub mod view;
 mod watch;
 
 use arc_swap::ArcSwap;
+use health::Health;
 use serin_model::{
     decide::{Command, Refusal, RefusalKind, Source, Start},
     event::{Actor, Recorded},
@@ -27,12 +30,13 @@ use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::Sealed,
     plan::Plan,
+    replay::{Replay, Replayer},
     snapshot::Snapshot,
 };
 use serin_store::{Blocks, Log};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch as channel};
@@ -42,6 +46,9 @@ use view::View;
 
 /// Commands that wait for the orchestrator before a further one has to wait.
 const REQUESTS_MAX: usize = 64;
+
+/// Events and blocks read at a time for a replay.
+const REPLAY_PAGE: u32 = 1000;
 
 /// Shortest tick: below it the blocks would hold nothing but noise.
 pub const TICK_MIN: Duration = Duration::from_millis(100);
@@ -92,7 +99,9 @@ pub struct Control {
     requests: mpsc::Sender<orchestrator::Request>,
     view: channel::Receiver<Arc<View>>,
     totals: Arc<Mutex<Totals>>,
+    health: Arc<Mutex<Health>>,
     log: Log,
+    blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
     client: reqwest::Client,
 }
@@ -131,15 +140,26 @@ impl Control {
     pub async fn start(options: Options) -> Result<Self, ControlError> {
         let client = ask::client();
         let totals = Arc::new(Mutex::new(Totals::default()));
+        let began = watch::seconds(jiff::Timestamp::now());
+        let health = Arc::new(Mutex::new(Health::new(began)));
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
         let plans = Arc::new(options.plans.clone());
-        let log = options.log.clone();
-        let view = orchestrator::spawn(options, Arc::clone(&totals), client.clone(), inbox).await?;
+        let (log, blocks) = (options.log.clone(), options.blocks.clone());
+        let view = orchestrator::spawn(
+            options,
+            Arc::clone(&totals),
+            Arc::clone(&health),
+            client.clone(),
+            inbox,
+        )
+        .await?;
         Ok(Self {
             requests,
             view,
             totals,
+            health,
             log,
+            blocks,
             plans,
             client,
         })
@@ -161,6 +181,14 @@ impl Control {
             .lock()
             .map(|totals| totals.clone())
             .unwrap_or_default()
+    }
+
+    /// Asks the health monitor, with the time in seconds since 1970.
+    pub fn health<T>(&self, ask: impl FnOnce(&Health, f64) -> T) -> T {
+        let now = watch::seconds(jiff::Timestamp::now());
+        // It holds counts only: what somebody left half done is still worth a look.
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(&health, now)
     }
 
     /// Events after a position, oldest first.
@@ -228,6 +256,44 @@ impl Control {
             .await?
             .rollouts
             .clone())
+    }
+
+    /// Judges a recorded rollout again, from the log and the stored blocks: by its own plan, or by another under a name.
+    pub async fn replay(
+        &self,
+        rollout: RolloutId,
+        plan: Option<(String, Plan)>,
+    ) -> Result<Replay, ControlError> {
+        let mut log = Vec::new();
+        loop {
+            let after = log.last().map_or(0, |last: &Recorded| last.position);
+            let page = self.events(after, REPLAY_PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            log.extend(page);
+        }
+        let Some(mut replayer) = Replayer::new(&log, rollout, plan) else {
+            return Err(ControlError::Refused(Refusal {
+                kind: RefusalKind::NotFound,
+                what: format!("the log has no rollout {rollout}"),
+                help: "`serin rollout list` shows those that there are".to_owned(),
+            }));
+        };
+        let mut after = 0;
+        loop {
+            let page = self
+                .blocks
+                .read(&rollout.to_string(), after, REPLAY_PAGE)
+                .await
+                .map_err(ControlError::Store)?;
+            let Some(last) = page.last() else { break };
+            after = last.sequence;
+            for block in &page {
+                replayer.take(block.sequence, &block.bytes);
+            }
+        }
+        Ok(replayer.finish())
     }
 
     /// The plans that can be named, built-in ones and those of manifests.

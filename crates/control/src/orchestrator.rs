@@ -2,9 +2,11 @@
 
 use crate::{
     ControlError, Options,
+    health::Health,
     journal::{AppendFailure, Journal},
     picture::{self, Recent},
     probe::{Found, Probes},
+    resources::Scrapes,
     totals::{Ending, Totals},
     view::View,
     watch::{Watch, seconds},
@@ -63,6 +65,7 @@ pub(crate) enum Request {
 pub(crate) async fn spawn(
     options: Options,
     totals: Arc<Mutex<Totals>>,
+    health: Arc<Mutex<Health>>,
     client: Client,
     inbox: mpsc::Receiver<Request>,
 ) -> Result<channel::Receiver<Arc<View>>, ControlError> {
@@ -87,6 +90,8 @@ pub(crate) async fn spawn(
         snapshot: options.snapshot,
         view,
         totals,
+        health,
+        scrapes: Scrapes::new(client.clone(), report.clone()),
         probes: Probes::new(client, report),
         leader: true,
         incarnation: Uuid::now_v7().to_string(),
@@ -130,7 +135,9 @@ struct Orchestrator {
     snapshot: Arc<ArcSwap<Snapshot>>,
     view: channel::Sender<Arc<View>>,
     totals: Arc<Mutex<Totals>>,
+    health: Arc<Mutex<Health>>,
     probes: Probes,
+    scrapes: Scrapes,
     leader: bool,
     incarnation: String,
     block: u64,
@@ -197,6 +204,7 @@ impl Orchestrator {
     /// Takes what a core counted. The catastrophic guard looks at once: it does not wait for the tick.
     async fn observe(&mut self, sealed: &Sealed) {
         self.count(|totals| totals.add(sealed));
+        self.note(|health| health.add(sealed));
         for (service, moved) in &sealed.moved {
             let sum = self.moved.entry(service.clone()).or_default();
             sum.rebound += moved.rebound;
@@ -243,6 +251,7 @@ impl Orchestrator {
                 version,
                 sample,
             } => {
+                self.note(|health| health.add_resources(&service, &version, &sample));
                 if let Ok(sample) = &sample {
                     for watch in self.watches.values_mut() {
                         watch.learn(&service, &version, sample);
@@ -333,6 +342,7 @@ impl Orchestrator {
             .await;
         }
         self.prune_blocks(now).await;
+        self.note_all(now);
         self.publish_view();
         self.count(|totals| totals.tick_seconds.record(began.elapsed().as_secs_f64()));
     }
@@ -601,6 +611,7 @@ impl Orchestrator {
             .unhealthy
             .retain(|endpoint| known.contains(endpoint));
         self.probes.follow(state, &self.observed.unhealthy);
+        self.scrapes.follow(state);
     }
 
     fn publish_view(&mut self) {
@@ -646,6 +657,17 @@ impl Orchestrator {
             }
         }
         Ok(())
+    }
+
+    /// Lets the health monitor look at everything.
+    fn note_all(&self, now: Timestamp) {
+        self.note(|health| health.close(seconds(now), &self.state, &self.observed));
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Health)) {
+        if let Ok(mut health) = self.health.lock() {
+            add(&mut health);
+        }
     }
 
     fn count(&self, add: impl FnOnce(&mut Totals)) {

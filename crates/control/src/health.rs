@@ -1,0 +1,496 @@
+//! The health monitor: what each version of each service did in the last day, what is wrong now, and where it is going.
+//!
+//! It looks on. Nothing here holds or takes back a rollout: that is the judge's, which counts anew for each step, and compares.
+//! The monitor looks at every version at all times, in windows of half a minute, as the Cortex and Mission Control guides ask.
+//!
+//! **Invariant:** no clock and no I/O in here: counts and the time are given to it, outside the path of requests.
+//!
+//! It is in memory only. After a restart it begins anew: blocks are stored for rollouts, not for the rest of the time.
+
+mod alert;
+mod compare;
+mod issue;
+mod window;
+
+pub use alert::{Alert, Alerts};
+pub use compare::{Comparison, Row, Standing};
+pub use issue::{Issue, Subject};
+pub use window::Window;
+
+use alert::Board;
+use issue::Streaks;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_judge::{
+    Level, Metric, Resources,
+    trend::{Direction, Trend, trend},
+};
+use serin_model::{
+    name::{EndpointId, ServiceName, VersionName},
+    observe::Sealed,
+    service::{Service, VersionStage},
+    snapshot::Observed,
+    state::State,
+};
+use std::collections::BTreeMap;
+use window::{History, Kept};
+
+/// How long a window is: Cortex's `checkIntervalMs`.
+pub const WINDOW_SECONDS: f64 = 30.0;
+
+/// How many windows are kept: a day of them, Cortex's `metricsRetentionHours`.
+pub const WINDOWS_MAX: u32 = 24 * 60 * 2;
+
+/// How many windows a rule looks at, and a comparison: five minutes, Cortex's `evaluationWindowMs`.
+pub const EVALUATED_WINDOWS: u32 = 10;
+
+/// How many windows a trend looks at: an hour.
+pub const TREND_WINDOWS: u32 = 120;
+
+/// Most versions whose windows are kept. Each takes up to 0.3 MB, so all of them 77 MB; the one that was silent the longest goes.
+pub const HISTORIES_MAX: usize = 256;
+
+/// How sure a trend must be. High, because a dozen of them are looked at together.
+const TREND_CONFIDENCE: f64 = 0.99;
+
+/// Memory that grows by more in ten minutes is a leak, or soon one (Stage I's "Memory Usage Increasing").
+const LEAK_BYTES_IN_TEN_MINUTES: f64 = 1024.0 * 1024.0;
+
+/// Fewest seconds over which memory must have grown, in both halves of them: what a process fills at its start is no leak.
+const LEAK_SECONDS_MIN: f64 = 1200.0;
+
+/// Readings of a page of metrics that must fail in a row, as probes of an endpoint must.
+const UNREADABLE_AFTER: u32 = 3;
+
+/// What has a trend.
+const TRENDS: [Metric; 9] = [
+    Metric::ErrorRate,
+    Metric::ClientErrors,
+    Metric::LatencyP50,
+    Metric::LatencyP95,
+    Metric::LatencyP99,
+    Metric::FirstByteP95,
+    Metric::Throughput,
+    Metric::Cpu,
+    Metric::Memory,
+];
+
+/// The windows of a version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionWindows {
+    /// The version.
+    pub version: VersionName,
+    /// Oldest first; those in which nothing came are left out.
+    pub windows: Vec<Window>,
+}
+
+/// Where the metrics of a version are going.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionTrends {
+    /// The version.
+    pub version: VersionName,
+    /// Metric by metric; those of which nothing is known are left out.
+    pub trends: Vec<MetricTrend>,
+}
+
+/// Where a metric is going.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricTrend {
+    /// Which.
+    pub metric: Metric,
+    /// The line through it, in the metric's unit and seconds.
+    #[serde(flatten)]
+    pub trend: Trend,
+}
+
+/// The health monitor.
+#[derive(Debug)]
+pub struct Health {
+    /// When it began, in seconds since 1970.
+    began: f64,
+    /// The window that runs, counted since 1970.
+    index: u32,
+    histories: BTreeMap<(ServiceName, VersionName), History>,
+    services: BTreeMap<ServiceName, Watched>,
+    unreadable: BTreeMap<(ServiceName, VersionName), Unreadable>,
+    unhealthy_since: BTreeMap<EndpointId, f64>,
+}
+
+/// What is known of a service beside its windows.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Stable and the candidate of the rollout under way.
+    pair: Option<(VersionName, Option<VersionName>)>,
+    streaks: Streaks,
+    /// What the windows say.
+    broken: Vec<Issue>,
+    /// What probes and readings say.
+    down: Vec<Issue>,
+    board: Board,
+}
+
+#[derive(Debug)]
+struct Unreadable {
+    times: u32,
+    since: Option<f64>,
+    why: String,
+}
+
+impl Health {
+    /// A monitor that begins at `now`, in seconds since 1970.
+    pub fn new(now: f64) -> Self {
+        Self {
+            began: now,
+            index: index_of(now),
+            histories: BTreeMap::new(),
+            services: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            unhealthy_since: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what a core counted to the window that runs.
+    pub fn add(&mut self, sealed: &Sealed) {
+        for (key, counts) in &sealed.cells {
+            self.history(&key.service, &key.version)
+                .running
+                .add(key, counts);
+        }
+    }
+
+    /// Adds what a version took of its machine; else why its metrics cannot be read.
+    pub fn add_resources(
+        &mut self,
+        service: &ServiceName,
+        version: &VersionName,
+        sample: &Result<Resources, String>,
+    ) {
+        let key = (service.clone(), version.clone());
+        match sample {
+            Ok(resources) => {
+                self.unreadable.remove(&key);
+                self.history(service, version)
+                    .running
+                    .add_resources(resources);
+            }
+            Err(why) => {
+                let failing = self.unreadable.entry(key).or_insert_with(|| Unreadable {
+                    times: 0,
+                    since: None,
+                    why: String::new(),
+                });
+                failing.times = failing.times.saturating_add(1);
+                failing.why.clone_from(why);
+            }
+        }
+    }
+
+    /// Ends windows that are over at `now`, and looks at what is wrong. Cheap when none is over.
+    pub fn close(&mut self, now: f64, state: &State, observed: &Observed) {
+        self.follow(state);
+        let index = index_of(now);
+        let (is_due, was) = (index > self.index, self.index);
+        if is_due {
+            let began = (f64::from(was) * WINDOW_SECONDS).max(self.began);
+            let seconds =
+                ((f64::from(was) + 1.0) * WINDOW_SECONDS - began).clamp(0.1, WINDOW_SECONDS);
+            for history in self.histories.values_mut() {
+                history.close(was, seconds);
+            }
+        }
+        self.index = index;
+        if index != was {
+            for history in self.histories.values_mut() {
+                history.forget(index);
+            }
+            self.histories.retain(|_, history| !history.is_empty());
+        }
+        for service in state.services.values() {
+            let broken = is_due.then(|| self.broken(now, service, state));
+            let down = self.down(now, service, observed);
+            let watched = self.services.entry(service.name.clone()).or_default();
+            watched.down = down;
+            if let Some(broken) = broken {
+                watched.broken = broken;
+            }
+            let issues = watched.broken.iter().chain(&watched.down);
+            watched.board.look(now, issues);
+        }
+        self.unhealthy_since
+            .retain(|endpoint, _| observed.unhealthy.contains(endpoint));
+    }
+
+    /// The windows of a service that began in the last so many minutes, by version.
+    pub fn metrics(&self, service: &ServiceName, minutes: u32, now: f64) -> Vec<VersionWindows> {
+        let first = index_of(now - f64::from(minutes) * 60.0);
+        let began = (f64::from(self.index) * WINDOW_SECONDS).max(self.began);
+        let running_seconds = (now - began).clamp(0.1, WINDOW_SECONDS);
+        self.versions(service)
+            .map(|(version, history)| VersionWindows {
+                version: version.clone(),
+                windows: history.show(first, self.index, running_seconds),
+            })
+            .collect()
+    }
+
+    /// What is wrong with a service now, worst first.
+    pub fn issues(&self, service: &ServiceName) -> Vec<Issue> {
+        let Some(watched) = self.services.get(service) else {
+            return Vec::new();
+        };
+        let mut issues: Vec<_> = watched
+            .broken
+            .iter()
+            .chain(&watched.down)
+            .cloned()
+            .collect();
+        issues.sort_by_key(|issue| (std::cmp::Reverse(issue.level), issue.since));
+        issues
+    }
+
+    /// The alerts of a service.
+    pub fn alerts(&self, service: &ServiceName) -> Alerts {
+        let watched = self.services.get(service);
+        watched
+            .map(|watched| watched.board.show())
+            .unwrap_or_default()
+    }
+
+    /// Where the metrics of a service were going in the last hour, by version.
+    pub fn trends(&self, service: &ServiceName) -> Vec<VersionTrends> {
+        self.versions(service)
+            .map(|(version, history)| VersionTrends {
+                version: version.clone(),
+                trends: TRENDS
+                    .into_iter()
+                    .map(|metric| MetricTrend {
+                        metric,
+                        trend: trend(last_hour(history, self.index, metric), TREND_CONFIDENCE),
+                    })
+                    .filter(|of| of.trend.points > 0)
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Stable beside the candidate over the last five minutes; nothing when the service is not known.
+    pub fn comparison(&self, service: &ServiceName, now: f64) -> Option<Comparison> {
+        let (stable, candidate) = self.services.get(service)?.pair.clone()?;
+        let sum = |version: &VersionName| {
+            let history = self.histories.get(&(service.clone(), version.clone()));
+            let mut sum = history
+                .map(|history| history.latest(self.index, EVALUATED_WINDOWS - 1))
+                .unwrap_or_default();
+            if let Some(history) = history {
+                sum.merge(&history.running);
+            }
+            sum
+        };
+        let first = f64::from(self.index.saturating_sub(EVALUATED_WINDOWS - 1)) * WINDOW_SECONDS;
+        let seconds = (now - first.max(self.began)).max(0.1);
+        let periods = (sum(&stable), candidate.as_ref().map(&sum));
+        Some(compare::compare(stable, candidate, &periods, seconds))
+    }
+
+    fn versions(&self, service: &ServiceName) -> impl Iterator<Item = (&VersionName, &History)> {
+        self.histories
+            .iter()
+            .filter(move |((of, _), _)| of == service)
+            .map(|((_, version), history)| (version, history))
+    }
+
+    fn history(&mut self, service: &ServiceName, version: &VersionName) -> &mut History {
+        let key = (service.clone(), version.clone());
+        if self.histories.len() >= HISTORIES_MAX && !self.histories.contains_key(&key) {
+            let oldest = self
+                .histories
+                .iter()
+                .min_by_key(|(_, history)| history.last());
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.histories.remove(&oldest);
+            }
+        }
+        self.histories.entry(key).or_default()
+    }
+
+    /// Forgets services that are gone, and notes which versions the others compare.
+    fn follow(&mut self, state: &State) {
+        self.services
+            .retain(|name, _| state.services.contains_key(name));
+        self.unreadable.retain(|(service, version), _| {
+            let version = state
+                .services
+                .get(service)
+                .and_then(|s| s.versions.get(version));
+            version.is_some_and(|version| version.metrics.is_some())
+        });
+        for service in state.services.values() {
+            let candidate = state.active(&service.name).map(|rollout| &rollout.to);
+            let watched = self.services.entry(service.name.clone()).or_default();
+            let pair = watched.pair.as_ref();
+            if pair.map(|(stable, candidate)| (stable, candidate.as_ref()))
+                != Some((&service.stable, candidate))
+            {
+                watched.pair = Some((service.stable.clone(), candidate.cloned()));
+            }
+        }
+    }
+
+    /// What the windows of a service say is wrong.
+    fn broken(&mut self, now: f64, service: &Service, state: &State) -> Vec<Issue> {
+        let rollout = state.active(&service.name);
+        let thresholds = rollout.map(|rollout| rollout.plan.thresholds(rollout.phase));
+        let mut streaks = self
+            .services
+            .get_mut(&service.name)
+            .map(|watched| std::mem::take(&mut watched.streaks))
+            .unwrap_or_default();
+        streaks.retain(|version| service.versions.contains_key(version));
+        let mut issues = Vec::new();
+        let empty = History::default();
+        let history = |version: &VersionName| {
+            let key = (service.name.clone(), version.clone());
+            self.histories.get(&key).unwrap_or(&empty)
+        };
+        for version in service.versions.keys() {
+            let plan = thresholds
+                .as_deref()
+                .filter(|_| rollout.is_some_and(|rollout| rollout.to == *version));
+            let stable = plan.map(|_| &service.stable);
+            for rule in issue::rules(service.protocol, plan) {
+                let own = history(version).latest(self.index, rule.windows);
+                let stable = stable.map(|stable| history(stable).latest(self.index, rule.windows));
+                issues.extend(streaks.look(now, version, &rule, (&own, stable.as_ref())));
+            }
+            issues.extend(leak(version, history(version), self.index));
+        }
+        if let Some(watched) = self.services.get_mut(&service.name) {
+            watched.streaks = streaks;
+        }
+        issues
+    }
+
+    /// What probes and readings of a service say is wrong. Versions without callers may be off.
+    fn down(&mut self, now: f64, service: &Service, observed: &Observed) -> Vec<Issue> {
+        let mut issues = Vec::new();
+        for (name, version) in &service.versions {
+            let is_down = |id: &EndpointId| observed.unhealthy.contains(id);
+            let serves = matches!(
+                version.stage,
+                VersionStage::Serving | VersionStage::Draining
+            );
+            let all = version
+                .endpoints
+                .iter()
+                .all(|endpoint| is_down(&endpoint.id));
+            for endpoint in version
+                .endpoints
+                .iter()
+                .filter(|e| serves && is_down(&e.id))
+            {
+                let since = *self.unhealthy_since.entry(endpoint.id).or_insert(now);
+                let (level, rest) = if all {
+                    (Level::Critical, "and no other is left")
+                } else {
+                    (Level::Warning, "others serve")
+                };
+                issues.push(Issue {
+                    level,
+                    subject: Subject::Endpoint(endpoint.url.clone()),
+                    version: name.clone(),
+                    since: timestamp(since),
+                    value: None,
+                    limit: None,
+                    text: format!("{} of {name} fails its probes, {rest}", endpoint.url),
+                });
+            }
+            let key = (service.name.clone(), name.clone());
+            if let Some(failing) = self
+                .unreadable
+                .get_mut(&key)
+                .filter(|failing| failing.times >= UNREADABLE_AFTER)
+            {
+                issues.push(Issue {
+                    level: Level::Warning,
+                    subject: Subject::MetricsPage,
+                    version: name.clone(),
+                    since: timestamp(*failing.since.get_or_insert(now)),
+                    value: None,
+                    limit: None,
+                    text: format!("the metrics of {name} cannot be read: {}", failing.why),
+                });
+            }
+        }
+        issues
+    }
+}
+
+/// The values of a metric in the last hour.
+fn last_hour(
+    history: &History,
+    now: u32,
+    metric: Metric,
+) -> impl DoubleEndedIterator<Item = (f64, f64)> {
+    let is_recent = move |window: &&Kept| window.index + TREND_WINDOWS >= now;
+    let windows = history.kept.iter().filter(is_recent);
+    windows.filter_map(move |window| Some((window.middle(), window.value(metric)?)))
+}
+
+/// Whether the memory of a version grows steadily: in the whole time that is looked at, and in both halves of it.
+fn leak(version: &VersionName, history: &History, now: u32) -> Option<Issue> {
+    let points: Vec<_> = last_hour(history, now, Metric::Memory).collect();
+    let (first, last) = (points.first()?.0, points.last()?.0);
+    if last - first < LEAK_SECONDS_MIN {
+        return None;
+    }
+    let rises = |points: &[(f64, f64)]| {
+        let trend = trend(points.iter().copied(), TREND_CONFIDENCE);
+        trend.slope.filter(|_| trend.direction == Direction::Rising)
+    };
+    let (early, late) = points.split_at(points.len() / 2);
+    let slope = rises(&points)?;
+    rises(early)?;
+    rises(late)?;
+    let grown = slope.value * 600.0;
+    if slope.low * 600.0 <= LEAK_BYTES_IN_TEN_MINUTES {
+        return None;
+    }
+    Some(Issue {
+        level: Level::Warning,
+        subject: Subject::MemoryLeak,
+        version: version.clone(),
+        since: timestamp(first),
+        value: Some(grown),
+        limit: Some(LEAK_BYTES_IN_TEN_MINUTES),
+        text: format!(
+            "leak suspected: memory of {version} has grown by {} in ten minutes for {:.0} min, and is {} now",
+            Metric::Memory.show(grown),
+            (last - first) / 60.0,
+            Metric::Memory.show(points.last()?.1),
+        ),
+    })
+}
+
+/// The window in which a moment lies, counted since 1970.
+fn index_of(now: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast from float to integer saturates"
+    )]
+    let index = (now / WINDOW_SECONDS).floor() as u32;
+    index
+}
+
+/// A moment as it is shown.
+fn timestamp(seconds: f64) -> Timestamp {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a cast from float to integer saturates"
+    )]
+    let millis = (seconds * 1000.0).round() as i64;
+    Timestamp::from_millisecond(millis).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
