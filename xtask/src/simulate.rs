@@ -27,9 +27,11 @@ const RECORDED: (u64, u32) = (4, 60);
 /// A table by its name, and what makes it.
 type Maker = (&'static str, fn(&Scope) -> Table);
 
-const TABLES: [Maker; 2] = [
+const TABLES: [Maker; 4] = [
+    ("alarms", tables::alarms::table),
     ("floor", tables::floor::table),
     ("late", tables::late::table),
+    ("counting", tables::counting::table),
 ];
 
 /// What to simulate.

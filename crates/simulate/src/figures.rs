@@ -54,6 +54,15 @@ impl Chance {
         }
         high
     }
+
+    /// The lower bound of the true chance, at [`CONFIDENCE`] on this one side.
+    pub fn lower(self) -> f64 {
+        let others = Self {
+            hits: self.runs - self.hits.min(self.runs),
+            runs: self.runs,
+        };
+        1.0 - others.upper()
+    }
 }
 
 /// `P(X <= hits)` for `X` binomial, `0 < rate < 1`, summed downwards from its largest term.
@@ -118,6 +127,9 @@ mod tests {
             let got = Chance { hits, runs }.upper();
             assert!((got - expected).abs() < 1e-9, "{hits} of {runs}: {got}");
         }
+        assert!(Chance { hits: 0, runs: 9 }.lower().abs() < 1e-12);
+        let half = Chance { hits: 5, runs: 10 };
+        assert!((half.lower() + half.upper() - 1.0).abs() < 1e-12);
         assert!((Chance { hits: 3, runs: 3 }.upper() - 1.0).abs() < 1e-12);
     }
 

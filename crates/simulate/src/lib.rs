@@ -2,6 +2,7 @@
 //!
 //! Pure but for randomness, which comes from a [`Seed`] that is an argument: the same seed gives the same figures everywhere.
 
+pub mod clients;
 pub mod counts;
 pub mod figures;
 mod latency;
@@ -9,6 +10,7 @@ mod process;
 mod random;
 pub mod rivals;
 pub mod tables;
+pub mod trials;
 
 pub use latency::{Latencies, Slowdown, Spread};
 pub use process::Process;

@@ -129,7 +129,7 @@ pub fn table(scope: &Scope) -> Table {
             page.to_owned(),
         ]);
         for (judge, ratio) in ["plain", "in charge"].into_iter().zip(ratios) {
-            table.must(ratio <= RATIO_MAX, || {
+            table.must(ratio <= RATIO_MAX * scope.leeway(), || {
                 format!("{name}: {judge} needs {ratio:.2} times the trials, more than {RATIO_MAX}")
             });
         }

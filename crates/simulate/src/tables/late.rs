@@ -87,7 +87,7 @@ pub fn table(scope: &Scope) -> Table {
             ratio(late / early),
             count(Some(plain)),
         ]);
-        table.must(late <= RATIO_MAX * early, || {
+        table.must(late <= RATIO_MAX * scope.leeway() * early, || {
             format!(
                 "{}: {late} trials after eight hours, {early} from the start",
                 percent(candidate)
