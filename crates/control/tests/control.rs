@@ -5,7 +5,10 @@ use serin_control::{
     Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
     view::{RolloutView, View},
 };
-use serin_judge::trial::{NewKey, Report};
+use serin_judge::{
+    Verdict,
+    trial::{NewKey, Part, Report, Seen, Shown},
+};
 use serin_model::{
     decide::{Command, RefusalKind},
     event::{Actor, Event},
@@ -134,6 +137,40 @@ impl Plane {
             .unwrap();
     }
 
+    /// The first calls of so many callers, of whom one in `bad_one_in` has a bad one.
+    async fn callers(&self, keys: std::ops::Range<u64>, is_candidate: bool, bad_one_in: u64) {
+        let rollout = self.until("there", |_| true).await.id;
+        let parts = keys.map(|key| Part {
+            // Spread over all bits, as hashes are.
+            key: key.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            tool: None,
+            is_candidate,
+            seen: Seen::of(
+                if key % bad_one_in == 0 {
+                    Shown::Badly
+                } else {
+                    Shown::Well(None)
+                },
+                0,
+            ),
+        });
+        let trials = Trials {
+            service: shop(),
+            rollout,
+            step: 1,
+            share: Share::ZERO,
+            report: Report {
+                parts: parts.collect(),
+                ..Report::default()
+            },
+        };
+        let sealed = Sealed {
+            trials: vec![trials],
+            ..Sealed::default()
+        };
+        self.counts.send(sealed).await.unwrap();
+    }
+
     /// A second process on the same store, as after a restart.
     async fn reopen(folder: &Path) -> Self {
         Self::open(folder, Manifest::default()).await
@@ -218,7 +255,9 @@ async fn a_good_candidate_is_promoted_on_its_counts() {
     plane.count("v1", 500, 0).await;
     plane.count("v2", 50, 0).await;
     plane.until("in phase 2", |r| r.phase == 1).await;
-    plane.until("counting anew", |r| r.arms.candidate.calls == 0).await;
+    plane
+        .until("counting anew", |r| r.arms.candidate.calls == 0)
+        .await;
     plane.count("v2", 50, 1).await;
     let rollout = plane
         .until("promoted", |r| r.status == Status::Promoted)
@@ -376,10 +415,14 @@ async fn a_restart_goes_on_with_the_same_numbers() {
     let plane = Plane::open(folder.path(), manifest.clone()).await;
     plane.start(QUICK).await.unwrap();
     plane.count("v2", 40, 0).await;
-    plane.until("counted", |r| r.arms.candidate.calls == 40).await;
+    plane
+        .until("counted", |r| r.arms.candidate.calls == 40)
+        .await;
     // The first is not told to stop: the second takes over, as after a kill.
     let second = Plane::open(folder.path(), manifest).await;
-    let rollout = second.until("remembered", |r| r.arms.candidate.calls == 40).await;
+    let rollout = second
+        .until("remembered", |r| r.arms.candidate.calls == 40)
+        .await;
     assert_eq!(rollout.phase, 0);
     assert!(second.snapshot.load().services[0].split.is_some());
     second.count("v2", 10, 0).await;
@@ -532,4 +575,141 @@ async fn a_candidate_whose_lists_fail_is_taken_back_though_it_has_no_trial() {
         .await;
     assert_eq!(rollout.trials, 0);
     assert!(rollout.ended_reason.unwrap().contains("without a tool"));
+}
+
+/// Judged by its own plan alone, without thresholds.
+const JUDGED: &str = r#"{"phases": [{"share": "50 %"}, {"share": "100 %"}], "evidence": "trials 100000", "judge": {"block": "1s"}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_judged_across_two_restarts_gets_the_verdict_of_its_blocks() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let mut plane = Plane::open(folder.path(), manifest).await;
+    plane.start(JUDGED).await.unwrap();
+    let mut blocks = 0;
+    for round in 0..3_u64 {
+        let keys = |side: u64| 1000 * (2 * round + side)..1000 * (2 * round + side) + 40;
+        plane.callers(keys(0), false, 1_000_000).await;
+        // Two of forty fail at first: not enough to tell. All of them do in the end.
+        let bad_one_in = if round == 2 { 1 } else { 20 };
+        plane.callers(keys(1), true, bad_one_in).await;
+        if round < 2 {
+            let rollout = plane
+                .until("judged", |r| {
+                    r.proof.as_ref().is_some_and(|p| p.blocks > blocks)
+                })
+                .await;
+            let proof = rollout.proof.unwrap();
+            assert_eq!(
+                proof.trials,
+                40 * (round + 1),
+                "none is lost, none counts twice"
+            );
+            assert!(!proof.regression);
+            blocks = proof.blocks;
+            // The one before is not told to stop: as after a kill.
+            plane = Plane::reopen(folder.path()).await;
+        }
+    }
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    let reason = rollout.ended_reason.unwrap();
+    assert!(
+        reason.contains("worse than stable is proven: errors"),
+        "{reason}"
+    );
+
+    let events = plane.control.events(0, 100).await.unwrap();
+    let Event::RolledBack {
+        evidence: Some(evidence),
+        ..
+    } = &events.last().unwrap().event
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(evidence.verdict, Verdict::Regression);
+    let basis = evidence.basis.clone().unwrap();
+    assert!(basis.blocks >= 3 && basis.first < basis.last, "{basis:?}");
+
+    // All blocks at once, as without any restart.
+    let replay = plane.control.replay(rollout.id, None).await.unwrap();
+    assert!(
+        !replay.verified.is_empty() && replay.is_verified(),
+        "{:?}",
+        replay.verified
+    );
+    assert!(replay.end.contains("rolled back"), "{}", replay.end);
+
+    // A plan that tolerates anything would have gone on.
+    let lenient = JUDGED.replace(
+        r#""1s""#,
+        r#""1s", "errors": "+0 % +97pp", "mode": "sequential""#,
+    );
+    let lenient = serde_json::from_str(&lenient).unwrap();
+    let replay = plane
+        .control
+        .replay(rollout.id, Some(("lenient".to_owned(), lenient)))
+        .await
+        .unwrap();
+    assert!(
+        replay.end.contains("no reason to take the candidate back"),
+        "{}",
+        replay.end
+    );
+    assert!(replay.is_verified(), "the record is judged by its own plan");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_was_changed_afterwards_is_noticed() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(JUDGED).await.unwrap();
+    plane.callers(0..40, false, 1_000_000).await;
+    plane.callers(1000..1040, true, 1).await;
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    let options = SqliteConnectOptions::new().filename(folder.path().join("serin.blocks.db"));
+    let mut connection = options.connect().await.unwrap();
+    connection
+        .execute(r#"UPDATE blocks SET bytes = CAST(replace(CAST(bytes AS TEXT), '"bad":40', '"bad":39') AS BLOB)"#)
+        .await
+        .unwrap();
+    let replay = plane.control.replay(rollout.id, None).await.unwrap();
+    assert!(!replay.is_verified(), "{:?}", replay.verified);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enough_signals_by_hand_take_the_candidate_back() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(JUDGED).await.unwrap();
+    let signal = |kind: &str| Command::Signal {
+        service: shop(),
+        signal: kind.to_owned(),
+        reason: "data is lost".to_owned(),
+    };
+    let ops = Actor::named("ops");
+    plane
+        .control
+        .command(ops.clone(), signal("complaint"))
+        .await
+        .unwrap();
+    plane
+        .until("held", |r| {
+            r.held
+                .as_ref()
+                .is_some_and(|held| held.contains("complaint"))
+        })
+        .await;
+    plane
+        .control
+        .command(ops, signal("critical_bug"))
+        .await
+        .unwrap();
+    let rollout = plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
+    assert!(rollout.ended_reason.unwrap().contains("data is lost"));
+    assert!(plane.snapshot.load().services[0].split.is_none());
 }

@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod name;
 pub mod observe;
 pub mod plan;
+pub mod replay;
 pub mod rollout;
 pub mod service;
 pub mod share;
