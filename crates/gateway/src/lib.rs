@@ -19,6 +19,8 @@
 
 mod admit;
 mod affinity;
+#[doc(hidden)]
+pub mod bench;
 mod body;
 mod connection;
 mod core;

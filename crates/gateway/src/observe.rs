@@ -319,15 +319,18 @@ impl VersionCounters {
 
     fn with_cell(&self, tool: &Arc<str>, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
         let mut cells = self.cells.borrow_mut();
-        if !cells.contains_key(tool) {
-            cells.insert(tool.clone(), Default::default());
-        }
-        if let Some(cell) = cells.get_mut(tool).and_then(|eras| match era {
-            CallEra::Legacy => eras.first_mut(),
-            CallEra::Modern => eras.get_mut(1),
-            CallEra::None => eras.get_mut(2),
-        }) {
+        let act = |[legacy, modern, none]: &mut ToolCells| {
+            let cell = match era {
+                CallEra::Legacy => legacy,
+                CallEra::Modern => modern,
+                CallEra::None => none,
+            };
             change(cell.get_or_insert_default());
+        };
+        if let Some(eras) = cells.get_mut(tool) {
+            act(eras);
+        } else {
+            act(cells.entry(tool.clone()).or_default());
         }
     }
 

@@ -85,9 +85,8 @@ impl Clock {
     }
 
     pub(crate) fn ms(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.began).as_millis();
-        self.began_ms
-            .saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+        let since = at.saturating_duration_since(self.began);
+        self.began_ms + since.as_secs() * 1000 + u64::from(since.subsec_millis())
     }
 }
 

@@ -1,0 +1,146 @@
+//! What it costs a core to record outcomes. For benchmarks alone.
+
+use crate::{
+    observe::{Calls, Counters, Observation},
+    trials::{Trial, key_hash},
+};
+use serin_model::{
+    name::RolloutId,
+    observe::CallEra,
+    service::{Protocol, ServiceSettings, VersionStage},
+    share::Share,
+    snapshot::{ServiceRoute, Split, VersionRoute},
+};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// Tools that are called in turn.
+const TOOLS: usize = 8;
+/// Calls from one message to the next: 50,000 a second, and ten messages.
+const CALLS_A_MESSAGE: usize = 5_000;
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// So many, over and over.
+    Few(usize),
+    /// Each call comes from another one.
+    EverNew,
+}
+
+/// Records outcomes of calls to two versions on one core, and hands them on as a core does. The time of one outcome, on average.
+///
+/// `Whole` requests are noted as new keys and measured from their beginning, with the hash of the key, as the gateway does beside
+/// recording the outcome.
+///
+/// # Panics
+/// Never: its names are names.
+pub fn time_of_an_outcome(outcomes: usize, callers: Callers, whole: bool) -> Duration {
+    let service = service();
+    let (sender, mut receiver) = mpsc::channel(16);
+    let counters = Rc::new(Counters::new(0, sender, crate::HUNG_AFTER));
+    let tools: Vec<String> = (0..TOOLS).map(|n| format!("a_tool_of_eight_{n}")).collect();
+    let calls: Vec<_> = (service.versions.iter().enumerate())
+        .map(|(at, version)| {
+            let of_version = counters.of(&service, version);
+            let labels = tools
+                .iter()
+                .map(|tool| counters.label(&of_version, version, Some(tool)));
+            (at, version, labels.collect::<Vec<_>>())
+        })
+        .collect();
+    let mut spent = Duration::ZERO;
+    let mut sealed = 0;
+    while sealed < outcomes {
+        let until = (sealed + CALLS_A_MESSAGE).min(outcomes);
+        let observing: Vec<_> = (sealed..until)
+            .filter(|_| !whole)
+            .map(|n| begun(&counters, &service, &calls, callers, n))
+            .collect();
+        let begun_at = Instant::now();
+        if whole {
+            for n in sealed..until {
+                let mut observation = begun(&counters, &service, &calls, callers, n);
+                observation.first_byte();
+                observation.answered(http::StatusCode::OK, None, false);
+            }
+        }
+        for mut observation in observing {
+            observation.answered(http::StatusCode::OK, None, false);
+        }
+        counters.seal();
+        spent += begun_at.elapsed();
+        while receiver.try_recv().is_ok() {}
+        sealed = until;
+    }
+    spent / u32::try_from(outcomes).unwrap_or(u32::MAX)
+}
+
+/// The `n`th call, on its way.
+fn begun(
+    counters: &Rc<Counters>,
+    service: &ServiceRoute,
+    calls: &[(usize, &VersionRoute, Vec<Arc<str>>)],
+    callers: Callers,
+    n: usize,
+) -> Observation {
+    let caller = match callers {
+        Callers::Few(callers) => (n / TOOLS) % callers,
+        Callers::EverNew => n,
+    };
+    // A tenth of the callers have the candidate.
+    let (at, version, labels) = &calls[usize::from(caller.is_multiple_of(10))];
+    let tool = labels[n % TOOLS].clone();
+    let of_version = counters.of(service, version);
+    let trial = Trial::of(service, *at, key_hash(&caller.to_be_bytes()));
+    if let Some(trial) = trial {
+        of_version.assigned(trial);
+    }
+    let mut observation = Observation::begin(
+        counters.clone(),
+        of_version,
+        Calls::One(tool, None),
+        CallEra::Modern,
+    );
+    if let Some(trial) = trial {
+        observation.of_trial(trial);
+    }
+    observation.first_byte();
+    observation
+}
+
+fn service() -> ServiceRoute {
+    let tools: Arc<[Arc<str>]> = (0..TOOLS)
+        .map(|n| format!("a_tool_of_eight_{n}").into())
+        .collect();
+    let version = |name: &str| VersionRoute {
+        name: name.parse().expect("a name"),
+        stage: VersionStage::Serving,
+        withdrawn_at: None,
+        endpoints: vec![],
+        tools: tools.clone(),
+    };
+    ServiceRoute {
+        name: "tools".parse().expect("a name"),
+        protocol: Protocol::Mcp,
+        path: "/mcp".into(),
+        hosts: vec![],
+        versions: vec![version("v1"), version("v2")],
+        stable: 0,
+        split: Some(Split {
+            rollout: RolloutId(Uuid::nil()),
+            candidate: 1,
+            share: Share::ZERO,
+            step: 1,
+            contract_differs: false,
+            block: Duration::from_secs(10),
+            values: [].into(),
+        }),
+        settings: ServiceSettings::default(),
+    }
+}
