@@ -50,8 +50,8 @@ def factors():
 class Restarts(EProc):
     """Each alternative begins again at every block: R <- (R + w) * S; the adaptive one forgets."""
 
-    def __init__(self, m, a, first, horizon, half_life):
-        super().__init__(1, m, a)
+    def __init__(self, m, a, first, horizon, half_life, **others):
+        super().__init__(1, m, a, **others)
         self.left = 1 - first
         self.horizon, self.half_life = horizon, half_life
         self.L[:] = log(first)
@@ -151,7 +151,44 @@ def latencies():
     return rows
 
 
+def exceedances():
+    """Latency in numpy: 120 values of stable a block and 20 of the candidate, a third slower from block 12 on, and 3 % of them
+    failed. Evidence that it is slower by more than 19 and by more than 5 buckets, and that it is not by more than 5."""
+    quantiles = (0.5, 0.95, 0.99)
+    prior = lambda q: ((1 - q) * 50, 50.0)
+    slower = {margin: [Restarts(0.0, 0.0, 0.6, 1080, 200, grid=(1.25, 1.5, 2, 3, 5), prior=prior(q)) for q in quantiles]
+              for margin in (19, 5)}
+    safe = [EProc(1, 0.0, 0.0, -1, (0.3, 0.5, 0.7, 0.85), prior(q)) for q in quantiles[:2]]
+    parts, mean = np.zeros(1024), lambda logs: float(np.logaddexp.reduce(logs) - log(len(logs)))
+    blocks, worse, warned, proven = [], [], [], []
+    for block in range(24):
+        load = log(0.08) + 0.3 * np.sin(block / 4)
+        bucket = lambda seconds: np.floor(32 * np.log2(seconds / 1e-6)).astype(int)
+        stable = bucket(np.exp(load + 0.6 * rng.standard_normal(120)))
+        candidate = bucket(np.exp(load + 0.6 * rng.standard_normal(20)) * (1 if block < 12 else 4 / 3))
+        endless = [int(rng.binomial(120, 0.01)), int(rng.binomial(20, 0.03))]
+        blocks.append({"stable": stable.tolist(), "candidate": candidate.tolist(), "endless": endless})
+        total = parts.sum()
+        if total >= 50 * 256:
+            for index, q in enumerate(quantiles):
+                edge = int((np.cumsum(parts) >= q * total).argmax())
+                at = lambda values, edge, endless: [(values > edge).sum() + endless, len(values) + endless]
+                bad_s = at(stable, edge, endless[0])
+                for margin in (19, 5):
+                    slower[margin][index].take(*column(*at(candidate, edge + margin, endless[1]), *bad_s))
+                if index < len(safe):
+                    safe[index].update(*column(*at(candidate, edge + 5, endless[1]), *bad_s))
+        if total > 200 * 256:
+            parts = np.floor(parts * max(0.9, 200 * 256 / total))
+        np.add.at(parts, stable, 256)
+        ln = lambda process: float(np.logaddexp(logmeanexp(process.L, process.w), log(process.left))[0])
+        worse.append(mean([ln(process) for process in slower[19]]))
+        warned.append(mean([ln(process) for process in slower[5]]))
+        proven.append(min(float(logmeanexp(process.L, process.w)[0]) for process in safe))
+    return {"horizon": 1080, "blocks": blocks, "worse": worse, "slower": warned, "safe": proven}
+
+
 values = {"factors": factors(), "restarts": restarts(), "sample_ratios": sample_ratios(), "lower_bounds": lower_bounds(),
-          "sequences": sequences(), "latencies": latencies()}
+          "sequences": sequences(), "latencies": latencies(), "exceedances": exceedances()}
 lines = ",\n".join(f'"{key}": {json.dumps(value, separators=(",", ":"))}' for key, value in values.items())
 Path(__file__).with_name("values.json").write_text(f"{{\n{lines}\n}}\n")

@@ -328,3 +328,126 @@ fn mean(processes: &[EProcess; 3]) -> f64 {
     }
     sum.ln() - (processes.len() as f64).ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upper_edge_seconds;
+    use proptest::prelude::*;
+
+    const MARGINS: Margins = Margins {
+        warning: 5,
+        critical: 19,
+    };
+
+    fn histogram(bucket: u16, n: usize) -> LogHistogram {
+        let mut histogram = LogHistogram::default();
+        for _ in 0..n {
+            histogram.record(upper_edge_seconds(bucket) * 0.999);
+        }
+        histogram
+    }
+
+    fn values(histogram: &LogHistogram, endless: u64) -> Values<'_> {
+        Values { histogram, endless }
+    }
+
+    /// Feeds so many blocks of 40 values of stable in one bucket and 10 of the candidate in another.
+    fn judged(stable: u16, candidate: u16, endless: u64, blocks: usize) -> Exceedance {
+        let mut budget = Budget::new(1080.0);
+        let mut latency = Exceedance::new(true, budget);
+        let (stable, candidate) = (histogram(stable, 40), histogram(candidate, 10));
+        for _ in 0..blocks {
+            budget.block();
+            latency.take(
+                MARGINS,
+                budget,
+                values(&stable, 0),
+                values(&candidate, endless),
+            );
+        }
+        latency
+    }
+
+    #[test]
+    fn margins_end_at_the_edge_of_a_bucket() {
+        let decided = 100_f64.ln();
+        for (steps, slower, worse) in [
+            (0, false, false),
+            (5, false, false),
+            (6, true, false),
+            (19, true, false),
+            (20, true, true),
+        ] {
+            let latency = judged(500, 500 + steps, 0, 60);
+            assert_eq!(latency.ln_slower() >= decided, slower, "{steps} steps");
+            assert_eq!(latency.ln_worse() >= decided, worse, "{steps} steps");
+        }
+    }
+
+    #[test]
+    fn what_never_ends_is_slow_and_what_is_slow_is_never_safe() {
+        assert!(judged(500, 400, 10, 60).ln_worse() > 5.0);
+        assert!(judged(500, 400, 10, 200).ln_safe() < Some(0.0));
+        assert!(judged(500, 510, 0, 200).ln_safe() < Some(0.0));
+    }
+
+    #[test]
+    fn the_first_blocks_only_warm_up() {
+        assert_eq!(judged(500, 900, 0, 2).candidate(), (0, 0));
+        assert_eq!(judged(500, 900, 0, 3).candidate(), (10, 10));
+    }
+
+    #[test]
+    fn beyond_the_table_there_is_no_comparison() {
+        let last = 1023;
+        let latency = judged(last, last, 0, 400);
+        assert!(latency.ln_worse().abs() < 1e-9 && latency.ln_slower().abs() < 1e-9);
+        assert_eq!(latency.ln_safe(), Some(0.0), "and no proof that it is safe");
+    }
+
+    #[test]
+    fn silence_makes_nothing_old() {
+        let mut fading = Fading::default();
+        fading.take(&histogram(500, 100));
+        let before = fading.clone();
+        for _ in 0..1000 {
+            fading.take(&LogHistogram::default());
+        }
+        assert_eq!(fading, before);
+    }
+
+    #[test]
+    fn thresholds_follow_a_load_that_drifts() {
+        let mut fading = Fading::default();
+        for _ in 0..20 {
+            fading.take(&histogram(500, 100));
+        }
+        for _ in 0..40 {
+            fading.take(&histogram(600, 100));
+        }
+        assert_eq!(fading.quantiles(), Some([600; 3]));
+        // A few values a block: the two hundred before them fade only as fast as they are replaced.
+        for _ in 0..20 {
+            fading.take(&histogram(700, 2));
+        }
+        assert_eq!(fading.quantiles(), Some([600, 700, 700]));
+    }
+
+    proptest! {
+        /// The quantiles are those of the values, as long as nothing fades.
+        #[test]
+        fn quantiles_are_exact(buckets in prop::collection::vec(0..1024_u16, 50..200)) {
+            let mut all = LogHistogram::default();
+            for bucket in &buckets {
+                all.merge(&histogram(*bucket, 1));
+            }
+            let mut fading = Fading::default();
+            fading.take(&all);
+            let found = fading.quantiles().unwrap();
+            for (q, bucket) in QUANTILES.iter().zip(found) {
+                prop_assert_eq!(all.quantile_seconds(*q), Some(upper_edge_seconds(bucket)));
+            }
+        }
+    }
+}

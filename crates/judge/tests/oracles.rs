@@ -17,6 +17,7 @@ struct Oracle {
     lower_bounds: Vec<Bound>,
     sequences: Vec<Sequence>,
     latencies: Vec<Latencies>,
+    exceedances: Exceedances,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +75,23 @@ struct Latencies {
     stable: Vec<Vec<u16>>,
     candidate: Vec<Vec<u16>>,
     p_least: f64,
+}
+
+#[derive(Deserialize)]
+struct Exceedances {
+    horizon: f64,
+    blocks: Vec<LatencyBlock>,
+    worse: Vec<f64>,
+    slower: Vec<f64>,
+    safe: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct LatencyBlock {
+    stable: Vec<u16>,
+    candidate: Vec<u16>,
+    /// Stable's and the candidate's.
+    endless: (u64, u64),
 }
 
 fn oracle() -> Oracle {
@@ -147,7 +165,7 @@ fn lower_bounds_agree() {
     }
 }
 
-/// GrowthBook's asymptotic confidence sequence, which asks for any difference: so without a tolerance here too.
+/// The asymptotic confidence sequence of gbstats, which asks for any difference: so without a tolerance here too.
 #[test]
 fn a_fault_is_found_no_later_than_by_an_asymptotic_sequence() {
     let rules = Rules::worse(Tolerance::NONE);
@@ -179,21 +197,52 @@ fn a_fault_is_found_no_later_than_by_an_asymptotic_sequence() {
     }
 }
 
+const MARGINS: Margins = Margins {
+    warning: 5,
+    critical: 19,
+};
+
+fn histogram(buckets: &[u16]) -> LogHistogram {
+    let mut histogram = LogHistogram::default();
+    for bucket in buckets {
+        // Well within the bucket, so that it falls into it.
+        histogram.record(upper_edge_seconds(*bucket) * 0.99);
+    }
+    histogram
+}
+
+/// The same comparison in numpy.
+#[test]
+fn exceedances_agree() {
+    let oracle = oracle().exceedances;
+    let mut budget = Budget::new(oracle.horizon);
+    let mut latency = Exceedance::new(true, budget);
+    for (index, block) in oracle.blocks.iter().enumerate() {
+        // The oracle's first start is at its first comparison.
+        if index > 0 {
+            budget.block();
+        }
+        let (stable, candidate) = (histogram(&block.stable), histogram(&block.candidate));
+        let values = |histogram, endless| Values { histogram, endless };
+        latency.take(
+            MARGINS,
+            budget,
+            values(&stable, block.endless.0),
+            values(&candidate, block.endless.1),
+        );
+        for (got, expected) in [
+            (latency.ln_worse(), oracle.worse[index]),
+            (latency.ln_slower(), oracle.slower[index]),
+            (latency.ln_safe().unwrap(), oracle.safe[index]),
+        ] {
+            assert!((got - expected).abs() < 1e-9, "{got} against {expected}");
+        }
+    }
+}
+
 /// Mann and Whitney's test by scipy. It may be looked at once only: of two identical pairs it calls one different at five percent.
 #[test]
 fn latencies_agree_where_it_matters() {
-    let histogram = |buckets: &[u16]| {
-        let mut histogram = LogHistogram::default();
-        for bucket in buckets {
-            // The middle of the bucket, so that it falls into it.
-            histogram.record(upper_edge_seconds(*bucket) * 0.99);
-        }
-        histogram
-    };
-    let margins = Margins {
-        warning: 5,
-        critical: 19,
-    };
     for row in oracle().latencies {
         let mut budget = Budget::new(1080.0);
         let mut latency = Exceedance::new(true, budget);
@@ -205,7 +254,7 @@ fn latencies_agree_where_it_matters() {
                 histogram,
                 endless: 0,
             };
-            latency.take(margins, budget, values(&stable), values(&candidate));
+            latency.take(MARGINS, budget, values(&stable), values(&candidate));
             worse = worse.max(latency.ln_worse());
             slower = slower.max(latency.ln_slower());
         }
