@@ -2,6 +2,7 @@
 
 mod apply;
 mod events;
+mod health;
 mod rollout;
 mod service;
 
@@ -39,6 +40,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(rollout::list))
         .routes(routes!(rollout::by_id))
         .routes(routes!(events::events))
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::issues))
+        .routes(routes!(health::trends))
+        .routes(routes!(health::alerts))
+        .routes(routes!(health::comparison))
         .routes(routes!(service::plans))
         .routes(routes!(service::plan))
         .routes(routes!(apply::apply))

@@ -495,6 +495,119 @@ async fn who_watches_sees_each_change_until_the_end() {
     assert!(seen.contains(r#""status":"running""#));
 }
 
+/// A page of metrics, as a server writes it about itself.
+async fn page() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1.25e+08\n";
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn the_health_of_each_version_is_on_show() {
+    let world = World::begin().await;
+    let url = upstream().await;
+    let manifest = json!({ "services": { "tools": {
+        "protocol": "http", "path": "/tools", "stable": "v1",
+        "versions": { "v1": { "endpoints": [url], "metrics": page().await }, "v2": { "endpoints": [url] } } } } });
+    let (status, said) = world.post("/admin/v1/apply", &manifest.to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    let (status, said) = world
+        .post("/admin/v1/services/tools/rollout", r#"{"to":"v2"}"#)
+        .await;
+    assert_eq!(status, StatusCode::CREATED, "{said}");
+    let cell = |version: &str, good: u64, bad: u64| {
+        let mut seconds = LogHistogram::default();
+        (0..good).for_each(|_| seconds.record(0.01));
+        let mut outcomes = [0; 10];
+        (outcomes[0], outcomes[6]) = (good, bad);
+        let counts = Counts {
+            outcomes,
+            first_byte: seconds.clone(),
+            last_byte: seconds,
+            ..Counts::default()
+        };
+        let key = CellKey {
+            service: "tools".parse().unwrap(),
+            version: version.parse().unwrap(),
+            tool: "search".into(),
+            era: CallEra::None,
+        };
+        (key, counts)
+    };
+    // Too few calls for a threshold to take the candidate back.
+    let sealed = Sealed {
+        cells: vec![cell("v1", 100, 0), cell("v2", 10, 20)],
+        ..Sealed::default()
+    };
+    world.counts.send(sealed).await.unwrap();
+
+    let base = "/admin/v1/services/tools/health";
+    let sum = |windows: &Value, field: &str| {
+        let windows = windows["windows"].as_array().unwrap().iter();
+        windows.map(|w| w[field].as_u64().unwrap()).sum::<u64>()
+    };
+    let seen = timeout(PATIENCE, async {
+        loop {
+            let (status, shown) = world.get(&format!("{base}/metrics?minutes=5")).await;
+            assert_eq!(status, StatusCode::OK, "{shown}");
+            let shown = shown.as_array().unwrap().clone();
+            if let [v1, v2] = shown.as_slice()
+                && (sum(v1, "calls"), sum(v2, "bad")) == (100, 20)
+                && v1["windows"][0]["memory_bytes"] == 1.25e8
+            {
+                assert_eq!(
+                    (&v1["version"], &v2["version"]),
+                    (&json!("v1"), &json!("v2"))
+                );
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    seen.await.expect("counts and the page of metrics arrive");
+
+    let (_, comparison) = world.get(&format!("{base}/comparison")).await;
+    assert_eq!(comparison["candidate"], "v2", "{comparison}");
+    let rows = comparison["rows"].as_array().unwrap();
+    let row = |metric: &str| rows.iter().find(|row| row["metric"] == metric).unwrap();
+    assert_eq!(row("error_rate")["standing"], "worse", "{comparison}");
+    assert_eq!(row("memory")["stable"], 1.25e8, "{comparison}");
+
+    assert_eq!(world.get(&format!("{base}/issues")).await.1, json!([]));
+    let (_, alerts) = world.get(&format!("{base}/alerts")).await;
+    assert_eq!(alerts, json!({ "active": [], "resolved": [] }));
+    let (_, trends) = world.get(&format!("{base}/trends")).await;
+    assert!(trends.is_array(), "{trends}");
+
+    for (path, expected) in [
+        (
+            "services/tools/health/metrics?minutes=0",
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "services/tools/health/metrics?minutes=1441",
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "services/tools/health/metrics?hours=1",
+            StatusCode::BAD_REQUEST,
+        ),
+        ("services/none/health/issues", StatusCode::NOT_FOUND),
+        ("services/none/health/comparison", StatusCode::NOT_FOUND),
+    ] {
+        let (status, problem) = world.get(&format!("/admin/v1/{path}")).await;
+        assert_eq!(status, expected, "{path}: {problem}");
+    }
+}
+
 /// One call of each kind, a new key, and whatever else has a metric.
 async fn busy(world: &World) {
     let (status, done) = world

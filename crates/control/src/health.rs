@@ -119,8 +119,6 @@ pub struct Health {
 /// What is known of a service beside its windows.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Stable and the candidate of the rollout under way.
-    pair: Option<(VersionName, Option<VersionName>)>,
     streaks: Streaks,
     /// What the windows say.
     broken: Vec<Issue>,
@@ -273,9 +271,14 @@ impl Health {
             .collect()
     }
 
-    /// Stable beside the candidate over the last five minutes; nothing when the service is not known.
-    pub fn comparison(&self, service: &ServiceName, now: f64) -> Option<Comparison> {
-        let (stable, candidate) = self.services.get(service)?.pair.clone()?;
+    /// Stable beside a candidate over the last five minutes.
+    pub fn comparison(
+        &self,
+        service: &ServiceName,
+        stable: &VersionName,
+        candidate: Option<&VersionName>,
+        now: f64,
+    ) -> Comparison {
         let sum = |version: &VersionName| {
             let history = self.histories.get(&(service.clone(), version.clone()));
             let mut sum = history
@@ -288,8 +291,8 @@ impl Health {
         };
         let first = f64::from(self.index.saturating_sub(EVALUATED_WINDOWS - 1)) * WINDOW_SECONDS;
         let seconds = (now - first.max(self.began)).max(0.1);
-        let periods = (sum(&stable), candidate.as_ref().map(&sum));
-        Some(compare::compare(stable, candidate, &periods, seconds))
+        let periods = (sum(stable), candidate.map(sum));
+        compare::compare(stable.clone(), candidate.cloned(), &periods, seconds)
     }
 
     fn versions(&self, service: &ServiceName) -> impl Iterator<Item = (&VersionName, &History)> {
@@ -313,27 +316,15 @@ impl Health {
         self.histories.entry(key).or_default()
     }
 
-    /// Forgets services that are gone, and notes which versions the others compare.
+    /// Forgets services that are gone, and pages of metrics that nobody asks for any more.
     fn follow(&mut self, state: &State) {
         self.services
             .retain(|name, _| state.services.contains_key(name));
         self.unreadable.retain(|(service, version), _| {
-            let version = state
-                .services
-                .get(service)
-                .and_then(|s| s.versions.get(version));
+            let service = state.services.get(service);
+            let version = service.and_then(|service| service.versions.get(version));
             version.is_some_and(|version| version.metrics.is_some())
         });
-        for service in state.services.values() {
-            let candidate = state.active(&service.name).map(|rollout| &rollout.to);
-            let watched = self.services.entry(service.name.clone()).or_default();
-            let pair = watched.pair.as_ref();
-            if pair.map(|(stable, candidate)| (stable, candidate.as_ref()))
-                != Some((&service.stable, candidate))
-            {
-                watched.pair = Some((service.stable.clone(), candidate.cloned()));
-            }
-        }
     }
 
     /// What the windows of a service say is wrong.
