@@ -27,8 +27,11 @@ const RECORDED: (u64, u32) = (4, 60);
 /// A table by its name, and what makes it.
 type Maker = (&'static str, fn(&Scope) -> Table);
 
-const TABLES: [Maker; 4] = [
+const TABLES: [Maker; 7] = [
     ("alarms", tables::alarms::table),
+    ("delays", tables::delays::errors),
+    ("delays", tables::delays::latency),
+    ("delays", tables::delays::safe),
     ("floor", tables::floor::table),
     ("late", tables::late::table),
     ("counting", tables::counting::table),

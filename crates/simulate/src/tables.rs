@@ -5,6 +5,7 @@
 
 pub mod alarms;
 pub mod counting;
+pub mod delays;
 pub mod floor;
 pub mod late;
 pub mod paired;
