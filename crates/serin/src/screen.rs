@@ -3,6 +3,7 @@
 //! Lines carry their colours as ANSI sequences; whoever prints them takes the colours out where they are not wanted
 //! (`anstream`).
 
+mod evidence;
 mod line;
 mod live;
 mod parts;
@@ -32,6 +33,9 @@ const TOOLS_MAX: usize = 8;
 /// Events shown at most: the newest.
 const EVENTS_MAX: usize = 8;
 
+/// A terminal with fewer rows gets no details.
+const DETAIL_ROWS: usize = 30;
+
 /// Everything about the rollout of a service, as lines no longer and no more than there is room for.
 pub(crate) fn draw(
     service: &ServiceView,
@@ -43,14 +47,21 @@ pub(crate) fn draw(
     head.extend(parts::plan(rollout, size.columns));
     head.extend([parts::share(rollout), parts::phases(rollout)]);
     head.extend(parts::waiting(rollout, size.columns));
+    head.extend(evidence::notes(rollout, size.columns));
     head.push(Line::default());
-    head.extend(parts::arms(rollout));
+    let details = size.rows >= DETAIL_ROWS;
+    head.extend(evidence::table(rollout, size.columns, details));
     let tail = parts::ending(service, rollout, size.columns);
     // Tools and events share what is left, events first: they say why.
     let room = size.rows.saturating_sub(head.len() + tail.len() + 1);
     let mut events = parts::events(rollout, EVENTS_MAX, size.columns);
     if events.len() > room {
         events.drain(..events.len() - room);
+        // What is left of the oldest makes way for the blank line.
+        events
+            .iter_mut()
+            .take(1)
+            .for_each(|line| *line = Line::default());
     }
     // Beside the tools themselves: a blank line, their title, and how many more there are.
     let left = (room - events.len()).saturating_sub(3);

@@ -1,22 +1,20 @@
 //! The parts of the screen, from top to bottom.
 
-use super::line::{BAD, BOLD, BUSY, FAINT, GOOD, Line, ODD, PLAIN};
+use super::{
+    evidence::hint,
+    line::{BAD, BOLD, BUSY, FAINT, GOOD, Line, ODD, PLAIN},
+};
 use crate::exit::Exit;
 use anstyle::Style;
 use jiff::{Timestamp, tz::TimeZone};
-use serin_control::view::{ArmView, Arms, RolloutView, ServiceView};
+use serin_control::view::{Arms, RolloutView, ServiceView};
 use serin_model::rollout::Status;
 use std::time::Duration;
 
 /// Where the labels end.
-const LABEL: usize = 8;
-/// Where the columns of the two sides end.
-const STABLE: usize = 34;
-const CANDIDATE: usize = 56;
+pub(super) const LABEL: usize = 8;
 /// Where the stable side of a tool's columns ends.
 const TOOL_COLUMNS: [usize; 3] = [33, 52, 68];
-/// Calls of a side below which a difference is chance.
-const CALLS_TELLING: u64 = 20;
 /// Longest name of a tool that is shown whole.
 const TOOL_CHARS_MAX: usize = 24;
 
@@ -128,7 +126,7 @@ pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
             .styled(FAINT, "waits")
             .to(LABEL)
             .text(format!(
-                "{hold}   {deadline}   evidence `{}`, {} calls so far",
+                "{hold}   {deadline}   evidence `{}`, {} trials so far",
                 rollout.evidence_wanted, rollout.trials
             )),
     ];
@@ -149,69 +147,6 @@ pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
         }
     }
     lines
-}
-
-/// Both sides, metric by metric.
-pub(super) fn arms(rollout: &RolloutView) -> Vec<Line> {
-    let mut lines = vec![
-        Line::default()
-            .right(STABLE, FAINT, &format!("stable {}", rollout.from))
-            .right(CANDIDATE, FAINT, &format!("candidate {}", rollout.to)),
-    ];
-    let rows: [(&str, Show, Value); 7] = [
-        ("calls", |arm| arm.calls.to_string(), |_| None),
-        (
-            "calls/s",
-            |arm| format!("{:.1}", arm.calls_per_second),
-            |_| None,
-        ),
-        ("errors", |arm| ratio(arm.error_rate), |arm| arm.error_rate),
-        (
-            "p50",
-            |arm| seconds(arm.latency_p50_seconds),
-            |arm| arm.latency_p50_seconds,
-        ),
-        (
-            "p95",
-            |arm| seconds(arm.latency_p95_seconds),
-            |arm| arm.latency_p95_seconds,
-        ),
-        (
-            "p99",
-            |arm| seconds(arm.latency_p99_seconds),
-            |arm| arm.latency_p99_seconds,
-        ),
-        (
-            "first byte p95",
-            |arm| seconds(arm.first_byte_p95_seconds),
-            |arm| arm.first_byte_p95_seconds,
-        ),
-    ];
-    for (label, show, value) in rows {
-        lines.push(
-            Line::default()
-                .styled(FAINT, label)
-                .right(STABLE, PLAIN, &show(&rollout.arms.stable))
-                .right(
-                    CANDIDATE,
-                    hint(&rollout.arms, value),
-                    &show(&rollout.arms.candidate),
-                ),
-        );
-    }
-    lines
-}
-
-type Show = fn(&ArmView) -> String;
-type Value = fn(&ArmView) -> Option<f64>;
-
-/// A hint for the eye, not a verdict: half as much again, by more than a thousandth (of a second, of the calls).
-fn hint(arms: &Arms<ArmView>, value: Value) -> Style {
-    let enough = arms.stable.calls.min(arms.candidate.calls) >= CALLS_TELLING;
-    match (value(&arms.stable), value(&arms.candidate)) {
-        (Some(stable), Some(candidate)) if enough && candidate > stable * 1.5 + 0.001 => BAD,
-        _ => PLAIN,
-    }
 }
 
 /// Tool by tool, as `stable → candidate`.
@@ -321,7 +256,13 @@ pub(super) fn ending(service: &ServiceView, rollout: &RolloutView, columns: usiz
 }
 
 /// A label and a text that may take several lines, the further ones below the first.
-fn wrapped(label: &str, column: usize, style: Style, text: &str, columns: usize) -> Vec<Line> {
+pub(super) fn wrapped(
+    label: &str,
+    column: usize,
+    style: Style,
+    text: &str,
+    columns: usize,
+) -> Vec<Line> {
     let room = columns.saturating_sub(column).max(20);
     // A number and its percent sign stay together.
     let text = text.replace(" %", "\u{a0}%");

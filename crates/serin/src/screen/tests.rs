@@ -4,9 +4,14 @@ use super::{PAPER, Size, draw};
 use anstream::adapter::strip_str;
 use jiff::Timestamp;
 use serin_control::view::{
-    ArmView, Arms, EventView, PhaseView, RolloutView, ServiceView, ToolView,
+    ArmView, Arms, EventView, PhaseView, RolloutView, ServiceView, Tolerances, ToolView,
 };
-use serin_model::{name::RolloutId, rollout::Status, service::Protocol};
+use serin_judge::{
+    Scope,
+    sequential::{Aspect, Culprit, Distrust, Line, Progress, Proof},
+};
+use serin_model::{name::RolloutId, rollout::Status, service::Protocol, words::distrust_in_words};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 const BEGAN: Timestamp = Timestamp::constant(1_790_000_000, 0);
@@ -38,6 +43,48 @@ fn event(position: u64, seconds: i64, actor: &str, text: &str) -> EventView {
         actor: actor.to_owned(),
         text: text.to_owned(),
     }
+}
+
+fn progress(log10: f64, needed: f64) -> Progress {
+    Progress { log10, needed }
+}
+
+/// Evidence of so many powers of ten: that it is worse, that it is safe.
+fn line(aspect: Aspect, worse: f64, safe: f64, stable: (u64, u64), candidate: (u64, u64)) -> Line {
+    Line {
+        aspect,
+        scope: Scope::All,
+        worse: progress(worse, 2.9),
+        slower: None,
+        safe: Some(progress(safe, 1.301)),
+        stable,
+        candidate,
+    }
+}
+
+fn proof() -> Proof {
+    let mut proof = Proof {
+        lines: vec![
+            line(Aspect::Errors, -0.4, 0.9, (1480, 5), (402, 1)),
+            line(Aspect::Left, -0.3, 0.42, (1502, 12), (408, 3)),
+            line(Aspect::FirstByte, 0.31, 0.05, (1475, 74), (401, 22)),
+            line(Aspect::LastByte, -0.2, 1.4, (1475, 74), (401, 17)),
+        ],
+        worse: progress(0.2, 2.0),
+        safe: progress(0.05, 1.301),
+        p_value: 0.6,
+        trials: 1204,
+        stable_trials: 3700,
+        blocks: 12,
+        ..Proof::default()
+    };
+    proof.lines.push(Line {
+        scope: Scope::Tool("search_knowledge".into()),
+        worse: progress(0.62, 3.5),
+        safe: None,
+        ..line(Aspect::Errors, 0.0, 0.0, (400, 2), (131, 4))
+    });
+    proof
 }
 
 fn running() -> RolloutView {
@@ -75,6 +122,16 @@ fn running() -> RolloutView {
         ready: false,
         evidence_wanted: "trials 2000".to_owned(),
         trials: 1204,
+        proof: Some(proof()),
+        tolerances: Tolerances {
+            errors: "+20 % +0.2pp".to_owned(),
+            latency_ratio: 1.1144,
+            latency_critical_ratio: 1.5092,
+        },
+        to_safe_seconds: Some(1330.0),
+        to_worse_seconds: None,
+        set_aside: None,
+        signals: BTreeMap::new(),
         missing: Some("1204 of 2000 trials seen".to_owned()),
         arms: Arms {
             stable: arm(3_700, 11, 0.009),
@@ -187,6 +244,65 @@ fn one_that_is_held_on_a_small_terminal() {
 }
 
 #[test]
+fn one_whose_comparison_is_set_aside() {
+    let mut aside = RolloutView {
+        set_aside: Some(distrust_in_words(Distrust::StableBroken).to_owned()),
+        signals: BTreeMap::from([("complaint".to_owned(), 2), ("critical_bug".to_owned(), 1)]),
+        to_safe_seconds: None,
+        tools: Vec::new(),
+        events: Vec::new(),
+        ..running()
+    };
+    aside.proof.as_mut().unwrap().distrust = Some(Distrust::StableBroken);
+    insta::assert_snapshot!(shown(&aside, 100, 40));
+}
+
+#[test]
+fn one_that_is_shown_to_be_worse() {
+    let mut worse = rolled_back();
+    let proof = worse.proof.as_mut().unwrap();
+    proof.regression = true;
+    proof.worse = progress(2.3, 2.0);
+    proof.lines[4].worse = progress(9.2, 3.5);
+    proof.culprit = Some(Culprit {
+        tool: "search_knowledge".into(),
+        aspect: Aspect::Errors,
+        proven: true,
+    });
+    insta::assert_snapshot!(shown(&worse, 100, 40));
+}
+
+#[test]
+fn one_that_thresholds_alone_decide() {
+    let thresholds = RolloutView {
+        proof: None,
+        tools: Vec::new(),
+        events: Vec::new(),
+        ..running()
+    };
+    insta::assert_snapshot!(shown(&thresholds, 100, 40));
+}
+
+#[test]
+fn the_time_to_a_verdict_is_as_coarse_as_it_is_known() {
+    let mut rollout = running();
+    for (safe, worse, expected) in [
+        (Some(61.0), None, "safe ~1m 10s"),
+        (Some(61.0), Some(12.0), "worse ~20s"),
+        (None, Some(6000.0), "worse ~1h 40m"),
+        (Some(49_900.0), None, "safe ~14h"),
+        (None, None, "not in sight"),
+    ] {
+        rollout.to_safe_seconds = safe;
+        rollout.to_worse_seconds = worse;
+        let lines = screen(&rollout, 100, 40);
+        let together = lines.iter().find(|line| line.starts_with("together"));
+        let together = together.unwrap();
+        assert!(together.ends_with(expected), "{together}");
+    }
+}
+
+#[test]
 fn one_that_waits_for_a_person() {
     let ready = RolloutView {
         ready: true,
@@ -217,6 +333,7 @@ fn one_that_is_promoted_before_anybody_called() {
         phase: 3,
         keys: Arms::default(),
         arms: Arms::default(),
+        proof: Some(Proof::default()),
         tools: Vec::new(),
         events: Vec::new(),
         ended_reason: Some("every phase passed".to_owned()),
