@@ -33,8 +33,6 @@ pub(crate) struct Watch {
     block_began: f64,
     /// Affinity keys of this step, by the version they got, without those of the block under way.
     keys: Arms<u64>,
-    /// Whether this process has seen a call of the candidate in this step.
-    fresh: bool,
     /// The last look.
     pub(crate) assessment: Option<Assessment>,
     /// When the judge may decide, as of the last block.
@@ -50,12 +48,12 @@ struct Pending {
 }
 
 impl Pending {
-    /// The side of a version, and whether it is the candidate's; nothing for a third one.
-    fn of(&mut self, version: &VersionName) -> Option<(&mut Arm, bool)> {
+    /// The side of a version; nothing for a third one.
+    fn of(&mut self, version: &VersionName) -> Option<&mut Arm> {
         if *version == self.to {
-            Some((&mut self.candidate, true))
+            Some(&mut self.candidate)
         } else {
-            (*version == self.from).then_some((&mut self.stable, false))
+            (*version == self.from).then_some(&mut self.stable)
         }
     }
 
@@ -83,7 +81,6 @@ impl Watch {
             block_seconds: rollout.plan.judge.block.as_secs_f64(),
             block_began: now,
             keys: Arms::default(),
-            fresh: false,
             assessment: None,
             forecast: None,
         }
@@ -100,7 +97,6 @@ impl Watch {
         self.block_began = now;
         self.pending.take();
         self.keys = Arms::default();
-        self.fresh = false;
         self.assessment = None;
         self.forecast = None;
     }
@@ -115,7 +111,7 @@ impl Watch {
             .iter()
             .filter(|(key, _)| key.service == *service)
         {
-            let Some((arm, is_candidate)) = pending.of(&key.version) else {
+            let Some(arm) = pending.of(&key.version) else {
                 continue;
             };
             let tally = tally(counts);
@@ -130,12 +126,11 @@ impl Watch {
                 arm.add_apart(&key.tool, &errors);
             } else if arm.tools.len() < TOOLS_MAX || arm.tools.contains_key(&key.tool) {
                 arm.add(&key.tool, &tally);
-                self.fresh |= is_candidate && tally.calls > 0;
             }
         }
         for (service, version, name, value) in &sealed.values {
             if *service == self.service
-                && let Some((arm, _)) = self.pending.of(version)
+                && let Some(arm) = self.pending.of(version)
             {
                 let (count, sum) = (value.count, value.sum);
                 arm.add_value(name, ValueSum { count, sum });
@@ -158,7 +153,7 @@ impl Watch {
         sample: &Resources,
     ) {
         if *service == self.service
-            && let Some((arm, _)) = self.pending.of(version)
+            && let Some(arm) = self.pending.of(version)
         {
             arm.add_resources(sample);
         }
@@ -211,8 +206,7 @@ impl Watch {
 
     /// How the candidate stands.
     pub(crate) fn assess(&mut self, now: f64) -> Assessment {
-        let mut assessment = self.course.assess(now);
-        assessment.fresh = self.fresh;
+        let assessment = self.course.assess(now);
         self.assessment = Some(assessment.clone());
         assessment
     }

@@ -93,7 +93,7 @@ pub struct Assessment {
     pub calls: u64,
     /// Calls of stable since the step began.
     pub stable_calls: u64,
-    /// Whether the candidate had a call since somebody began to watch: after a restart, time alone passes no phase.
+    /// Whether the candidate had a call lately: time alone passes no phase.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub fresh: bool,
     /// Numbers inside the results of tools.

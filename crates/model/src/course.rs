@@ -77,6 +77,8 @@ pub struct Course {
     judge: Judge,
     /// The whole step, tool by tool.
     whole: (Arm, Arm),
+    /// When the candidate last had a call, in this step.
+    last_call_seconds: Option<f64>,
     basis: Basis,
     digest: [u8; blake3::OUT_LEN],
 }
@@ -90,6 +92,7 @@ impl Course {
             plan,
             step,
             whole: Default::default(),
+            last_call_seconds: None,
             basis: Basis::default(),
             digest: [0; blake3::OUT_LEN],
         }
@@ -105,6 +108,7 @@ impl Course {
         self.step = step;
         self.monitor = monitor(&self.plan, step);
         self.whole = Default::default();
+        self.last_call_seconds = None;
     }
 
     /// Takes a block that is on the disk, as it is stored there and by its place among all blocks.
@@ -128,6 +132,9 @@ impl Course {
         }
         // Calls of earlier steps are not of this monitor.
         if block.step == self.step.number {
+            if block.candidate.pooled.calls > 0 {
+                self.last_call_seconds = Some(block.at_seconds);
+            }
             self.monitor
                 .add(block.at_seconds, &block.stable, &block.candidate);
             self.whole.0.merge(&block.stable);
@@ -146,6 +153,8 @@ impl Course {
             (_, Verdict::Safe) if is_of_this_step => Verdict::Safe,
             _ => Verdict::Continue,
         };
+        let silent_since = self.last_call_seconds.map(|last| now_seconds - last);
+        assessment.fresh = silent_since.is_some_and(|silent| silent <= self.silence_seconds_max());
         // Where thresholds alone decide, trials are counted and nothing is compared.
         let compares = !self.judge.settings().aspects.is_empty();
         assessment.proof = compares.then(|| Box::new(proof));
@@ -154,6 +163,18 @@ impl Course {
             ..self.basis.clone()
         });
         assessment
+    }
+
+    /// How long the candidate may be without a call before what was seen of it is old: a tenth of the hold, a block at least. A
+    /// phase whose traffic has stopped must not pass on what came before, however good it was.
+    fn silence_seconds_max(&self) -> f64 {
+        let hold = self
+            .plan
+            .phases
+            .get(self.step.phase)
+            .map(|phase| phase.hold);
+        let tenth = hold.unwrap_or_default().as_secs_f64() / 10.0;
+        tenth.max(self.plan.judge.block.as_secs_f64())
     }
 
     /// When the judge is expected to decide, at the present traffic.

@@ -176,7 +176,7 @@ impl Rollout {
             return Some(value_in_words(value));
         }
         if !assessment.fresh {
-            return Some("no call of the candidate since Serin started again".to_owned());
+            return Some("the candidate has had no call lately".to_owned());
         }
         assessment
             .criteria
