@@ -53,6 +53,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Rollout,
     },
+    /// Show what each version of a service did, what is wrong with it, and where it is going.
+    Health {
+        #[command(subcommand)]
+        command: Health,
+    },
     /// Show services.
     Service {
         #[command(subcommand)]
@@ -217,6 +222,35 @@ pub(crate) enum Strategy {
     Immediate,
     /// When they end.
     Gradual,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Health {
+    /// Calls, errors, latency and resources, in windows of 30 seconds.
+    Metrics {
+        #[command(flatten)]
+        args: HealthArgs,
+        /// How far back, up to a day.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: u32,
+    },
+    /// What is wrong now.
+    Issues(HealthArgs),
+    /// Where each metric went in the last hour.
+    Trends(HealthArgs),
+    /// What was wrong and for how long; what comes and goes is one alert.
+    Alerts(HealthArgs),
+    /// Stable beside the candidate, over the last five minutes.
+    Compare(HealthArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
