@@ -284,9 +284,13 @@ impl Reading {
         minter: Option<Minter>,
         observation: Observation,
     ) -> Self {
+        let mut scanner = kind.map(Scanner::new);
+        if let (Some(scanner), Some(pointers)) = (&mut scanner, observation.pointers()) {
+            scanner.watch(pointers);
+        }
         Self {
             status,
-            scanner: kind.map(Scanner::new),
+            scanner,
             minter,
             observation,
             has_event_id: false,

@@ -6,19 +6,19 @@
 use crate::{
     body::{ToUpstream, Upload},
     session::Sessions,
-    trials::{Clock, ServiceTrials, Trial},
+    trials::{Clock, ServiceTrials, Trial, Watched},
 };
 use http::{HeaderValue, StatusCode};
 use serin_judge::{
     DenseHistogram, LogHistogram, bucket_of,
     trial::{Latency, Shown},
 };
-use serin_mcp::scan::{self, Scanner};
+use serin_mcp::scan::{self, Pointers, Scanner};
 use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::{
         CallEra, CellKey, Counts, Moved, NO_TOOL, OTHER_TOOL, Open, Outcome, Rejection,
-        STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
+        STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL, ValueSum,
     },
     snapshot::{ServiceRoute, VersionRoute},
 };
@@ -80,6 +80,8 @@ pub(crate) struct VersionCounters {
     overhead: RefCell<DenseHistogram>,
     /// Those of the service.
     trials: Rc<ServiceTrials>,
+    /// Numbers found in results, by name.
+    values: RefCell<Map<Arc<str>, ValueSum>>,
     /// The rollout in which it serves now, if any.
     rollout: Cell<Option<RolloutId>>,
     /// Transport failures in a row, in this rollout.
@@ -172,6 +174,7 @@ impl Counters {
             labels: RefCell::default(),
             overhead: RefCell::default(),
             trials: counters.trials.clone(),
+            values: RefCell::default(),
             rollout: Cell::new(rollout),
             streak: Cell::new(0),
             streak_grew: Cell::new(false),
@@ -298,6 +301,10 @@ impl VersionCounters {
             }
         }
         let names = || (self.service.clone(), self.version.clone());
+        for (name, sum) in self.values.borrow_mut().drain() {
+            let (service, version) = names();
+            sealed.values.push((service, version, name, sum));
+        }
         if self.streak_grew.take() {
             let (service, version) = names();
             sealed.streaks.push((service, version, self.streak.get()));
@@ -428,6 +435,8 @@ pub(crate) struct Observation {
     is_tester: bool,
     /// The caller is one of those by whom the versions are compared.
     trial: Option<Trial>,
+    /// What is looked for in the results.
+    watched: Option<Rc<Watched>>,
     /// If the client drops the call, that says nothing about the version, however old the call is.
     excused: bool,
     done: bool,
@@ -476,6 +485,11 @@ impl Observation {
             Calls::One(..) | Calls::Batch(_) => open.calls += 1,
         });
         let rollout = version.rollout.get();
+        let watched = version.trials.watched().filter(|watched| match &calls {
+            Calls::None | Calls::Stream => false,
+            Calls::One(tool, _) => watched.is_of(tool),
+            Calls::Batch(calls) => calls.iter().any(|(tool, _)| watched.is_of(tool)),
+        });
         Self {
             counters,
             version,
@@ -490,6 +504,7 @@ impl Observation {
             response_bytes: 0,
             is_tester: false,
             trial: None,
+            watched,
             excused: false,
             done: false,
         }
@@ -505,6 +520,12 @@ impl Observation {
 
     pub(crate) fn of_trial(&mut self, trial: Trial) {
         self.trial = Some(trial);
+    }
+
+    /// Where in the results numbers are looked for, if anywhere.
+    pub(crate) fn pointers(&self) -> Option<Arc<Pointers>> {
+        let watched = self.watched.as_ref().filter(|_| !self.is_tester)?;
+        Some(watched.pointers.clone())
     }
 
     /// The client may drop the call at any age: it has begun to get what it asked for, can come back for it, or was asked
@@ -642,6 +663,7 @@ impl Observation {
             Calls::Stream => self.calls = Calls::Stream,
             Calls::One(tool, id) => {
                 self.count(&tool, id.as_deref(), of(scanner.outcome()));
+                self.found(&tool, scanner.answers().last());
                 self.close();
             }
             Calls::Batch(calls) => {
@@ -652,8 +674,23 @@ impl Observation {
                         .find(|answer| answer.id.as_deref() == Some(&id));
                     let end = of(answer.map(|answer| answer.outcome));
                     self.count(&tool, Some(&id), end);
+                    self.found(&tool, answer);
                 }
                 self.close();
+            }
+        }
+    }
+
+    /// Adds the numbers of a good answer.
+    fn found(&self, tool: &str, answer: Option<&scan::Answer>) {
+        let answer = answer.filter(|answer| answer.outcome == scan::Outcome::Ok);
+        let (Some(watched), Some(answer)) = (&self.watched, answer) else {
+            return;
+        };
+        let mut values = self.version.values.borrow_mut();
+        for (pointer, number) in &answer.numbers {
+            if let Some(name) = watched.name(tool, *pointer) {
+                values.entry(name.clone()).or_default().record(*number);
             }
         }
     }

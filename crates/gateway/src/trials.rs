@@ -1,14 +1,17 @@
-//! The judge's unit on a core: what the calls of young affinity keys show, and which keys are new.
+//! The judge's unit on a core: what the calls of young affinity keys show, and which keys are new. And the numbers in results that
+//! a plan watches.
 
 use serin_judge::trial::{Call, Recorder, Shown};
+use serin_mcp::scan::Pointers;
 use serin_model::{
     name::{RolloutId, ServiceName},
     observe::Trials,
     share::Share,
-    snapshot::{ServiceRoute, Split},
+    snapshot::{ServiceRoute, Split, WatchedValue},
 };
 use std::{
     cell::RefCell,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -94,11 +97,39 @@ impl Clock {
 #[derive(Default)]
 pub(crate) struct ServiceTrials {
     recording: RefCell<Option<Recording>>,
+    watched: RefCell<Option<Rc<Watched>>>,
 }
 
 struct Recording {
     step: Step,
     recorder: Recorder<foldhash::fast::RandomState>,
+}
+
+/// The numbers that are looked for in the results of a service's tools.
+pub(crate) struct Watched {
+    values: Arc<[WatchedValue]>,
+    pub(crate) pointers: Arc<Pointers>,
+}
+
+impl Watched {
+    fn new(values: &Arc<[WatchedValue]>) -> Self {
+        let pointers = values.iter().map(|value| &*value.pointer);
+        Self {
+            values: values.clone(),
+            pointers: Arc::new(Pointers::new(pointers)),
+        }
+    }
+
+    /// Whether a number is looked for in the results of a tool.
+    pub(crate) fn is_of(&self, tool: &str) -> bool {
+        self.values.iter().any(|value| *value.tool == *tool)
+    }
+
+    /// The name of the number that stands where a pointer leads in a result of a tool, if it is one of those looked for.
+    pub(crate) fn name(&self, tool: &str, pointer: u16) -> Option<&Arc<str>> {
+        let value = self.values.get(usize::from(pointer))?;
+        (*value.tool == *tool).then_some(&value.name)
+    }
 }
 
 impl ServiceTrials {
@@ -113,6 +144,24 @@ impl ServiceTrials {
                 recorder: Recorder::new(split.block, clock.ms(Instant::now())),
             });
         }
+        self.watch(split.map(|split| &split.values));
+    }
+
+    fn watch(&self, values: Option<&Arc<[WatchedValue]>>) {
+        let values = values.filter(|values| !values.is_empty());
+        let mut watched = self.watched.borrow_mut();
+        let is_same = match (&*watched, values) {
+            (Some(watched), Some(values)) => Arc::ptr_eq(&watched.values, values),
+            (watched, values) => watched.is_none() && values.is_none(),
+        };
+        if !is_same {
+            *watched = values.map(|values| Rc::new(Watched::new(values)));
+        }
+    }
+
+    /// What is looked for, if anything.
+    pub(crate) fn watched(&self) -> Option<Rc<Watched>> {
+        self.watched.borrow().clone()
     }
 
     /// The split gave the caller its version.

@@ -11,16 +11,20 @@
 //!   `.requestState`, `.taskId`, `.task.taskId`, `.tasks[].taskId`, at `params.taskId` of
 //!   notifications about tasks, and in `_meta["io.modelcontextprotocol/related-task"].taskId`
 //!   under either; never in `content`, `structuredContent` or arguments, which belong to users.
+//! - Numbers inside `result.structuredContent` are found by JSON pointer where that is asked for: [`Scanner::watch`].
 //! - A text that is not JSON passes as it is from the fault on and counts as
 //!   [`Outcome::Malformed`]; in an event stream the next event is read afresh.
 //!
 //! From outside in: this file moves bytes, `text` reads one JSON text, `outcome` judges one message.
 
+mod numbers;
 mod outcome;
 mod text;
 
 use bytes::Bytes;
+use std::sync::Arc;
 
+pub use self::numbers::{POINTER_BYTES_MAX, Pointers};
 pub use self::outcome::{Answer, Outcome, ResultType};
 use self::text::Text;
 use crate::{Minted, sse};
@@ -90,6 +94,11 @@ impl Scanner {
             output: Output::default(),
             first_event_seen: false,
         }
+    }
+
+    /// From now on looks for numbers in structured results: [`Answer::numbers`]. Unless asked, those are passed over unread.
+    pub fn watch(&mut self, pointers: Arc<Pointers>) {
+        self.text.watch(pointers);
     }
 
     /// Takes the next piece and gives the bytes to send on: the piece itself, not copied, unless a

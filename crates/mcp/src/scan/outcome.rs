@@ -83,7 +83,7 @@ impl ResultType {
 }
 
 /// One answer in a body.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The id as it stands in the body (JSON text), to find the request of a batch; `None` where it is
     /// missing, `null`, or longer than any real id.
@@ -92,6 +92,9 @@ pub struct Answer {
     pub outcome: Outcome,
     /// `result.resultType`, where there is one.
     pub result_type: Option<ResultType>,
+    /// The numbers that were watched for and found: the place of the pointer among those watched, and the number. Where a key
+    /// stands twice it is the last one.
+    pub numbers: Vec<(u16, f64)>,
 }
 
 /// What is known of a message before its end.
@@ -109,9 +112,18 @@ pub(super) struct Draft {
     pub(super) blame: Blame,
     /// Elements of `content` so far.
     pub(super) blocks: u32,
+    pub(super) numbers: Vec<(u16, f64)>,
 }
 
 impl Draft {
+    /// A number was found where a pointer leads.
+    pub(super) fn found(&mut self, pointer: u16, number: f64) {
+        match self.numbers.iter_mut().find(|(known, _)| *known == pointer) {
+            Some((_, known)) => *known = number,
+            None => self.numbers.push((pointer, number)),
+        }
+    }
+
     pub(super) fn is_server_request(&self) -> bool {
         self.has_id && self.about_tasks.is_some()
     }
@@ -141,6 +153,7 @@ impl Draft {
             id: self.id.take(),
             outcome,
             result_type: self.result_type,
+            numbers: std::mem::take(&mut self.numbers),
         })
     }
 }

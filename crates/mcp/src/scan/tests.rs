@@ -737,3 +737,231 @@ proptest! {
         prop_assert_eq!(judged, want || blank, "{}", text);
     }
 }
+
+mod numbers {
+    use super::*;
+
+    /// The numbers of each answer when the body comes in pieces of `cut` bytes.
+    fn found(kind: BodyKind, body: &str, pointers: &[&str], cut: usize) -> Vec<Vec<(u16, f64)>> {
+        let mut scanner = Scanner::new(kind);
+        scanner.watch(Arc::new(Pointers::new(pointers.iter().copied())));
+        let mut out = Vec::new();
+        for piece in body.as_bytes().chunks(cut) {
+            out.extend_from_slice(&scanner.feed(Bytes::copy_from_slice(piece), None));
+        }
+        out.extend_from_slice(&scanner.finish());
+        assert_eq!(out, body.as_bytes(), "watching changes nothing");
+        let answers = scanner.answers().iter();
+        answers
+            .map(|answer| {
+                let mut numbers = answer.numbers.clone();
+                numbers.sort_by_key(|(pointer, _)| *pointer);
+                numbers
+            })
+            .collect()
+    }
+
+    fn in_result(structured: &str, pointers: &[&str]) -> Vec<(u16, f64)> {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"result":{{"content":[{{"type":"text","text":"x"}}],"structuredContent":{structured},"isError":false}}}}"#
+        );
+        let whole = found(BodyKind::Json, &body, pointers, body.len());
+        assert_eq!(found(BodyKind::Json, &body, pointers, 1), whole, "{body}");
+        whole.concat()
+    }
+
+    #[test]
+    fn a_pointer_leads_to_a_number() {
+        for (structured, pointer, want) in [
+            (r#"{"rate":0.75}"#, "/rate", Some(0.75)),
+            (r#"{"rate":-1.5e2}"#, "/rate", Some(-150.0)),
+            (r#"{"ok":true}"#, "/ok", Some(1.0)),
+            (r#"{"ok":false}"#, "/ok", Some(0.0)),
+            (r#"{"ok":null}"#, "/ok", None),
+            (r#"{"ok":"1"}"#, "/ok", None),
+            (r#"{"ok":{"x":1}}"#, "/ok", None),
+            (r#"{"ok":[1]}"#, "/ok", None),
+            (r#"{"a":{"b":{"c":3}}}"#, "/a/b/c", Some(3.0)),
+            (r#"{"c":3,"a":{"c":4}}"#, "/a/b/c", None),
+            (r#"{"a":[[1,2],{"x":5},7]}"#, "/a/0/1", Some(2.0)),
+            (r#"{"a":[[1,2],{"x":5},7]}"#, "/a/1/x", Some(5.0)),
+            (r#"{"a":[[1,2],{"x":5},"s",7]}"#, "/a/3", Some(7.0)),
+            (r#"{"a":[1,2]}"#, "/a/2", None),
+            (r#"{"a":[1,2]}"#, "/a/-", None),
+            (r#"{"a":[1,2]}"#, "/a/01", None),
+            (r#"{"a":[1,2]}"#, "/a/+1", None),
+            (r#"{"a":{"0":8}}"#, "/a/0", Some(8.0)),
+            (r#"{"a/b":1}"#, "/a~1b", Some(1.0)),
+            (r#"{"m~n":2}"#, "/m~0n", Some(2.0)),
+            (r#"{"~1":3}"#, "/~01", Some(3.0)),
+            (r#"{"":4}"#, "/", Some(4.0)),
+            (r#"{"":{"":5}}"#, "//", Some(5.0)),
+            (r#"{"r\u0061te":6}"#, "/rate", Some(6.0)),
+            (r#"{"\ud83d\ude00":7}"#, "/\u{1f600}", Some(7.0)),
+            (r#"{"a":1,"a":2}"#, "/a", Some(2.0)),
+            ("9", "", Some(9.0)),
+            (r#"{"a":1}"#, "a", None),
+            (r#"{"a~":1}"#, "/a~", None),
+            (r#"{"a":1e999}"#, "/a", None),
+        ] {
+            let want: Vec<_> = want.map(|number| (0, number)).into_iter().collect();
+            assert_eq!(
+                in_result(structured, &[pointer]),
+                want,
+                "{pointer} in {structured}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_pointers_are_found_at_once() {
+        let structured = r#"{"a":{"x":1,"y":[2,3]},"b":4}"#;
+        let pointers = ["/b", "/a/y/1", "/a/x", "/a/y/0", "/a/x", "/none"];
+        assert_eq!(
+            in_result(structured, &pointers),
+            [(0, 4.0), (1, 3.0), (2, 1.0), (3, 2.0), (4, 1.0)]
+        );
+    }
+
+    #[test]
+    fn only_structured_content_of_a_result_is_looked_at() {
+        for body in [
+            r#"{"id":1,"result":{"a":1,"content":[{"a":1}],"_meta":{"structuredContent":{"a":1}}}}"#,
+            r#"{"id":1,"error":{"code":1,"structuredContent":{"a":1}}}"#,
+            r#"{"id":1,"result":{"task":{"taskId":"t","structuredContent":{"a":1}}}}"#,
+            r#"{"id":1,"result":[{"structuredContent":{"a":1}}]}"#,
+            r#"{"id":1,"structuredContent":{"a":1},"result":{}}"#,
+        ] {
+            assert_eq!(
+                found(BodyKind::Json, body, &["/a"], 3).concat(),
+                [],
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_answer_has_its_own() {
+        let answer = |id: u32, a: u32| {
+            format!(r#"{{"result":{{"structuredContent":{{"a":{a}}}}},"id":{id}}}"#)
+        };
+        let body = format!(
+            "[{},{},{{\"id\":3,\"result\":{{}}}}]",
+            answer(1, 10),
+            answer(2, 20)
+        );
+        let want = vec![vec![(0, 10.0)], vec![(0, 20.0)], vec![]];
+        for cut in 1..body.len() {
+            assert_eq!(found(BodyKind::Json, &body, &["/a"], cut), want);
+        }
+        let stream = events(&[
+            &answer(1, 10),
+            r#"{"method":"notifications/x","params":{"structuredContent":{"a":1}}}"#,
+            &answer(2, 20),
+        ]);
+        assert_eq!(found(BodyKind::EventStream, &stream, &["/a"], 1), want[..2]);
+    }
+
+    #[test]
+    fn long_keys_and_numbers_are_no_way_to_fill_the_memory() {
+        let long = "k".repeat(POINTER_BYTES_MAX);
+        let structured = format!(
+            r#"{{"{long}":1,"{}":2,"n":{}}}"#,
+            "k".repeat(100_000),
+            "1".repeat(2_000)
+        );
+        let pointer = format!("/{}", "k".repeat(POINTER_BYTES_MAX - 1));
+        assert_eq!(
+            in_result(&structured, &[&pointer, "/n", &format!("/{long}")]),
+            []
+        );
+        let structured = format!(r#"{{"{}":1}}"#, "\\u006b".repeat(POINTER_BYTES_MAX - 1));
+        assert_eq!(in_result(&structured, &[&pointer]), [(0, 1.0)]);
+    }
+
+    fn structured() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            (-1000..1000_i64).prop_map(Value::from),
+            (-1e6..1e6_f64).prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+            "[a-z\"\\\\\u{e9}]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((keys(), inner), 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn keys() -> impl Strategy<Value = String> {
+        prop::sample::select(vec![
+            "",
+            "a",
+            "b",
+            "0",
+            "1",
+            "01",
+            "a/b",
+            "~",
+            "~1",
+            "\"",
+            "\u{e9}",
+            "structuredContent",
+        ])
+        .prop_map(str::to_owned)
+    }
+
+    fn pointer() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop_oneof![keys(), "[0-4]"], 0..4).prop_map(|tokens| {
+            let tokens = tokens
+                .iter()
+                .map(|token| token.replace('~', "~0").replace('/', "~1"));
+            tokens.map(|token| format!("/{token}")).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pointers_lead_where_serde_json_says(
+            structured in structured(), pointers in prop::collection::vec(pointer(), 1..6), cut in 1..30_usize,
+        ) {
+            let body = json!({"jsonrpc": "2.0", "id": 1, "result": {"structuredContent": structured}}).to_string();
+            let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
+            let want = pointers.iter().zip(0..).filter_map(|(pointer, number): (_, u16)| {
+                let value = structured.pointer(pointer)?;
+                let value = value.as_f64().or(value.as_bool().map(|is| if is { 1.0 } else { 0.0 }))?;
+                Some((number, value))
+            });
+            let want = vec![want.collect::<Vec<_>>()];
+            for cut in [1, cut, body.len()] {
+                prop_assert_eq!(&found(BodyKind::Json, &body, &pointers, cut), &want, "{}", body);
+            }
+        }
+
+        #[test]
+        fn watching_any_text_changes_nothing_else(text in texts(), cuts in cuts()) {
+            let mut watching = Scanner::new(BodyKind::Json);
+            watching.watch(Arc::new(Pointers::new(["", "/x", "/id", "/content/0/text", "/x/code"])));
+            let mut plain = Scanner::new(BodyKind::Json);
+            let mut rest = text.as_bytes();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, later) = rest.split_at((*cut).min(rest.len()));
+                rest = later;
+                let piece = Bytes::copy_from_slice(piece);
+                prop_assert_eq!(watching.feed(piece.clone(), None), plain.feed(piece, None));
+            }
+            prop_assert_eq!(watching.finish(), plain.finish());
+            let without = |scanner: &Scanner| {
+                let answers = scanner.answers().iter().cloned();
+                answers.map(|answer| Answer { numbers: vec![], ..answer }).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(without(&watching), without(&plain));
+            prop_assert_eq!(watching.outcome(), plain.outcome());
+            prop_assert_eq!(watching.task_created(), plain.task_created());
+        }
+    }
+}

@@ -1,15 +1,20 @@
 //! Reads one JSON text after another, each pushed in pieces: finds the few fields that matter by where
 //! they stand, and lets the tokenizer skip every container that holds none of them.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
+use super::numbers::{POINTER_BYTES_MAX, Pointers, number_of};
 use super::outcome::{Answer, BLAME_BYTES, Draft, Outcome, ResultType, blame};
 use super::{MAX_ANSWERS, MAX_MINTED_BYTES, Mint, Output};
 use crate::json::{self, Token, Tokenizer};
 use crate::{META_RELATED_TASK, Minted};
 
-/// Longest raw key that is compared, in bytes: the longest one we know with every letter escaped.
-const MAX_KEY_BYTES: usize = META_RELATED_TASK.len() * 6;
+/// Longest raw key that is compared, in bytes: the longest one we know, or are told to look for, with every letter escaped.
+const MAX_KEY_BYTES: usize = 6 * if META_RELATED_TASK.len() > POINTER_BYTES_MAX {
+    META_RELATED_TASK.len()
+} else {
+    POINTER_BYTES_MAX
+};
 
 /// Longest raw id, method, flag or number that is kept, in bytes.
 const MAX_LEAF_BYTES: usize = 1024;
@@ -28,11 +33,18 @@ enum Place {
     Tasks,
     Content,
     Block,
+    /// An object that watched pointers lead through.
+    Watched(u16),
+    /// An array that they lead through, and how many elements have begun.
+    WatchedElements(u16, u32),
 }
 
 impl Place {
     fn is_array(self) -> bool {
-        matches!(self, Place::Batch | Place::Tasks | Place::Content)
+        matches!(
+            self,
+            Place::Batch | Place::Tasks | Place::Content | Place::WatchedElements(..)
+        )
     }
 }
 
@@ -47,6 +59,8 @@ enum Leaf {
     Code,
     Blame,
     Minted(Minted),
+    /// A number, if it is one.
+    Number(u16),
 }
 
 impl Leaf {
@@ -66,6 +80,8 @@ enum Field {
     Ignored,
     Inner(Place),
     Leaf(Leaf),
+    /// Watched pointers lead to it or through it.
+    Watched(u16),
 }
 
 /// The map of everything the scanner looks at: this key in that object.
@@ -123,6 +139,7 @@ pub(super) struct Text {
     unminted: u64,
     task_created: bool,
     is_malformed: bool,
+    watched: Option<Arc<Pointers>>,
 }
 
 impl Text {
@@ -144,7 +161,12 @@ impl Text {
             unminted: 0,
             task_created: false,
             is_malformed: false,
+            watched: None,
         }
+    }
+
+    pub(super) fn watch(&mut self, pointers: Arc<Pointers>) {
+        self.watched = Some(pointers);
     }
 
     pub(super) fn outcome(&self) -> Option<Outcome> {
@@ -251,6 +273,12 @@ impl Text {
         output: &mut Output,
         mint: &mut Option<&mut dyn Mint>,
     ) {
+        if let Token::ObjectBegin | Token::ArrayBegin | Token::StringBegin | Token::ScalarBegin =
+            token
+            && let Some(Place::WatchedElements(_, begun)) = self.places.last_mut()
+        {
+            *begun = begun.saturating_add(1);
+        }
         match token {
             Token::ObjectBegin => self.enter(false),
             Token::ArrayBegin => self.enter(true),
@@ -263,7 +291,7 @@ impl Text {
             Token::StringBegin => {
                 self.keeping = self.leaf().filter(|leaf| match leaf {
                     Leaf::Minted(_) => mint.is_some() && self.is_mintable(),
-                    Leaf::IsError | Leaf::Code => false,
+                    Leaf::IsError | Leaf::Code | Leaf::Number(_) => false,
                     _ => true,
                 });
                 self.start = pos;
@@ -278,7 +306,12 @@ impl Text {
                 }
             }
             Token::ScalarBegin => {
-                let is_scalar = |leaf: &Leaf| matches!(leaf, Leaf::Id | Leaf::IsError | Leaf::Code);
+                let is_scalar = |leaf: &Leaf| {
+                    matches!(
+                        leaf,
+                        Leaf::Id | Leaf::IsError | Leaf::Code | Leaf::Number(_)
+                    )
+                };
                 self.keeping = self.leaf().filter(is_scalar);
                 self.draft.has_id |= self.keeping == Some(Leaf::Id);
                 self.start = pos - 1;
@@ -299,6 +332,11 @@ impl Text {
             Some(Place::Tasks) => Field::Inner(Place::Task),
             Some(Place::Content) if self.draft.blocks == 0 => Field::Inner(Place::Block),
             Some(Place::Content) | None => Field::Ignored,
+            Some(Place::WatchedElements(node, begun)) => {
+                let pointers = self.watched.as_deref();
+                let inner = pointers.and_then(|p| p.element(*node, begun.saturating_sub(1)));
+                inner.map_or(Field::Ignored, Field::Watched)
+            }
             Some(_) => self.field,
         }
     }
@@ -306,7 +344,8 @@ impl Text {
     fn leaf(&self) -> Option<Leaf> {
         match self.value() {
             Field::Leaf(leaf) => Some(leaf),
-            _ => None,
+            Field::Watched(node) => Some(Leaf::Number(node)),
+            Field::Ignored | Field::Inner(_) => None,
         }
     }
 
@@ -322,6 +361,13 @@ impl Text {
             (_, true, true) => Place::Batch,
             (_, true, false) => Place::Message,
             (Field::Inner(place), false, _) if place.is_array() == is_array => place,
+            (Field::Watched(node), false, _) if self.leads_on(node) => {
+                if is_array {
+                    Place::WatchedElements(node, 0)
+                } else {
+                    Place::Watched(node)
+                }
+            }
             _ => return self.tokens.skip_container(),
         };
         match place {
@@ -332,6 +378,11 @@ impl Text {
             _ => {}
         }
         self.places.push(place);
+    }
+
+    fn leads_on(&self, node: u16) -> bool {
+        let watched = self.watched.as_ref();
+        watched.is_some_and(|pointers| pointers.leads_on(node))
     }
 
     fn leave(&mut self) {
@@ -400,6 +451,13 @@ impl Text {
                 }
             }
             Leaf::Blame => self.draft.blame = blame(raw),
+            Leaf::Number(node) => {
+                if let (Some(number), Some(pointers)) = (number_of(raw), &self.watched) {
+                    for pointer in pointers.ends(node) {
+                        self.draft.found(*pointer, number);
+                    }
+                }
+            }
             Leaf::Id => {
                 self.draft.has_id = raw != b"null";
                 self.draft.id = std::str::from_utf8(raw)
@@ -418,17 +476,23 @@ impl Text {
         let text = unescaped.as_deref().unwrap_or_default();
         match leaf {
             Leaf::Key => {
-                self.field = self
-                    .places
-                    .last()
-                    .map_or(Field::Ignored, |place| field(*place, text));
+                self.field = match (self.places.last(), &self.watched) {
+                    (Some(Place::Result), Some(_)) if text == "structuredContent" => {
+                        Field::Watched(0)
+                    }
+                    (Some(Place::Watched(node)), Some(pointers)) => pointers
+                        .inner(*node, text)
+                        .map_or(Field::Ignored, Field::Watched),
+                    (Some(place), _) => field(*place, text),
+                    (None, _) => Field::Ignored,
+                };
                 self.draft.has_result |= self.field == Field::Inner(Place::Result);
             }
             Leaf::Method => self.draft.about_tasks = Some(text.starts_with("notifications/tasks")),
             Leaf::IsError => self.draft.is_error = text == "true",
             Leaf::ResultType => self.draft.result_type = Some(ResultType::of(text)),
             Leaf::Code => self.draft.error_code = Some(text.parse().unwrap_or_default()),
-            Leaf::Id | Leaf::Blame | Leaf::Minted(_) => {}
+            Leaf::Id | Leaf::Blame | Leaf::Minted(_) | Leaf::Number(_) => {}
         }
     }
 }
