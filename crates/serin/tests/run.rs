@@ -20,7 +20,7 @@ use tokio::{
 const BY_HAND: &str = "phases: [{ share: 50 %, hold: 10h }, { share: 100 % }]\nevidence: trials 1000000\nauto_promote: false\n";
 
 /// Over in a second or two.
-const QUICK: &str = "phases: [{ share: 50 %, hold: 1s, deadline: 50s }, { share: 100 % }]\nevidence: trials 20\n\
+const QUICK: &str = "phases: [{ share: 50 %, hold: 1s, deadline: 50s }, { share: 100 % }]\nevidence: trials 20\njudge: { block: 1s }\n\
      thresholds: { error_rate: { critical: 20 %, window: 10s, min_samples: 5 } }\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
