@@ -8,3 +8,4 @@ mod moves;
 mod observed;
 mod shutdown;
 mod support;
+mod trials;

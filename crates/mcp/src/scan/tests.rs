@@ -919,7 +919,7 @@ mod numbers {
             let tokens = tokens
                 .iter()
                 .map(|token| token.replace('~', "~0").replace('/', "~1"));
-            tokens.map(|token| format!("/{token}")).collect()
+            tokens.flat_map(|token| ["/".to_owned(), token]).collect()
         })
     }
 
