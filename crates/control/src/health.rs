@@ -32,8 +32,8 @@ use serin_model::{
     snapshot::Observed,
     state::State,
 };
-use std::collections::BTreeMap;
-use window::{History, Kept};
+use std::{collections::BTreeMap, rc::Rc};
+use window::{History, Kept, Period};
 
 /// How long a window is: Cortex's `checkIntervalMs`.
 pub const WINDOW_SECONDS: f64 = 30.0;
@@ -338,22 +338,19 @@ impl Health {
             .unwrap_or_default();
         streaks.retain(|version| service.versions.contains_key(version));
         let mut issues = Vec::new();
-        let empty = History::default();
-        let history = |version: &VersionName| {
-            let key = (service.name.clone(), version.clone());
-            self.histories.get(&key).unwrap_or(&empty)
-        };
+        let mut sums = Sums::new(self, &service.name);
         for version in service.versions.keys() {
             let plan = thresholds
                 .as_deref()
                 .filter(|_| rollout.is_some_and(|rollout| rollout.to == *version));
-            let stable = plan.map(|_| &service.stable);
             for rule in issue::rules(service.protocol, plan) {
-                let own = history(version).latest(self.index, rule.windows);
-                let stable = stable.map(|stable| history(stable).latest(self.index, rule.windows));
-                issues.extend(streaks.look(now, version, &rule, (&own, stable.as_ref())));
+                let own = sums.of(version, rule.windows);
+                let stable = plan.map(|_| sums.of(&service.stable, rule.windows));
+                issues.extend(streaks.look(now, version, &rule, (&own, stable.as_deref())));
             }
-            issues.extend(leak(version, history(version), self.index));
+            let key = (service.name.clone(), version.clone());
+            let history = self.histories.get(&key);
+            issues.extend(history.and_then(|history| leak(version, history, self.index)));
         }
         if let Some(watched) = self.services.get_mut(&service.name) {
             watched.streaks = streaks;
@@ -413,6 +410,35 @@ impl Health {
             }
         }
         issues
+    }
+}
+
+/// Sums of a service's latest windows, each made once: most rules look as far back as the others.
+struct Sums<'a> {
+    health: &'a Health,
+    service: &'a ServiceName,
+    made: BTreeMap<(VersionName, u32), Rc<Period>>,
+}
+
+impl<'a> Sums<'a> {
+    const fn new(health: &'a Health, service: &'a ServiceName) -> Self {
+        Self {
+            health,
+            service,
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// So many windows of a version.
+    fn of(&mut self, version: &VersionName, windows: u32) -> Rc<Period> {
+        let sum = || {
+            let key = (self.service.clone(), version.clone());
+            let history = self.health.histories.get(&key);
+            let sum = history.map(|history| history.latest(self.health.index, windows));
+            Rc::new(sum.unwrap_or_default())
+        };
+        let made = self.made.entry((version.clone(), windows));
+        Rc::clone(made.or_insert_with(sum))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{EVALUATED_WINDOWS, WINDOW_SECONDS, WINDOWS_MAX, timestamp};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_judge::{LogHistogram, Metric, Resources, Tally};
+use serin_judge::{Metric, Resources, Tally};
 use serin_model::observe::{CallEra, CellKey, Counts, NO_TOOL, Outcome};
 use std::collections::VecDeque;
 
@@ -57,22 +57,14 @@ impl Period {
     /// Adds calls. Those that use no tool of an MCP server, such as `initialize`, can fail, but how long they take is nobody's
     /// measure.
     pub(super) fn add(&mut self, key: &CellKey, counts: &Counts) {
-        let timed = &*key.tool != NO_TOOL || key.era == CallEra::None;
-        let times = |of: &LogHistogram| {
-            if timed {
-                of.clone()
-            } else {
-                LogHistogram::default()
-            }
-        };
-        self.tally.merge(&Tally {
-            calls: counts.calls(),
-            bad: counts.bad(),
-            client_errors: counts.of(Outcome::Http4xx),
-            auth_failures: counts.auth_failures,
-            first_byte: times(&counts.first_byte),
-            last_byte: times(&counts.last_byte),
-        });
+        self.tally.calls += counts.calls();
+        self.tally.bad += counts.bad();
+        self.tally.client_errors += counts.of(Outcome::Http4xx);
+        self.tally.auth_failures += counts.auth_failures;
+        if &*key.tool != NO_TOOL || key.era == CallEra::None {
+            self.tally.first_byte.merge(&counts.first_byte);
+            self.tally.last_byte.merge(&counts.last_byte);
+        }
         self.cancelled += counts.of(Outcome::Cancelled);
     }
 
