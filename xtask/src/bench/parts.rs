@@ -1,0 +1,83 @@
+//! What single parts of Serin cost, by their own examples: judging, and recording an outcome.
+
+use std::process::Command;
+
+use crate::{Result, process, root};
+
+/// Blocks of the judge end every ten seconds; a tick, which asks for what is proven, comes every second.
+const SECONDS_A_BLOCK: f64 = 10.0;
+
+/// The most that judging 100 services of 100 tools may take of one core.
+const JUDGING_MAX: f64 = 0.05;
+
+/// The most that recording one outcome may take on average, in nanoseconds.
+const RECORDING_NS_MAX: f64 = 150.0;
+
+/// Measures the parts and prints what they cost; gives the bounds that do not hold.
+pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
+    let judging = example("serin-judge", "cells", build)?;
+    let recording = example("serin-gateway", "recording", build)?;
+    print!("{judging}{recording}");
+    let mut broken = Vec::new();
+
+    let ms = |what: &str| number(&judging, what, " ms a pass");
+    let second = (ms("take")? + ms("forecast")?) / SECONDS_A_BLOCK + ms("proof")?;
+    let of_a_core = second / 1e3;
+    println!(
+        "judging 10,000 active cells takes {:.2} % of one core, at most {:.0} %",
+        of_a_core * 100.0,
+        JUDGING_MAX * 100.0
+    );
+    if of_a_core > JUDGING_MAX {
+        broken.push(format!(
+            "judging takes {:.1} % of one core",
+            of_a_core * 100.0
+        ));
+    }
+
+    let costs = ["200 callers", "ever new callers"].map(|callers| {
+        number(
+            &recording,
+            &format!("{callers}, 8 tools: the outcome"),
+            " ns",
+        )
+    });
+    for cost in costs {
+        let ns = cost?;
+        if ns > RECORDING_NS_MAX {
+            broken.push(format!("recording an outcome takes {ns} ns"));
+        }
+    }
+    Ok(broken)
+}
+
+/// What an example prints.
+fn example(package: &str, name: &str, build: bool) -> Result<String> {
+    let cargo = |verb: &str| {
+        let mut cargo = Command::new("cargo");
+        cargo
+            .args([
+                verb,
+                "--quiet",
+                "--release",
+                "--package",
+                package,
+                "--example",
+                name,
+            ])
+            .current_dir(root());
+        cargo
+    };
+    if build {
+        process::run(&mut cargo("build"))?;
+    }
+    process::output(&mut cargo("run"))
+}
+
+/// The last number before `unit` in the line that begins with `what`.
+fn number(text: &str, what: &str, unit: &str) -> Result<f64> {
+    let line = text.lines().find(|line| line.starts_with(what));
+    let before = line.and_then(|line| line.split(unit).next());
+    let number = before.and_then(|before| before.rsplit(' ').next()?.parse().ok());
+    number.ok_or_else(|| format!("no `{what}` in:\n{text}").into())
+}
