@@ -22,7 +22,10 @@ use serin_control::{
     totals::Totals,
     view::{RolloutView, ServiceView, View},
 };
-use serin_judge::LogHistogram;
+use serin_judge::{
+    LogHistogram, Scope,
+    sequential::{Aspect, Proof},
+};
 use serin_model::{
     observe::{Counts, Outcome},
     rollout::Status,
@@ -324,6 +327,24 @@ fn rollouts(page: &mut Page<'_>, view: &View, totals: &Totals) -> fmt::Result {
         },
     )?;
     page.family(
+        "serin_verdict_evidence",
+        "Decimal logarithm of the evidence on the candidate of the latest rollout",
+        MetricType::Gauge,
+        |family| {
+            for (service, rollout) in latest() {
+                for (metric, side, log10) in rollout.proof.iter().flat_map(evidence) {
+                    let labels = [
+                        ("service", service.name.as_str()),
+                        ("metric", metric),
+                        ("side", side),
+                    ];
+                    family.gauge(&labels, log10)?;
+                }
+            }
+            Ok(())
+        },
+    )?;
+    page.family(
         "serin_rollouts",
         "Rollouts that ended",
         MetricType::Counter,
@@ -337,6 +358,25 @@ fn rollouts(page: &mut Page<'_>, view: &View, totals: &Totals) -> fmt::Result {
             Ok(())
         },
     )
+}
+
+/// The pooled comparisons and what they say together, by metric and side. Tools are left out: they are many, and `all` has them.
+fn evidence(proof: &Proof) -> Vec<(&'static str, &'static str, f64)> {
+    let mut sides = vec![
+        ("all", "regression", proof.worse.log10),
+        ("all", "safe", proof.safe.log10),
+    ];
+    for line in proof.lines.iter().filter(|line| line.scope == Scope::All) {
+        let metric = match line.aspect {
+            Aspect::Errors => "errors",
+            Aspect::Left => "given_up",
+            Aspect::FirstByte => "first_byte",
+            Aspect::LastByte => "last_byte",
+        };
+        sides.push((metric, "regression", line.worse.log10));
+        sides.extend(line.safe.map(|safe| (metric, "safe", safe.log10)));
+    }
+    sides
 }
 
 fn control_plane(page: &mut Page<'_>, view: &View, totals: &Totals) -> fmt::Result {

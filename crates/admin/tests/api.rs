@@ -351,6 +351,71 @@ async fn a_rollout_from_its_start_to_its_rollback() {
 }
 
 #[tokio::test]
+async fn a_signal_given_by_hand_counts_and_a_rollout_can_be_judged_again() {
+    let world = World::with_a_service().await;
+    let rollout = "/admin/v1/services/tools/rollout";
+    let signal = format!("{rollout}/signal");
+    let bug = r#"{"signal":"critical_bug","reason":"invoices lack their total"}"#;
+    assert_eq!(world.post(&signal, bug).await.0, StatusCode::CONFLICT);
+    let (status, done) = world.post(rollout, r#"{"to":"v2"}"#).await;
+    assert_eq!(status, StatusCode::CREATED, "{done}");
+    let id = done["rollout"].as_str().unwrap().to_owned();
+
+    let (status, problem) = world.post(&signal, r#"{"signal":"doubt"}"#).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    let help = problem["help"].as_str().unwrap();
+    assert!(help.contains("complaint, critical_bug"), "{problem}");
+    let (status, done) = world.post(&signal, r#"{"signal":"complaint"}"#).await;
+    assert_eq!(
+        (status, &done["done"]),
+        (StatusCode::OK, &json!(["signal complaint"]))
+    );
+    assert_eq!(
+        world.get(rollout).await.1["signals"],
+        json!({ "complaint": 1 })
+    );
+    let (status, done) = world.post(&signal, bug).await;
+    assert_eq!(status, StatusCode::OK, "{done}");
+    let (_, shown) = world.get(rollout).await;
+    assert_eq!(shown["status"], "rolled_back", "{done}");
+
+    let replay = format!("/admin/v1/rollouts/{id}/replay");
+    for (body, plan) in [
+        ("", "standard"),
+        (r#"{"plan":"stage-i"}"#, "stage-i"),
+        (
+            r#"{"plan":{"phases":[{"share":"5 %"},{"share":"100 %"}]},"plan_name":"short"}"#,
+            "short",
+        ),
+    ] {
+        let (status, replayed) = world.post(&replay, body).await;
+        assert_eq!(status, StatusCode::OK, "{body}: {replayed}");
+        assert_eq!(
+            (&replayed["rollout"], &replayed["plan_name"]),
+            (&json!(id), &json!(plan)),
+            "{body}"
+        );
+    }
+    let nobody = "/admin/v1/rollouts/00000000-0000-0000-0000-000000000000/replay";
+    for (path, body, status, part) in [
+        (nobody, "", 404, "00000000"),
+        (
+            replay.as_str(),
+            r#"{"plan":"none"}"#,
+            404,
+            "there is no plan `none`",
+        ),
+        (&replay, r#"{"plan":{"phases":[]}}"#, 422, "phases"),
+        (&replay, r#"{"plan":{"fazes":[]}}"#, 400, "fazes"),
+    ] {
+        let (got, problem) = world.post(path, body).await;
+        assert_eq!(got.as_u16(), status, "{body}: {problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(part), "{part} in {problem}");
+    }
+}
+
+#[tokio::test]
 async fn refusals_have_the_status_that_they_mean() {
     let world = World::with_a_service().await;
     let rollout = "/admin/v1/services/tools/rollout";

@@ -3,7 +3,7 @@
 mod evidence;
 
 pub use evidence::{
-    aspect_in_words, factor, finding_in_words, line_in_words, progress_in_words,
+    aspect_briefly, aspect_in_words, factor, finding_in_words, line_in_words, progress_in_words,
     regression_in_words, slower_in_words, unsafe_in_words, value_in_words,
 };
 

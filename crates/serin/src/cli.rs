@@ -3,7 +3,7 @@
 use crate::exit::Exit;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serin_model::{
-    name::{ServiceName, VersionName},
+    name::{RolloutId, ServiceName, VersionName},
     share::Share,
 };
 use std::{io::Write as _, path::PathBuf};
@@ -163,6 +163,18 @@ pub(crate) enum Rollout {
         /// The service.
         service: ServiceName,
     },
+    /// Say that something was seen which no counter sees; the plan says what follows.
+    Signal {
+        /// The service.
+        service: ServiceName,
+        /// What kind, as the plan names it; `critical_bug` and `complaint` unless it names its own.
+        kind: String,
+        /// What was seen.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Judge a recorded rollout again: by its own plan, to see that its verdicts hold, or by another.
+    Replay(ReplayArgs),
     /// End it: the desired version is stable.
     Abort(SteerArgs),
     /// Take the candidate back; after a promotion, make the version before stable again.
@@ -201,6 +213,21 @@ pub(crate) struct LookArgs {
     /// The service.
     pub(crate) service: ServiceName,
     /// Answer in JSON; `watch` gives one a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// Which rollout; without it, the latest one of the service.
+    #[arg(long, value_name = "ID")]
+    pub(crate) rollout: Option<RolloutId>,
+    /// The name of another plan, or a file with one.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) plan: Option<String>,
+    /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

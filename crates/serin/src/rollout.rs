@@ -1,7 +1,9 @@
 //! `serin rollout`: begin, look, steer.
 
 mod explain;
+mod figures;
 mod list;
+mod replay;
 mod watch;
 
 use crate::{
@@ -95,6 +97,15 @@ pub(crate) fn dispatch(global: &Global, command: Rollout) -> miette::Result<Exit
                 )
                 .await
             }
+            Rollout::Signal {
+                service,
+                kind,
+                reason,
+            } => {
+                let body = json!({ "signal": kind, "reason": reason });
+                steer(&mut client, &service, "signal", body).await
+            }
+            Rollout::Replay(args) => replay::replay(&mut client, &args).await,
             Rollout::Explain(args) => explain::explain(&mut client, &args).await,
             Rollout::List { json } => list::list(&mut client, json).await,
         }

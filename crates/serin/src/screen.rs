@@ -8,6 +8,7 @@ mod line;
 mod live;
 mod parts;
 
+pub(crate) use evidence::about;
 pub(crate) use live::{Live, terminal};
 pub(crate) use parts::{clock, ratio, seconds, span};
 

@@ -104,6 +104,31 @@ pub(super) struct RollbackBody {
     strategy: RollbackStrategy,
 }
 
+/// Something that somebody has seen and no counter sees.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignalBody {
+    /// What kind, as the plan names it.
+    #[schema(example = "critical_bug")]
+    signal: String,
+    /// What was seen.
+    #[serde(default)]
+    reason: String,
+}
+
+/// By what a recorded rollout is judged again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplayBody {
+    /// The name of a plan, or a plan in full; the rollout's own unless given.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    plan: Option<serde_json::Value>,
+    /// What a plan given in full is called.
+    #[serde(default)]
+    plan_name: Option<String>,
+}
+
 /// What a command has done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Done {
@@ -373,6 +398,34 @@ pub(super) async fn roll_back(
     .await
 }
 
+/// Says that something was seen which no counter sees. By the plan it holds the rollout, or takes the candidate back.
+#[utoipa::path(
+    post, path = "/admin/v1/services/{service}/rollout/signal", tag = "rollouts", request_body = SignalBody,
+    params(("service" = String, Path, description = "The service")),
+    responses(
+        (status = OK, body = Done),
+        (status = CONFLICT, body = Problem, content_type = "application/problem+json"),
+        (status = UNPROCESSABLE_ENTITY, description = "The plan knows no such signal", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn signal(
+    State(app): State<App>,
+    Service(service): Service,
+    By(actor): By,
+    Input(body): Input<SignalBody>,
+) -> Result<Response, Problem> {
+    command(
+        &app.control,
+        actor,
+        Command::Signal {
+            service,
+            signal: body.signal,
+            reason: body.reason,
+        },
+    )
+    .await
+}
+
 async fn command(control: &Control, actor: Actor, command: Command) -> Result<Response, Problem> {
     Ok(fresh(&Done::of(&control.command(actor, command).await?)))
 }
@@ -441,4 +494,52 @@ pub(super) async fn by_id(
         Problem::not_found(format!("there is no rollout {id}"))
             .help("`serin rollout list` shows those there are")
     })
+}
+
+/// Judges a recorded rollout again, from the log and the stored blocks: by its own plan, or by another to see what would have
+/// happened when. Changes nothing.
+#[utoipa::path(
+    post, path = "/admin/v1/rollouts/{name}/replay", tag = "rollouts", request_body = ReplayBody,
+    params(("name" = String, Path, description = "Its id")),
+    responses(
+        (status = OK, description = "What would have been decided, and whether the verdicts on record came out the same", body = Object),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
+        (status = UNPROCESSABLE_ENTITY, description = "The plan cannot be used", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn replay(
+    State(app): State<App>,
+    Named(id): Named<RolloutId>,
+    Input(body): Input<ReplayBody>,
+) -> Result<Response, Problem> {
+    let plan = match body.plan {
+        None => None,
+        plan => Some(named(&app.control, choose(plan, body.plan_name)?).await?),
+    };
+    Ok(fresh(&app.control.replay(id, plan).await?))
+}
+
+/// A plan that can be used, with its name.
+async fn named(control: &Control, choice: PlanChoice) -> Result<(String, Plan), Problem> {
+    let (name, plan) = match choice {
+        PlanChoice::Given { name, plan } => (name, *plan),
+        PlanChoice::Named(name) => {
+            let mut plans = control.plans().await?;
+            let Some(plan) = plans.remove(&name) else {
+                let known: Vec<_> = plans.into_keys().collect();
+                return Err(Problem::not_found(format!("there is no plan `{name}`"))
+                    .help(format!("the plans are: {}", known.join(", "))));
+            };
+            (name, plan)
+        }
+    };
+    match plan.problems().into_iter().find(|problem| problem.fatal) {
+        None => Ok((name, plan)),
+        Some(problem) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid",
+            format!("plan `{name}`, {}: {}", problem.at, problem.what),
+        )
+        .help(problem.help)),
+    }
 }

@@ -42,7 +42,7 @@ pub fn value_in_words(finding: &ValueFinding) -> String {
     )
 }
 
-/// What makes the candidate a regression: `errors of tool search: 12 of 40 trials, 1 of 380 of stable's; E = 1240, 100 needed`.
+/// What makes the candidate a regression: `errors of tool search: 12 of 40 trials, 1 of 380 of stable's; of all together E = 1240, 100 needed`.
 pub fn regression_in_words(proof: &Proof) -> String {
     let culprit = proof.culprit.as_ref();
     let of_culprit = |line: &&Line| {
@@ -64,7 +64,7 @@ pub fn regression_in_words(proof: &Proof) -> String {
         _ => "",
     };
     format!(
-        "worse than stable is proven: {what}{note}; {}",
+        "worse than stable is proven: {what}{note}; of all together {}",
         progress_in_words("E", proof.worse)
     )
 }
@@ -79,7 +79,7 @@ pub fn slower_in_words(proof: &Proof) -> String {
         .max_by(|a, b| margin(a).total_cmp(&margin(b)));
     let what = worst.map_or_else(|| "it takes longer".to_owned(), line_in_words);
     format!(
-        "slower than stable is proven: {what}; {}",
+        "slower than stable is proven: {what}; of all together {}",
         progress_in_words("E", proof.slower)
     )
 }
@@ -136,6 +136,16 @@ pub const fn aspect_in_words(aspect: Aspect) -> &'static str {
         Aspect::Left => "calls given up by their clients",
         Aspect::FirstByte => "time to the first byte",
         Aspect::LastByte => "time to the last byte",
+    }
+}
+
+/// The same, where there is room for a word or two only.
+pub const fn aspect_briefly(aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Errors => "errors",
+        Aspect::Left => "given up",
+        Aspect::FirstByte => "first byte",
+        Aspect::LastByte => "last byte",
     }
 }
 

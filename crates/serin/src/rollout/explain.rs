@@ -4,23 +4,32 @@ use crate::{
     cli::LookArgs,
     client::Client,
     exit::Exit,
-    rollout::{print, rollout_of, to_json},
+    rollout::{figures, print, rollout_of, to_json},
     screen,
 };
 use serde::Deserialize;
 use serde_json::json;
 use serin_control::view::{RolloutView, ServiceView};
-use serin_judge::{Assessment, Check};
 use serin_model::{
-    event::{Event, PreflightResult, Recorded},
+    event::{PreflightResult, Recorded},
+    replay,
     rollout::{Rollout, Status},
-    words::{event_in_words, finding_in_words},
+    words::event_in_words,
 };
 
 /// Events asked for at a time.
 const PAGE: u32 = 1000;
 /// Most events of one rollout that are told: far more than phases and extensions make.
 const EVENTS_MAX: usize = 5000;
+
+/// For whoever meets such figures for the first time.
+const HOW_TO_READ: &str = "
+How to read it
+  A trial is a caller's first block with a tool. `21/142` are 21 bad ones of 142; for latency, those beyond stable's
+  95th percentile. E says how many times better the trials are explained by a candidate that is worse than is tolerated
+  than by one that is not; E' says so of one that is within tolerance. They may be looked at at any moment.
+  `964 of 100` has decided, `3 of 100` has not. Tools have to reach more, as there are many of them.
+";
 
 #[derive(Debug, Deserialize)]
 struct Page {
@@ -102,63 +111,19 @@ fn story(
             screen::clock(recorded.at),
             event_in_words(&recorded.event)
         );
-        if let Some(evidence) = evidence(&recorded.event) {
-            out += &figures(evidence);
+        if let Some(evidence) = replay::evidence(&recorded.event) {
+            out += &figures::figures(evidence);
         }
     }
     out += "\nWhere it is\n";
     out += &place(view, rollout);
-    out
-}
-
-/// The numbers that an event rests on.
-fn evidence(event: &Event) -> Option<&Assessment> {
-    match event {
-        Event::PhaseEntered { evidence, .. }
-        | Event::Promoted { evidence, .. }
-        | Event::RolledBack { evidence, .. } => evidence.as_deref(),
-        Event::Held { evidence, .. }
-        | Event::PhaseReady { evidence, .. }
-        | Event::Inconclusive { evidence, .. } => Some(evidence),
-        _ => None,
-    }
-}
-
-fn figures(evidence: &Assessment) -> String {
-    let mut out = format!(
-        "            from {} calls of the candidate and {} of stable\n",
-        evidence.trials, evidence.stable_calls
-    );
-    for finding in &evidence.findings {
-        let note = if finding.stable_too {
-            "; stable is beyond it too, so it says nothing of the candidate"
-        } else {
-            ""
-        };
-        out += &format!(
-            "            {}: {}{note}\n",
-            word(finding.check),
-            finding_in_words(finding)
-        );
-    }
-    for criterion in &evidence.criteria {
-        out += &format!(
-            "            criterion {}: {}\n",
-            word(criterion.check),
-            finding_in_words(criterion)
-        );
+    let has_proof = |recorded: &Recorded| {
+        replay::evidence(&recorded.event).is_some_and(|evidence| evidence.proof.is_some())
+    };
+    if view.proof.is_some() || events.iter().any(has_proof) {
+        out += HOW_TO_READ;
     }
     out
-}
-
-const fn word(check: Check) -> &'static str {
-    match check {
-        Check::NoData => "no calls",
-        Check::Insufficient => "too few calls",
-        Check::Pass => "met",
-        Check::Pending => "beyond the limit, not yet for long enough",
-        Check::Fail => "beyond the limit",
-    }
 }
 
 fn place(view: &RolloutView, rollout: &Rollout) -> String {
@@ -195,13 +160,15 @@ fn place(view: &RolloutView, rollout: &Rollout) -> String {
         format!(", and is inconclusive after {}", screen::span(deadline))
     });
     out += &format!(
-        "\n  it wants {}, and has seen {} calls of the candidate\n",
+        "\n  it wants {}, and has seen {} trials of the candidate\n",
         view.evidence_wanted, view.trials
     );
     for finding in &view.findings {
         out += &format!("  now: {finding}\n");
     }
+    out += &signals(view, rollout);
     out += &sides(view);
+    out += &evidence(view);
     let next = match (view.status, &view.held, &view.missing) {
         (Status::Paused, ..) => format!(
             "paused by hand: go on with `serin rollout resume {}`",
@@ -220,6 +187,43 @@ fn place(view: &RolloutView, rollout: &Rollout) -> String {
         _ => "nothing is missing but the hold".to_owned(),
     };
     out + &format!("  {next}\n")
+}
+
+/// What the trials prove at present, and when a verdict is to be expected.
+fn evidence(view: &RolloutView) -> String {
+    let Some(proof) = &view.proof else {
+        return "  the versions are not compared: thresholds alone decide\n".to_owned();
+    };
+    let mut out = figures::proven(proof);
+    if let Some(why) = &view.set_aside {
+        return out + &format!("  the comparison does not count at present: {why}\n");
+    }
+    let expected = |what: &str, reached: bool, seconds: Option<f64>| match seconds {
+        _ if reached => format!("  {what} is proven\n"),
+        Some(seconds) => format!(
+            "  at the present traffic it is proven to be {what} in {}, if trials go on like this\n",
+            screen::about(seconds)
+        ),
+        None => format!("  that it is {what} is not in sight at the present traffic\n"),
+    };
+    out += &expected("safe", proof.safe.reached(), view.to_safe_seconds);
+    out += &expected("worse", proof.regression, view.to_worse_seconds);
+    out
+}
+
+/// Signals given by hand, with what the plan makes of them.
+fn signals(view: &RolloutView, rollout: &Rollout) -> String {
+    let rules = &rollout.plan.signals;
+    let told = view.signals.iter().map(|(kind, count)| {
+        let rule = rules.get(kind);
+        let limit = |what: &str, limit: Option<u32>| {
+            limit.map_or_else(String::new, |limit| format!(", {limit} {what}"))
+        };
+        let warning = limit("hold it", rule.and_then(|rule| rule.warning));
+        let critical = limit("take it back", rule.and_then(|rule| rule.critical));
+        format!("  signals {kind}: {count} so far{warning}{critical}\n")
+    });
+    told.collect()
 }
 
 fn sides(view: &RolloutView) -> String {

@@ -327,7 +327,7 @@ fn percent(ratio: f64) -> String {
 }
 
 /// A time to come, as coarse as such a guess is: `~40s`, `~6m`, `~1h 20m`, `~9h`.
-fn about(seconds: f64) -> String {
+pub(crate) fn about(seconds: f64) -> String {
     let unit = match seconds {
         seconds if seconds < 100.0 => 10.0,
         seconds if seconds < 3600.0 => 60.0,
