@@ -220,10 +220,15 @@ fn value(metric: Metric, value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| metric.show(value))
 }
 
-/// A difference, always with its sign.
+/// A difference, with its sign where there is one to see.
 fn signed(metric: Metric, value: f64) -> String {
-    let sign = if value < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", metric.show(value.abs()))
+    let shown = metric.show(value.abs());
+    let is_nothing = shown.starts_with('0') && !shown.contains(|c| matches!(c, '1'..='9'));
+    match value {
+        _ if is_nothing => shown,
+        value if value < 0.0 => format!("-{shown}"),
+        _ => format!("+{shown}"),
+    }
 }
 
 fn time(at: Timestamp) -> String {
@@ -253,5 +258,23 @@ const fn standing(standing: Standing) -> &'static str {
         Standing::Same => "same",
         Standing::Worse => "worse",
         Standing::Unknown => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_have_a_sign_where_there_is_one() {
+        for (metric, value, expected) in [
+            (Metric::ErrorRate, 0.05, "+5 %"),
+            (Metric::ErrorRate, -0.05, "-5 %"),
+            (Metric::Cpu, -0.000_01, "0 %"),
+            (Metric::Memory, -250e6, "-250 MB"),
+            (Metric::LatencyP95, f64::INFINITY, "+endless"),
+        ] {
+            assert_eq!(signed(metric, value), expected);
+        }
     }
 }

@@ -16,8 +16,14 @@ pub fn finding_in_words(finding: &Finding) -> String {
         .stable
         .map(|value| format!(", stable {}", metric.show(value)))
         .unwrap_or_default();
+    // Resources are read from the version's own metrics, not counted from calls.
+    let counted = if metric.is_resource() {
+        "readings"
+    } else {
+        "calls"
+    };
     format!(
-        "{metric}{} is {value}, limit {}{stable}, in {} calls",
+        "{metric}{} is {value}, limit {}{stable}, in {} {counted}",
         whose(&finding.scope),
         finding.limit,
         finding.samples
