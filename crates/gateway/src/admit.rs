@@ -26,7 +26,12 @@ use serin_model::{
     service::Protocol,
     snapshot::ServiceRoute,
 };
-use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::OnceCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 type Answered = Result<Response<ToClient>, Refusal>;
 
@@ -120,12 +125,17 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
 impl Admitted<'_> {
     pub(super) fn affinity_key(&self) -> Vec<u8> {
         let settings = &self.service.settings;
-        affinity::key(
+        let mut key = affinity::key(
             &self.headers,
             settings.affinity_header.as_deref(),
             self.connection,
             &self.core.options().trusted_proxies,
-        )
+        );
+        if let Some(renew) = self.service.split.as_ref().and_then(|split| split.renew) {
+            let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            affinity::renew(&mut key, since_1970, renew);
+        }
+        key
     }
 
     /// Takes the service from the routing table as it is now: a body may take its time, and a version may be taken back

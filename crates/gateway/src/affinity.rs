@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
 use ipnet::IpNet;
 use serde::Deserialize;
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 /// Longest JWT payload that is looked into, in base64 characters.
 const JWT_PAYLOAD_MAX: usize = 8 * 1024;
@@ -44,6 +44,13 @@ pub(crate) fn key(
         IpAddr::V4(address) => tagged(b'i', &address.octets()),
         IpAddr::V6(address) => tagged(b'i', &address.octets()),
     }
+}
+
+/// Makes a key another one in each period: the split and the judge then take the caller for a new one.
+pub(crate) fn renew(key: &mut Vec<u8>, since_1970: Duration, period: Duration) {
+    let number = since_1970.as_millis() / period.as_millis().max(1);
+    key.push(b'p');
+    key.extend_from_slice(&number.to_be_bytes());
 }
 
 /// The client's address: the peer's, or, behind trusted proxies, the right-most of `X-Forwarded-For` that is none of them.
@@ -204,6 +211,22 @@ mod tests {
                 "{address}"
             );
         }
+    }
+
+    #[test]
+    fn a_renewed_key_is_another_one_in_each_period() {
+        let at = |seconds| {
+            let mut key = b"caller".to_vec();
+            renew(
+                &mut key,
+                Duration::from_secs(seconds),
+                Duration::from_mins(1),
+            );
+            key
+        };
+        assert_eq!(at(60), at(119));
+        assert_ne!(at(60), at(120));
+        assert_ne!(at(0), at(60));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! What it costs a core to record outcomes. For benchmarks alone.
 
 use crate::{
-    observe::{Calls, Counters, Observation},
+    observe::{Calls, Counters, Observation, Tool},
     trials::{Trial, key_hash},
 };
 use serin_model::{
@@ -85,7 +85,7 @@ pub fn time_of_an_outcome(outcomes: usize, callers: Callers, whole: bool) -> Dur
 fn begun(
     counters: &Rc<Counters>,
     service: &ServiceRoute,
-    calls: &[(usize, &VersionRoute, Vec<Arc<str>>)],
+    calls: &[(usize, &VersionRoute, Vec<Rc<Tool>>)],
     callers: Callers,
     n: usize,
 ) -> Observation {
@@ -138,6 +138,7 @@ fn service() -> ServiceRoute {
             share: Share::ZERO,
             step: 1,
             contract_differs: false,
+            renew: None,
             block: Duration::from_secs(10),
             values: [].into(),
         }),

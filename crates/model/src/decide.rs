@@ -336,6 +336,16 @@ fn begin(state: &State, start: &Start) -> Result<Vec<Event>, Refusal> {
             _ => {}
         }
     }
+    if start.plan.affinity.renew.is_some() && start.preflight.contract_differs {
+        return refuse(
+            RefusalKind::Conflict,
+            format!(
+                "the tools of {} and {} differ, and `affinity: renew` would give callers others with each period",
+                service.stable, start.to
+            ),
+            "start by a plan without `affinity: renew`; callers then stay on their version",
+        );
+    }
     let share = start
         .plan
         .phases

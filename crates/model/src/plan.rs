@@ -41,6 +41,9 @@ pub struct Plan {
     /// How it is compared with stable.
     #[serde(default, skip_serializing_if = "JudgeRule::is_default")]
     pub judge: JudgeRule,
+    /// How callers without a session are assigned.
+    #[serde(default, skip_serializing_if = "Affinity::is_default")]
+    pub affinity: Affinity,
     /// What takes the candidate back without statistics.
     #[serde(default)]
     pub guard: Guard,
@@ -141,6 +144,28 @@ pub struct CriterionRule {
     #[serde(default = "min_samples")]
     pub min_samples: u64,
 }
+
+/// How callers without a session are assigned to a version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Affinity {
+    /// Draws their assignment anew each period. That makes new, independent trials where callers are few, at the price of callers
+    /// changing version; refused when the tools of the two versions differ.
+    #[serde(
+        with = "text::duration_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub renew: Option<Duration>,
+}
+
+impl Affinity {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Shortest period after which callers are assigned anew: below it a conversation of calls would fall apart.
+pub const RENEW_MIN: Duration = Duration::from_mins(1);
 
 /// The catastrophic guard: signs for which nobody needs statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -365,6 +390,20 @@ impl Plan {
                 at: "values".into(),
                 what: format!("more than {VALUES_MAX} values"),
                 help: "watch those that decide".into(),
+                fatal: true,
+            });
+        }
+        if let Some(renew) = self.affinity.renew.filter(|renew| *renew < RENEW_MIN) {
+            problems.push(Problem {
+                at: "affinity.renew".into(),
+                what: format!(
+                    "callers would change version every {}",
+                    text::format_duration(renew)
+                ),
+                help: format!(
+                    "write a time from `{}` on, such as `1h`",
+                    text::format_duration(RENEW_MIN)
+                ),
                 fatal: true,
             });
         }
@@ -639,6 +678,11 @@ mod tests {
             (
                 r#"{"phases": [{"share": "100 %"}], "evidence": "calls 0"}"#,
                 "evidence",
+                true,
+            ),
+            (
+                r#"{"phases": [{"share": "100 %"}], "affinity": {"renew": "1s"}}"#,
+                "affinity.renew",
                 true,
             ),
             (

@@ -58,6 +58,8 @@ pub struct Split {
     pub step: u32,
     /// Whether the tool contracts of the two versions differ: lists are then private and short-lived.
     pub contract_differs: bool,
+    /// After so long callers without a session are assigned anew.
+    pub renew: Option<Duration>,
     /// Length of a block of trials.
     pub block: Duration,
     /// The numbers to be found in the results of tools.
@@ -198,6 +200,7 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
             share: rollout.share,
             step: rollout.step,
             contract_differs: rollout.preflight.contract_differs,
+            renew: rollout.plan.affinity.renew,
             block: rollout.plan.judge.block,
             values: watched(&rollout.plan),
         })

@@ -887,3 +887,30 @@ fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
         "{events:?}"
     );
 }
+
+#[test]
+fn callers_change_version_only_between_versions_with_the_same_tools() {
+    let mut plan = plan(true, "hold");
+    plan.affinity.renew = Some(std::time::Duration::from_hours(1));
+    let start = |contract_differs| {
+        Command::Start(Box::new(Start {
+            rollout: RolloutId(Uuid::from_u128(7)),
+            service: tools(),
+            to: "v2".parse().unwrap(),
+            plan_name: "renew".into(),
+            plan: plan.clone(),
+            reason: String::new(),
+            preflight: Preflight {
+                contract_differs,
+                ..Preflight::default()
+            },
+            accept_breaking: false,
+        }))
+    };
+    let mut world = World::new();
+    assert_eq!(world.run(&start(true)), Err(RefusalKind::Conflict));
+    world.run(&start(false)).unwrap();
+    let route = Snapshot::build(&world.state, &Observed::default());
+    let split = route.services[0].split.clone().unwrap();
+    assert_eq!(split.renew, plan.affinity.renew);
+}
