@@ -4,7 +4,7 @@ use crate::{
     body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
     core::Core,
     headers, lists,
-    observe::{Calls, Observation},
+    observe::{Calls, Observation, Tool},
     pool::{Lease, SendError},
     refusal::Refusal,
     route::{self, Destination},
@@ -26,7 +26,6 @@ use serin_model::{
 };
 use std::{
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -86,7 +85,7 @@ pub(crate) struct Call<'a> {
 
 impl Asks<'_> {
     /// The same in the words of the counters.
-    fn label(self, label: impl Fn(Option<&str>) -> Arc<str>) -> Calls {
+    fn label(self, label: impl Fn(Option<&str>) -> Rc<Tool>) -> Calls {
         match self {
             Self::Nothing => Calls::None,
             Self::Stream => Calls::Stream,

@@ -24,7 +24,7 @@ use serin_model::{
 };
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -75,7 +75,9 @@ pub(crate) struct VersionCounters {
     version: VersionName,
     /// The value of `X-Serin-Version`.
     pub(crate) header: HeaderValue,
-    cells: RefCell<Map<Arc<str>, ToolCells>>,
+    tools: RefCell<Map<Arc<str>, Rc<Tool>>>,
+    /// Calls of no tool. A tool may have the same name.
+    no_tool: Rc<Tool>,
     labels: RefCell<Labels>,
     overhead: RefCell<DenseHistogram>,
     /// Those of the service.
@@ -93,16 +95,45 @@ pub(crate) struct VersionCounters {
     open: Cell<Open>,
 }
 
+/// What is counted for one label of a version. A call holds it, so that counting looks nothing up.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    label: Arc<str>,
+    /// It stands for calls of a tool.
+    is_call: bool,
+    cells: RefCell<ToolCells>,
+}
+
+impl Tool {
+    fn new(label: &Arc<str>, is_call: bool) -> Self {
+        Self {
+            label: label.clone(),
+            is_call,
+            cells: RefCell::default(),
+        }
+    }
+
+    fn change(&self, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
+        let [legacy, modern, none] = &mut *self.cells.borrow_mut();
+        let cell = match era {
+            CallEra::Legacy => legacy,
+            CallEra::Modern => modern,
+            CallEra::None => none,
+        };
+        change(cell.get_or_insert_default());
+    }
+}
+
 /// The cells of a tool, by era.
 type ToolCells = [Option<Box<ToolCell>>; 3];
 
 #[derive(Default)]
 struct Labels {
     of: Option<Arc<[Arc<str>]>>,
-    names: HashSet<Arc<str>, foldhash::fast::RandomState>,
+    names: Map<Arc<str>, Rc<Tool>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ToolCell {
     outcomes: [u64; Outcome::ALL.len()],
     auth_failures: u64,
@@ -155,10 +186,10 @@ impl Counters {
     pub(crate) fn of(&self, service: &ServiceRoute, version: &VersionRoute) -> Rc<VersionCounters> {
         let rollout = service.split.as_ref().map(|split| split.rollout);
         let mut services = self.services.borrow_mut();
-        if !services.contains_key(&service.name) {
-            services.insert(service.name.clone(), ServiceCounters::default());
-        }
-        let counters = services.entry(service.name.clone()).or_default();
+        let counters = match services.get_mut(&service.name) {
+            Some(known) => known,
+            None => services.entry(service.name.clone()).or_default(),
+        };
         counters.trials.follow(service.split.as_ref(), &self.clock);
         if let Some(found) = counters.versions.get(&version.name) {
             found.enter(rollout);
@@ -170,7 +201,8 @@ impl Counters {
             // Names are visible ASCII by construction.
             header: HeaderValue::from_str(version.name.as_str())
                 .unwrap_or(HeaderValue::from_static("")),
-            cells: RefCell::default(),
+            tools: RefCell::default(),
+            no_tool: Rc::new(Tool::new(&self.tool_names.none, false)),
             labels: RefCell::default(),
             overhead: RefCell::default(),
             trials: counters.trials.clone(),
@@ -192,9 +224,9 @@ impl Counters {
         counters: &VersionCounters,
         version: &VersionRoute,
         tool: Option<&str>,
-    ) -> Arc<str> {
+    ) -> Rc<Tool> {
         let Some(tool) = tool else {
-            return self.tool_names.none.clone();
+            return counters.no_tool.clone();
         };
         let mut labels = counters.labels.borrow_mut();
         if !labels
@@ -203,19 +235,17 @@ impl Counters {
             .is_some_and(|of| Arc::ptr_eq(of, &version.tools))
         {
             labels.of = Some(version.tools.clone());
-            labels.names = version
-                .tools
-                .iter()
-                .take(TOOL_LABELS_MAX)
-                .cloned()
+            let listed = version.tools.iter().take(TOOL_LABELS_MAX);
+            labels.names = listed
+                .map(|name| (name.clone(), counters.tool(name)))
                 .collect();
         }
-        if let Some(name) = labels.names.get(tool) {
-            name.clone()
+        if let Some(tool) = labels.names.get(tool) {
+            tool.clone()
         } else if version.tools.iter().any(|name| **name == *tool) {
-            self.tool_names.other.clone()
+            counters.tool(&self.tool_names.other)
         } else {
-            self.tool_names.unknown.clone()
+            counters.tool(&self.tool_names.unknown)
         }
     }
 
@@ -277,16 +307,16 @@ impl Counters {
 impl VersionCounters {
     /// Adds what was counted; false once there was nothing for long.
     fn seal(&self, sealed: &mut Sealed) -> bool {
-        for (tool, eras) in self.cells.borrow_mut().iter_mut() {
+        for tool in self.tools.borrow().values().chain([&self.no_tool]) {
             for (era, cell) in [CallEra::Legacy, CallEra::Modern, CallEra::None]
                 .into_iter()
-                .zip(eras)
+                .zip(tool.cells.borrow_mut().iter_mut())
             {
                 if let Some(counts) = cell.as_mut().and_then(|cell| cell.drain()) {
                     let key = CellKey {
                         service: self.service.clone(),
                         version: self.version.clone(),
-                        tool: tool.clone(),
+                        tool: tool.label.clone(),
                         era,
                     };
                     sealed.cells.push((key, counts));
@@ -324,21 +354,16 @@ impl VersionCounters {
         self.trials.assigned(trial);
     }
 
-    fn with_cell(&self, tool: &Arc<str>, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
-        let mut cells = self.cells.borrow_mut();
-        let act = |[legacy, modern, none]: &mut ToolCells| {
-            let cell = match era {
-                CallEra::Legacy => legacy,
-                CallEra::Modern => modern,
-                CallEra::None => none,
-            };
-            change(cell.get_or_insert_default());
+    /// What is counted under the label of a tool.
+    fn tool(&self, label: &Arc<str>) -> Rc<Tool> {
+        let mut tools = self.tools.borrow_mut();
+        let tool = match tools.get(label) {
+            Some(known) => known,
+            None => tools
+                .entry(label.clone())
+                .or_insert_with(|| Rc::new(Tool::new(label, true))),
         };
-        if let Some(eras) = cells.get_mut(tool) {
-            act(eras);
-        } else {
-            act(cells.entry(tool.clone()).or_default());
-        }
+        tool.clone()
     }
 
     fn open_changed(&self, change: impl FnOnce(&mut Open)) {
@@ -408,9 +433,9 @@ pub(crate) enum Calls {
     /// An open stream of events: counted as open, nothing else.
     Stream,
     /// One call, by its label and, in a legacy session, its id.
-    One(Arc<str>, Option<Box<str>>),
+    One(Rc<Tool>, Option<Box<str>>),
     /// The calls of a batch.
-    Batch(Vec<(Arc<str>, Box<str>)>),
+    Batch(Vec<(Rc<Tool>, Box<str>)>),
 }
 
 /// The observation of one exchange. Dropped unfinished, it counts as cancelled: that is what a client's disconnect does. A call
@@ -487,8 +512,8 @@ impl Observation {
         let rollout = version.rollout.get();
         let watched = version.trials.watched().filter(|watched| match &calls {
             Calls::None | Calls::Stream => false,
-            Calls::One(tool, _) => watched.is_of(tool),
-            Calls::Batch(calls) => calls.iter().any(|(tool, _)| watched.is_of(tool)),
+            Calls::One(tool, _) => watched.is_of(&tool.label),
+            Calls::Batch(calls) => calls.iter().any(|(tool, _)| watched.is_of(&tool.label)),
         });
         Self {
             counters,
@@ -537,11 +562,10 @@ impl Observation {
     /// Whether a hang is held against the version: it is a tool that is called, or plain HTTP. Other requests of MCP, such as
     /// `tasks/result`, may wait by design.
     pub(crate) fn may_hang(&self) -> bool {
-        let is_tool = |tool| !Arc::ptr_eq(tool, &self.counters.tool_names.none);
         match &self.calls {
             Calls::None | Calls::Stream => false,
-            Calls::One(tool, _) => self.era == CallEra::None || is_tool(tool),
-            Calls::Batch(calls) => calls.iter().any(|(tool, _)| is_tool(tool)),
+            Calls::One(tool, _) => self.era == CallEra::None || tool.is_call,
+            Calls::Batch(calls) => calls.iter().any(|(tool, _)| tool.is_call),
         }
     }
 
@@ -663,7 +687,7 @@ impl Observation {
             Calls::Stream => self.calls = Calls::Stream,
             Calls::One(tool, id) => {
                 self.count(&tool, id.as_deref(), of(scanner.outcome()));
-                self.found(&tool, scanner.answers().last());
+                self.found(&tool.label, scanner.answers().last());
                 self.close();
             }
             Calls::Batch(calls) => {
@@ -674,7 +698,7 @@ impl Observation {
                         .find(|answer| answer.id.as_deref() == Some(&id));
                     let end = of(answer.map(|answer| answer.outcome));
                     self.count(&tool, Some(&id), end);
-                    self.found(&tool, answer);
+                    self.found(&tool.label, answer);
                 }
                 self.close();
             }
@@ -711,7 +735,7 @@ impl Observation {
         }
     }
 
-    fn count(&self, tool: &Arc<str>, id: Option<&str>, end: End) {
+    fn count(&self, tool: &Tool, id: Option<&str>, end: End) {
         if self.is_tester {
             return;
         }
@@ -733,7 +757,7 @@ impl Observation {
             first_byte: bucket_of(since(first_byte)),
             last_byte: bucket_of(since(now)),
         });
-        self.version.with_cell(tool, self.era, |cell| {
+        tool.change(self.era, |cell| {
             if let Some(n) = cell.outcomes.get_mut(end.outcome as usize) {
                 *n += 1;
             }
@@ -750,10 +774,11 @@ impl Observation {
         });
         if let (Some(trial), Some(shown)) = (self.trial, end.shows(latency)) {
             let at_ms = self.counters.clock.ms(now);
+            let trials = &self.version.trials;
             if self.era == CallEra::None {
-                self.version.trials.record(trial, None, shown, at_ms);
-            } else if !Arc::ptr_eq(tool, &self.counters.tool_names.none) {
-                self.version.trials.record(trial, Some(tool), shown, at_ms);
+                trials.record(trial, None, shown, at_ms);
+            } else if tool.is_call {
+                trials.record(trial, Some(&tool.label), shown, at_ms);
             }
         }
     }
