@@ -55,15 +55,7 @@ pub(crate) fn draw(
     let tail = parts::ending(service, rollout, size.columns);
     // Tools and events share what is left, events first: they say why.
     let room = size.rows.saturating_sub(head.len() + tail.len() + 1);
-    let mut events = parts::events(rollout, EVENTS_MAX, size.columns);
-    if events.len() > room {
-        events.drain(..events.len() - room);
-        // What is left of the oldest makes way for the blank line.
-        events
-            .iter_mut()
-            .take(1)
-            .for_each(|line| *line = Line::default());
-    }
+    let events = parts::events(rollout, EVENTS_MAX, room, size.columns);
     // Beside the tools themselves: a blank line, their title, and how many more there are.
     let left = (room - events.len()).saturating_sub(3);
     let tools = parts::tools(rollout, TOOLS_MAX.min(left));

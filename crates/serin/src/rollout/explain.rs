@@ -99,6 +99,7 @@ fn story(
         );
     }
     out += "\nWhat happened\n";
+    let mut before = None;
     for recorded in events {
         let by = recorded.actor.as_str();
         let by = if by == "serin" {
@@ -112,7 +113,7 @@ fn story(
             event_in_words(&recorded.event)
         );
         if let Some(evidence) = replay::evidence(&recorded.event) {
-            out += &figures::figures(evidence);
+            out += &figures::figures_after(before.replace(evidence), evidence);
         }
     }
     out += "\nWhere it is\n";
@@ -217,11 +218,11 @@ fn signals(view: &RolloutView, rollout: &Rollout) -> String {
     let told = view.signals.iter().map(|(kind, count)| {
         let rule = rules.get(kind);
         let limit = |what: &str, limit: Option<u32>| {
-            limit.map_or_else(String::new, |limit| format!(", {limit} {what}"))
+            limit.map_or_else(String::new, |limit| format!("; {what} at {limit}"))
         };
-        let warning = limit("hold it", rule.and_then(|rule| rule.warning));
-        let critical = limit("take it back", rule.and_then(|rule| rule.critical));
-        format!("  signals {kind}: {count} so far{warning}{critical}\n")
+        let warning = limit("the rollout holds", rule.and_then(|rule| rule.warning));
+        let critical = limit("it is taken back", rule.and_then(|rule| rule.critical));
+        format!("  signal {kind}: given {count} times{warning}{critical}\n")
     });
     told.collect()
 }

@@ -20,7 +20,7 @@ const NAME_CHARS_MAX: usize = 30;
 const DIGEST_CHARS: usize = 16;
 
 /// Everything in an assessment, most telling first.
-pub(super) fn figures(assessment: &Assessment) -> String {
+fn figures(assessment: &Assessment) -> String {
     let mut lines = vec![counts(assessment)];
     lines.extend(assessment.basis.as_ref().map(blocks));
     let proof = assessment.proof.as_deref();
@@ -46,6 +46,14 @@ pub(super) fn figures(assessment: &Assessment) -> String {
         )
     }));
     indented(&lines)
+}
+
+/// The same for one of several decisions: those taken at one moment rest on the same evidence, which is told once.
+pub(super) fn figures_after(before: Option<&Assessment>, assessment: &Assessment) -> String {
+    if before == Some(assessment) {
+        return indented(&["on the same evidence".to_owned()]);
+    }
+    figures(assessment)
 }
 
 /// What trials prove.

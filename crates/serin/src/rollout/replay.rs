@@ -87,9 +87,11 @@ fn story(rollout: &Listed, replay: &Replay) -> String {
     if replay.moments.is_empty() {
         out += "  nothing\n";
     }
+    let mut before = None;
     for moment in &replay.moments {
         out += &format!("  {}  {}\n", screen::clock(moment.at), moment.text);
-        out += &figures::figures(&moment.assessment);
+        let assessment = &moment.assessment;
+        out += &figures::figures_after(before.replace(assessment), assessment);
     }
     out += &format!("  in the end: {}\n", replay.end);
     out += "\nThe verdicts on record\n";

@@ -195,7 +195,7 @@ fn rows(rollout: &RolloutView) -> Vec<Row<'_>> {
             .compared(pooled(Aspect::FirstByte), &tolerance),
         Row::latency("last byte p95", arms, |arm| arm.latency_p95_seconds)
             .compared(pooled(Aspect::LastByte), &tolerance),
-        Row::latency("last byte p50", arms, |arm| arm.latency_p50_seconds).detail(),
+        Row::latency("last byte p50", arms, |arm| arm.latency_p50_seconds),
         Row::latency("last byte p99", arms, |arm| arm.latency_p99_seconds).detail(),
     ]);
     rows

@@ -194,28 +194,28 @@ pub(super) fn tools(rollout: &RolloutView, most: usize) -> Vec<Line> {
     lines
 }
 
-/// The newest events, oldest of them first.
-pub(super) fn events(rollout: &RolloutView, most: usize, columns: usize) -> Vec<Line> {
-    if rollout.events.is_empty() {
-        return Vec::new();
-    }
-    let mut lines = vec![Line::default()];
-    let from = rollout.events.len().saturating_sub(most);
-    for event in rollout.events.iter().skip(from) {
+/// As many of the newest events as there is room for, oldest of them first, below a blank line.
+pub(super) fn events(rollout: &RolloutView, most: usize, room: usize, columns: usize) -> Vec<Line> {
+    let mut shown = Vec::new();
+    for event in rollout.events.iter().rev().take(most) {
         let by = if event.actor == "serin" {
             String::new()
         } else {
             format!(" ({})", event.actor)
         };
-        lines.extend(wrapped(
-            &clock(event.at),
-            LABEL + 2,
-            PLAIN,
-            &format!("{}{by}", event.text),
-            columns,
-        ));
+        let text = format!("{}{by}", event.text);
+        let lines = wrapped(&clock(event.at), LABEL + 2, PLAIN, &text, columns);
+        let taken: usize = shown.iter().map(Vec::len).sum();
+        if taken + lines.len() + 1 > room {
+            break;
+        }
+        shown.push(lines);
     }
-    lines
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let events = shown.into_iter().rev().flatten();
+    std::iter::once(Line::default()).chain(events).collect()
 }
 
 /// How it ended, and what the exit code says.
