@@ -48,24 +48,23 @@ def factors():
 
 
 class Restarts(EProc):
-    """Each alternative begins again at every block: R <- (R + w) * S; the adaptive one forgets."""
+    """Each alternative begins again at every block: R <- (R + w) * S; the adaptive one forgets, by half in 200 trials."""
 
-    def __init__(self, m, a, first, horizon, half_life, **others):
+    def __init__(self, m, a, horizon, first, later, **others):
         super().__init__(1, m, a, **others)
-        self.left = 1 - first
-        self.horizon, self.half_life = horizon, half_life
-        self.L[:] = log(first)
+        self.horizon, self.left, self.later = horizon, 0.5, np.array(later)
+        self.L = np.log(0.5 * np.array(first))[:, None]
         self.bad, self.all = np.zeros(1), np.zeros(1)
 
     def step(self):
-        self.give(self.left * 0.25)
+        self.give(self.left * 0.1)
 
     def give(self, weight):
         self.left -= weight
-        self.L = np.logaddexp(self.L, log(weight))
+        self.L = np.logaddexp(self.L, np.log(weight * self.later)[:, None])
 
     def take(self, bad_c, n_c, bad_s, n_s):
-        self.give(self.left / self.horizon)
+        self.give(min(0.7 * 0.5, self.left * 0.7 / 0.3) / self.horizon)
         q_s = np.clip(self.Ys / self.Ns, 1e-6, 1 - 1e-6)
         limit = (1 + self.m) * q_s + self.a
         for k, multiple in enumerate(self.grid):
@@ -73,7 +72,7 @@ class Restarts(EProc):
             self.L[k] += log_block_e(bad_c, n_c, bad_s, n_s, q_c, q_s, self.m, self.a, 1)
         q_c = np.clip((self.bad + 20 * limit) / (self.all + 20), 1e-6, 0.98)
         self.L[-1] += log_block_e(bad_c, n_c, bad_s, n_s, q_c, q_s, self.m, self.a, 1)
-        kept = 0.5 ** (n_c / self.half_life)
+        kept = 0.5 ** (n_c / 200)
         self.bad, self.all = self.bad * kept + bad_c, self.all * kept + n_c
         self.Ys, self.Ns = self.Ys + bad_s, self.Ns + n_s
         return float(np.logaddexp(logmeanexp(self.L, self.w), log(self.left))[0])
@@ -81,7 +80,7 @@ class Restarts(EProc):
 
 def restarts():
     """Sixty healthy blocks, then a new step and forty of a faulty candidate."""
-    process = Restarts(0.2, 0.002, 0.6, 1080, 200)
+    process = Restarts(0.2, 0.002, 130, (0.2, 0.8, 1.3, 1.3, 1.2, 1.2, 1, 1), (0.1, 0.2, 0.5, 1, 2.1, 2.4, 1.3, 0.4))
     blocks, ln_e = [], []
     for block in range(100):
         if block == 60:
@@ -90,7 +89,7 @@ def restarts():
         bad_c = int(rng.binomial(n_c, 0.01 if block < 60 else 0.08))
         blocks.append([bad_c, n_c, int(rng.binomial(n_s, 0.01)), n_s])
         ln_e.append(process.take(*column(*blocks[-1])))
-    return {"m": 0.2, "a": 0.002, "horizon": 1080, "step_at": 60, "blocks": blocks, "ln_e": ln_e}
+    return {"m": 0.2, "a": 0.002, "horizon": 130, "step_at": 60, "blocks": blocks, "ln_e": ln_e}
 
 
 def sample_ratios():
@@ -156,7 +155,7 @@ def exceedances():
     failed. Evidence that it is slower by more than 19 and by more than 5 buckets, and that it is not by more than 5."""
     quantiles = (0.5, 0.95, 0.99)
     prior = lambda q: ((1 - q) * 50, 50.0)
-    slower = {margin: [Restarts(0.0, 0.0, 0.6, 1080, 200, grid=(1.25, 1.5, 2, 3, 5), prior=prior(q)) for q in quantiles]
+    slower = {margin: [Restarts(0.0, 0.0, 1080, [1] * 6, [1] * 6, grid=(1.25, 1.5, 2, 3, 5), prior=prior(q)) for q in quantiles]
               for margin in (19, 5)}
     safe = [EProc(1, 0.0, 0.0, -1, (0.3, 0.5, 0.7, 0.85), prior(q)) for q in quantiles[:2]]
     parts, mean = np.zeros(1024), lambda logs: float(np.logaddexp.reduce(logs) - log(len(logs)))

@@ -9,7 +9,7 @@
 
 use crate::{
     BUCKETS, LogHistogram,
-    eprocess::{Budget, Counts, EProcess, LnSum, Rules, Side, Tolerance},
+    eprocess::{Budget, Counts, EProcess, EVENLY, LnSum, Rules, Side, Tolerance},
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,8 @@ const fn rules(quantile: f64, side: Side) -> Rules {
             Side::Within => rules.grid,
         },
         prior: ((1.0 - quantile) * PRIOR_TRIALS, PRIOR_TRIALS),
+        first: EVENLY,
+        later: EVENLY,
         ..rules
     }
 }
@@ -247,9 +249,7 @@ impl Exceedance {
                 let Some(counts) = counts(edge, margin, bad_s, candidate) else {
                     continue;
                 };
-                if counts.n_c > 0.0 {
-                    process.restart(budget);
-                }
+                process.restart(budget);
                 process.take(&SLOWER[index], counts);
                 if let Some(sum) = self.sums.get_mut(sums + index) {
                     sum.add(counts);

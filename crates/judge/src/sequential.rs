@@ -271,31 +271,23 @@ impl Weights {
 
 /// A weighted mean of evidence, from logarithms.
 #[derive(Clone, Copy, Default)]
-struct Mean {
-    sum: LnSum,
-    some: bool,
-}
+struct Mean(LnSum);
 
 impl Mean {
     fn add(&mut self, weight: f64, ln: f64) {
-        if weight > 0.0 && ln > f64::NEG_INFINITY {
-            self.sum.add(weight.ln() + ln);
-            self.some = true;
+        if weight > 0.0 {
+            self.0.add(weight.ln() + ln);
         }
+    }
+
+    /// Adds what was weighed before.
+    fn merge(&mut self, other: Self) {
+        self.0.add(other.0.ln());
     }
 
     /// Of nothing: no evidence either way.
     fn ln(self) -> f64 {
-        if self.some { self.sum.ln() } else { 0.0 }
-    }
-
-    /// The sum so far, to be added elsewhere. Minus infinity for none.
-    fn ln_sum(self) -> f64 {
-        if self.some {
-            self.sum.ln()
-        } else {
-            f64::NEG_INFINITY
-        }
+        Some(self.0.ln()).filter(|ln| ln.is_finite()).unwrap_or(0.0)
     }
 }
 
@@ -343,9 +335,7 @@ impl Rate {
 
     /// Takes counts that need not be whole, and books none.
     fn expect(&mut self, settings: &Settings, budget: Budget, counts: Counts) {
-        if counts.n_c > 0.0 && counts.n_s > 0.0 {
-            self.worse.restart(budget);
-        }
+        self.worse.restart(budget);
         self.worse.take(&Rules::worse(settings.errors), counts);
         if let Some(safe) = &mut self.safe {
             safe.take(&Rules::within(settings.errors), counts);
@@ -931,7 +921,7 @@ impl<'a> Later<'a> {
             progress.needed - progress.log10
         };
         let mut worse = self.pooled.mean(&self.weights, Exceedance::ln_worse);
-        worse.add(1.0, self.tools.ln_sum());
+        worse.merge(self.tools);
         (
             missing(self.pooled.ln_safe(&settings.aspects), settings.beta),
             missing(worse.ln(), settings.alpha),

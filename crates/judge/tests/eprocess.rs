@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde::Deserialize;
 use serin_judge::eprocess::{
-    Budget, Counts, EProcess, Rules, Side, Tolerance, WITHIN_GRID, WORSE_GRID, ln_factor,
+    Budget, Counts, EProcess, EVENLY, Rules, Side, Tolerance, WITHIN_GRID, WORSE_GRID, ln_factor,
 };
 
 #[derive(Deserialize)]
@@ -50,6 +50,8 @@ fn golden_traces_are_reproduced() {
             adaptive: trace.adaptive,
             prior: trace.prior,
             half_life_trials: f64::INFINITY,
+            first: EVENLY,
+            later: EVENLY,
         };
         let mut process = EProcess::plain(&rules);
         for (block, expected) in trace.blocks.into_iter().zip(trace.ln_e) {
@@ -310,7 +312,7 @@ fn a_budget_is_never_overspent() {
     for horizon in [0.0, 1.0, 3.0, 1e9, f64::NAN, f64::INFINITY] {
         let mut budget = Budget::new(horizon);
         let mut left = budget.left();
-        assert!((left - 0.4).abs() < 1e-12);
+        assert!((left - 0.5).abs() < 1e-12);
         for block in 0..5000 {
             if block % 100 == 0 {
                 budget.step();
@@ -319,5 +321,107 @@ fn a_budget_is_never_overspent() {
             assert!(budget.left() >= 0.0 && budget.left() <= left);
             left = budget.left();
         }
+    }
+}
+
+/// Weights with a mean of one: only then is the whole a mean of processes that each begin at one.
+#[test]
+fn starts_are_spread_without_gain() {
+    let rules = Rules::worse(Tolerance::NONE);
+    for parts in [rules.first, rules.later] {
+        assert_eq!(parts.len(), WORSE_GRID.len() + 1);
+        assert!((parts.iter().sum::<f64>() - parts.len() as f64).abs() < 1e-12);
+    }
+    let process = EProcess::restarting(&rules, Budget::new(100.0));
+    assert!(process.ln_e().abs() < 1e-12);
+}
+
+/// The same numbers at each run: the finaliser of `SplitMix64` over a counter.
+#[derive(Clone)]
+struct Noise(u64);
+
+impl Noise {
+    fn hits(&mut self, n: u64, rate: f64) -> u64 {
+        let hit = |_: &u64| {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64 <= rate
+        };
+        (0..n).filter(hit).count() as u64
+    }
+}
+
+/// One rollout as it goes on: blocks of ten seconds, 300 trials a minute, a tenth of them the candidate's.
+#[derive(Clone)]
+struct Run {
+    noise: Noise,
+    budget: Budget,
+    process: EProcess,
+}
+
+impl Run {
+    fn new(rules: &Rules, seed: u64) -> Self {
+        let budget = Budget::new(2880.0);
+        Self {
+            noise: Noise(seed << 32),
+            budget,
+            process: EProcess::restarting(rules, budget),
+        }
+    }
+
+    /// The candidate's trials in one more block.
+    fn block(&mut self, rules: &Rules, rate: f64) -> u64 {
+        self.budget.block();
+        self.process.restart(self.budget);
+        let n = self.noise.hits(50, 0.1);
+        let candidate = (self.noise.hits(n, rate), n);
+        let stable = (self.noise.hits(50 - n, 0.01), 50 - n);
+        self.process.take(rules, Counts::new(candidate, stable));
+        n
+    }
+
+    fn is_found(&self) -> bool {
+        self.process.ln_e() >= 100_f64.ln()
+    }
+
+    /// The candidate's trials until a fault is found.
+    fn trials(mut self, rules: &Rules, rate: f64) -> u64 {
+        let mut trials = 0;
+        while !self.is_found() {
+            trials += self.block(rules, rate);
+        }
+        trials
+    }
+}
+
+/// Eight hours are 2,880 blocks of ten seconds. Means of 80 runs, which settle sooner than medians; none of them is a false alarm.
+#[test]
+fn a_fault_after_eight_healthy_hours_is_found_within_twice_the_trials() {
+    let rules = Rules::worse(tolerance(0.2, 0.002));
+    let rates = [0.03, 0.05, 0.1, 0.2];
+    let mut sums = [(0, 0); 4];
+    for seed in 0..80 {
+        let fresh = Run::new(&rules, seed);
+        let mut late = fresh.clone();
+        for _ in 0..2880 {
+            late.block(&rules, 0.01);
+            assert!(!late.is_found());
+        }
+        // From here on both see the same.
+        late.noise = fresh.noise.clone();
+        for (sum, rate) in sums.iter_mut().zip(rates) {
+            sum.0 += fresh.clone().trials(&rules, rate);
+            sum.1 += late.clone().trials(&rules, rate);
+        }
+    }
+    for ((fresh, late), rate) in sums.into_iter().zip(rates) {
+        println!(
+            "1 % -> {rate}: {} trials, {} after eight hours",
+            fresh / 80,
+            late / 80
+        );
+        assert!(late <= 2 * fresh, "{rate}: {late} against {fresh}");
     }
 }
