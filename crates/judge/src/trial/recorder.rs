@@ -14,7 +14,7 @@ use std::{
 /// Most scopes a recorder remembers: a key that was assigned is one, and so is each tool it calls. They fit into a table of 131,072
 /// places of 13 bytes, which is 1.7 MB, and half of them into one of half the size.
 pub const TABLE_MAX: usize = 110_000;
-/// Most parts and most new keys that wait to be handed on, some 0.8 MB: 50,000 new keys a second make 5,000 in 100 ms.
+/// Most parts and most new keys that wait to be handed on, some 1 MB: 50,000 new keys a second make 5,000 in 100 ms.
 pub const PENDING_MAX: usize = 8_192;
 /// Time beyond the length of a block for which a core goes on to hand on what it sees of a key, since the control plane's blocks
 /// begin and end by another clock, and its messages take their time.

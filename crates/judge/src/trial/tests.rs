@@ -599,7 +599,7 @@ mod bounds {
         }
         assert!(recorder.thinned() > 0);
         assert!(bytes <= 2_700_000, "{bytes} bytes a core and service");
-        assert!(ledger_bytes <= 12_000_000, "{ledger_bytes} bytes a rollout");
+        assert!(ledger_bytes <= 10_000_000, "{ledger_bytes} bytes a rollout");
     }
 
     #[test]
