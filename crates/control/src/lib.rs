@@ -347,7 +347,7 @@ impl Control {
             jiff::Timestamp::now(),
         )?;
         if let Some(service) = state.services.get(&start.service) {
-            start.preflight = preflight::check(&self.client, service, &start.to).await;
+            start.preflight = preflight::check(&self.client, service, &start.to, &start.plan).await;
         }
         self.command(actor, Command::Start(Box::new(start))).await
     }

@@ -112,7 +112,7 @@ async fn watch(
 }
 
 /// Reads a page of metrics; if it cannot be read, why.
-async fn once(client: &Client, url: &str) -> Result<Page, String> {
+pub(crate) async fn once(client: &Client, url: &str) -> Result<Page, String> {
     let broken = |error| ask::no_answer(url, error).to_string();
     let response = client
         .get(url)
@@ -143,7 +143,7 @@ async fn once(client: &Client, url: &str) -> Result<Page, String> {
 
 /// What a page of metrics says of its processes, by their labels.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Page {
+pub(crate) struct Page {
     cpu_seconds: BTreeMap<String, f64>,
     memory_bytes: BTreeMap<String, f64>,
     started_seconds: BTreeMap<String, f64>,
