@@ -119,7 +119,7 @@ fn started_in_words(started: &Started) -> String {
         .checks
         .iter()
         .filter(|c| risky(c.result) || c.name == "contract")
-        .map(|c| c.detail.as_str())
+        .map(|c| format!("; {}: {}", c.name, c.detail))
         .collect();
     let mut text = format!(
         "rollout {} -> {} started, plan {}",
@@ -128,8 +128,6 @@ fn started_in_words(started: &Started) -> String {
     if !started.reason.is_empty() {
         text += &format!(" ({})", started.reason);
     }
-    if !notes.is_empty() {
-        text += &format!("; contract: {}", notes.join("; "));
-    }
+    text += &notes.concat();
     text
 }
