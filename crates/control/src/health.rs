@@ -1,7 +1,8 @@
 //! The health monitor: what each version of each service did in the last day, what is wrong now, and where it is going.
 //!
 //! It looks on. Nothing here holds or takes back a rollout: that is the judge's, which counts anew for each step, and compares.
-//! The monitor looks at every version at all times, in windows of half a minute, as the Cortex and Mission Control guides ask.
+//! The monitor looks at every version at all times, in windows of half a minute, as the Cortex and Mission Control guides ask:
+//! at all calls together, since which tool is to blame is for the judge too.
 //!
 //! **Invariant:** no clock and no I/O in here: counts and the time are given to it, outside the path of requests.
 //!

@@ -104,6 +104,10 @@ impl Rule {
         if !threshold.lasting.is_zero() {
             rule.consecutive += windows(threshold.lasting.as_secs_f64()).unwrap_or(all);
         }
+        // So many windows of the plan's; here at so many looks in a row, which is the stricter.
+        if let Some(of) = threshold.of {
+            rule.consecutive = rule.consecutive.max(of.needed);
+        }
         if !threshold.metric.is_resource() {
             rule.min_samples = threshold.min_samples.max(1);
         }
