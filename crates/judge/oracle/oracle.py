@@ -151,8 +151,8 @@ def latencies():
 
 
 def exceedances():
-    """Latency in numpy: 120 values of stable a block and 20 of the candidate, a third slower from block 12 on, and 3 % of them
-    failed. Evidence that it is slower by more than 19 and by more than 5 buckets, and that it is not by more than 5."""
+    """Latency in numpy: 120 values of stable a block and 20 of the candidate, a third slower from block 12 on, and a few more
+    that failed. Evidence that it is slower by more than 19 and by more than 5 buckets, and that it is not by more than 5."""
     quantiles = (0.5, 0.95, 0.99)
     prior = lambda q: ((1 - q) * 50, 50.0)
     slower = {margin: [Restarts(0.0, 0.0, 1080, [1] * 6, [1] * 6, grid=(1.25, 1.5, 2, 3, 5), prior=prior(q)) for q in quantiles]
@@ -172,11 +172,10 @@ def exceedances():
             for index, q in enumerate(quantiles):
                 edge = int((np.cumsum(parts) >= q * total).argmax())
                 at = lambda values, edge, endless: [(values > edge).sum() + endless, len(values) + endless]
-                bad_s = at(stable, edge, endless[0])
                 for margin in (19, 5):
-                    slower[margin][index].take(*column(*at(candidate, edge + margin, endless[1]), *bad_s))
+                    slower[margin][index].take(*column(*at(candidate, edge + margin, 0), *at(stable, edge, 0)))
                 if index < len(safe):
-                    safe[index].update(*column(*at(candidate, edge + 5, endless[1]), *bad_s))
+                    safe[index].update(*column(*at(candidate, edge + 5, endless[1]), *at(stable, edge, endless[0])))
         if total > 200 * 256:
             parts = np.floor(parts * max(0.9, 200 * 256 / total))
         np.add.at(parts, stable, 256)
