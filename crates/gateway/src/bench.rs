@@ -11,11 +11,7 @@ use serin_model::{
     share::Share,
     snapshot::{ServiceRoute, Split, VersionRoute},
 };
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -38,9 +34,16 @@ pub enum Callers {
 /// `Whole` requests are noted as new keys and measured from their beginning, with the hash of the key, as the gateway does beside
 /// recording the outcome.
 ///
+/// `clock` is best one that stands still while others have the core.
+///
 /// # Panics
 /// Never: its names are names.
-pub fn time_of_an_outcome(outcomes: usize, callers: Callers, whole: bool) -> Duration {
+pub fn time_of_an_outcome(
+    outcomes: usize,
+    callers: Callers,
+    whole: bool,
+    clock: impl Fn() -> Duration,
+) -> Duration {
     let service = service();
     let (sender, mut receiver) = mpsc::channel(16);
     let counters = Rc::new(Counters::new(0, sender, crate::HUNG_AFTER));
@@ -62,7 +65,7 @@ pub fn time_of_an_outcome(outcomes: usize, callers: Callers, whole: bool) -> Dur
             .filter(|_| !whole)
             .map(|n| begun(&counters, &service, &calls, callers, n))
             .collect();
-        let begun_at = Instant::now();
+        let begun_at = clock();
         if whole {
             for n in sealed..until {
                 let mut observation = begun(&counters, &service, &calls, callers, n);
@@ -74,7 +77,7 @@ pub fn time_of_an_outcome(outcomes: usize, callers: Callers, whole: bool) -> Dur
             observation.answered(http::StatusCode::OK, None, false);
         }
         counters.seal();
-        spent += begun_at.elapsed();
+        spent += clock().saturating_sub(begun_at);
         while receiver.try_recv().is_ok() {}
         sealed = until;
     }
