@@ -8,9 +8,11 @@
 //!
 //! Pure but for randomness, which comes from a [`Seed`] that is an argument: the same seed gives the same figures everywhere.
 
+mod chart;
 mod clients;
 pub mod counts;
 pub mod figures;
+mod forecast;
 mod latency;
 mod process;
 mod random;
@@ -21,7 +23,9 @@ mod town;
 mod traffic;
 pub mod trials;
 
+pub use chart::chart;
 pub use clients::{Clients, World};
+pub use forecast::{Detection, PhaseForecast, forecast};
 pub use latency::{Latencies, Slowdown, Spread};
 pub use process::Process;
 pub use random::{Seed, Source, all_runs};

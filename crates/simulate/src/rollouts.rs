@@ -18,14 +18,18 @@ use serin_model::{
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A look is taken after this part of the time a step has lasted already, so that a delay is known within a fiftieth.
-const LOOK_PART: f64 = 0.02;
+/// A look is taken after this part of the time a step has lasted already, so that a delay is known within a thirtieth.
+const LOOK_PART: f64 = 0.03;
 
-/// Looks are so often within the window of a threshold: it moves on by a third.
-const LOOKS_A_WINDOW: f64 = 3.0;
+/// Looks are so often within the window of a threshold: it moves on by half.
+const LOOKS_A_WINDOW: f64 = 2.0;
 
 /// Looks are so often within a hold: its end is met within a twentieth.
 const LOOKS_A_HOLD: f64 = 20.0;
+
+/// Looks within a hold are no more than this, whatever the windows: phases of many hours are looked at by thresholds less often
+/// than in life, and the few false alarms of thresholds alone are fewer still.
+const LOOKS_A_HOLD_MAX: f64 = 150.0;
 
 /// Where a plan bounds no time, such as a single phase without a hold.
 const LONGEST_DEFAULT: Duration = Duration::from_hours(24);
@@ -240,9 +244,10 @@ fn look_blocks(plan: &Plan, phase: usize, age_seconds: f64) -> u32 {
         .min()
         .map_or(f64::INFINITY, |window| window.as_secs_f64());
     let hold = plan.phases.get(phase).map(|phase| phase.hold.as_secs_f64());
-    let hold = hold.filter(|hold| *hold > 0.0).unwrap_or(f64::INFINITY);
+    // A phase without a hold is over as soon as its evidence is there.
+    let hold = hold.filter(|hold| *hold > 0.0).unwrap_or(3600.0);
     let seconds = (age_seconds * LOOK_PART)
-        .min(window / LOOKS_A_WINDOW)
+        .min((window / LOOKS_A_WINDOW).max(hold / LOOKS_A_HOLD_MAX))
         .min(hold / LOOKS_A_HOLD);
     let blocks = (seconds / plan.judge.block.as_secs_f64().max(1e-3)).floor();
     #[expect(

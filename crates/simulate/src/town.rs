@@ -100,16 +100,12 @@ impl<'a> Town<'a> {
 
     /// The part of all calls that the candidate gets, so long after the step began: sessions stay where they are.
     fn part_of_calls(&self, age_seconds: f64) -> f64 {
-        match self.traffic.session_seconds() {
-            Some(lasting) => {
-                let renewed = (age_seconds / lasting.max(1e-9)).min(1.0);
-                self.share_before + (self.share - self.share_before) * renewed
-            }
-            None => {
-                let [stable, candidate] = [&self.sides[0], &self.sides[1]].map(|side| side.callers);
-                candidate as f64 / ((stable + candidate).max(1)) as f64
-            }
+        if let Some(lasting) = self.traffic.session_seconds() {
+            let renewed = (age_seconds / lasting.max(1e-9)).min(1.0);
+            return self.share_before + (self.share - self.share_before) * renewed;
         }
+        let [stable, candidate] = [&self.sides[0], &self.sides[1]].map(|side| side.callers);
+        candidate as f64 / ((stable + candidate).max(1)) as f64
     }
 
     /// The next `seconds` of a step that is `age_seconds` old then: the block they leave behind, and how many calls were harmed.
