@@ -1,14 +1,17 @@
 //! Logs of each release, as they were written then. What is in them must fold for ever; a new release adds a file and changes none.
 
+use serin_judge::Check;
 use serin_model::{
     event::{EVENT_VERSION, Event, Recorded},
     rollout::Status,
     state::State,
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// One record a line, with `kind` and `body` as the store keeps them.
 const LOG_1: &str = include_str!("golden/log-1.jsonl");
+/// With what the sequential judge has added: plans, proofs, signals, comparisons set aside.
+const LOG_2: &str = include_str!("golden/log-2.jsonl");
 
 fn records(log: &str) -> impl Iterator<Item = Recorded> {
     log.lines().map(|line| serde_json::from_str(line).unwrap())
@@ -47,8 +50,32 @@ fn the_first_log_still_folds_to_the_same_state() {
 }
 
 #[test]
-fn the_first_log_reads_back_as_it_was_written() {
-    for (line, recorded) in LOG_1.lines().zip(records(LOG_1)) {
+fn the_second_log_still_folds_to_the_same_state() {
+    let state = fold(LOG_2);
+    let rollout = &state.rollouts[0];
+    assert_eq!(
+        (rollout.status, rollout.phase, rollout.step),
+        (Status::RolledBack, 1, 2)
+    );
+    assert_eq!(rollout.signals["complaint"], 1);
+    assert_eq!(rollout.set_aside, None);
+    let plan = &rollout.plan;
+    assert_eq!(plan.judge.block, Duration::from_secs(5));
+    assert_eq!(plan.values.len(), 1);
+    assert_eq!(plan.affinity.renew, Some(Duration::from_hours(1)));
+    let evidence = rollout.ended.as_ref().unwrap().evidence.as_ref().unwrap();
+    let proof = evidence.proof.as_deref().unwrap();
+    assert!(proof.regression && proof.culprit.as_ref().is_some_and(|culprit| culprit.proven));
+    assert_eq!(evidence.basis.as_ref().unwrap().blocks, 12);
+    assert_eq!(evidence.values[0].check, Check::Pass);
+}
+
+#[test]
+fn the_logs_read_back_as_they_were_written() {
+    for (line, recorded) in [LOG_1, LOG_2]
+        .into_iter()
+        .flat_map(|log| log.lines().zip(records(log)))
+    {
         let stored: serde_json::Value = serde_json::from_str(line).unwrap();
         let body: serde_json::Value =
             serde_json::from_str(&recorded.event.encode_body().unwrap()).unwrap();
