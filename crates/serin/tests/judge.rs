@@ -149,17 +149,30 @@ async fn a_candidate_that_fails_fast_is_not_called_faster() {
         .unwrap();
     // Half of its calls fail at once, while stable takes its time; and nobody looks at errors.
     let fails = FaultKind::HttpStatus { status: 500 };
-    world
-        .v2
-        .faults()
-        .set(Fault::new(fails).with_ratio(0.5))
-        .unwrap();
+    let fails = Fault::new(fails).with_ratio(0.5);
+    world.v2.faults().set(fails).unwrap();
     let population = world.population(100.0, |_| {});
-    let latency_only = ", modes: { errors: threshold, left: threshold }";
-    world.roll_out(latency_only, "safe").await;
-    let rollout = world.rolled_back().await;
-    let reason = rollout["ended_reason"].as_str().unwrap();
-    assert!(reason.contains("time to the"), "{reason}");
+    let plan = "phases: [{ share: 50 %, hold: 2s, deadline: 10s }, { share: 100 % }]\ninconclusive: hold\n\
+        judge: { mode: threshold, modes: { latency: sequential }, block: 1s }\nevidence: safe\n";
+    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
+    world
+        .serin
+        .cli(&[
+            "rollout",
+            "start",
+            "tools",
+            "--to",
+            "v2",
+            "--plan",
+            "plan.yaml",
+        ])
+        .await;
+    let rollout = world
+        .serin
+        .until("out of time", |r| r["status"] != "running")
+        .await;
+    assert_eq!(rollout["status"], "inconclusive", "{rollout:#}");
+    assert!(rollout["trials"].as_u64() > Some(100), "{rollout:#}");
     let safe = line(&rollout, "last_byte")["safe"]["log10"].as_f64();
     assert!(safe.is_some_and(|safe| safe < 0.5), "{rollout:#}");
     population.stop().await;

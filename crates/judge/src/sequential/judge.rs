@@ -106,6 +106,7 @@ impl Judge {
         }
         self.budget.block();
         self.blocks += 1;
+        self.count(block);
         self.check(block);
         if self.distrust().is_some() {
             return;
@@ -214,16 +215,21 @@ impl Judge {
         }
     }
 
+    /// Trials count even while nothing is compared: thresholds decide then, and a plan may ask for so many trials without a breach.
+    fn count(&mut self, block: &TrialBlock) {
+        let first = self.blocks == 1;
+        let tools = |side: &BTreeMap<Arc<str>, Trials>| side.values().map(|t| t.trials).sum();
+        for (seen, arm) in [
+            (&mut self.stable, &block.stable),
+            (&mut self.candidate, &block.candidate),
+        ] {
+            seen.take(arm.pooled.trials, tools(&arm.tools), first);
+        }
+    }
+
     fn compare(&mut self, block: &TrialBlock) {
         self.compared += 1;
         let (stable, candidate) = (&block.stable, &block.candidate);
-        let first = self.compared == 1;
-        let tools = |side: &BTreeMap<Arc<str>, Trials>| side.values().map(|t| t.trials).sum();
-        self.stable
-            .take(stable.pooled.trials, tools(&stable.tools), first);
-        self.candidate
-            .take(candidate.pooled.trials, tools(&candidate.tools), first);
-
         let (settings, budget) = (&self.settings, self.budget);
         self.pooled
             .take(settings, budget, &stable.pooled, &candidate.pooled);
