@@ -179,6 +179,35 @@ async fn a_candidate_that_fails_fast_is_not_called_faster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_inside_the_results_of_a_tool_takes_the_candidate_back() {
+    let world = World::start().await;
+    let population = world.population(150.0, |_| {});
+    // Entries have a few hundred words; this plan wants novels.
+    let plan = "phases: [{ share: 50 %, hold: 2s, deadline: 50s }, { share: 100 % }]\nevidence: calls 20\n\
+        values: { words: { tool: get_entry, pointer: /answer/words, critical: 20000, window: 10s, min_samples: 10 } }\n";
+    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
+    world
+        .serin
+        .cli(&[
+            "rollout",
+            "start",
+            "tools",
+            "--to",
+            "v2",
+            "--plan",
+            "plan.yaml",
+        ])
+        .await;
+    let rollout = world.rolled_back().await;
+    let reason = rollout["ended_reason"].as_str().unwrap();
+    assert!(
+        reason.contains("words of tool get_entry") && reason.contains("limit 20000"),
+        "{reason}"
+    );
+    population.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn traffic_that_stops_in_mid_phase_never_promotes() {
     let world = World::start().await;
     let population = world.population(150.0, |_| {});
