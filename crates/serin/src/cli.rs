@@ -6,7 +6,7 @@ use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     share::Share,
 };
-use std::{io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 error, 2 usage, 10 rolled back or aborted, 11 inconclusive, 12 still running.";
 
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Begin, watch and steer rollouts.
     Rollout {
         #[command(subcommand)]
-        command: Rollout,
+        command: RolloutCommand,
     },
     /// Show what each version of a service did, what is wrong with it, and where it is going.
     Health {
@@ -116,6 +116,17 @@ pub(crate) struct FileArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutCommand {
+    #[command(flatten)]
+    Asked(Rollout),
+    /// What a plan can see at a traffic, phase by phase, before anything begins. Needs no server.
+    Plan(PlanArgs),
+    /// What becomes of good and bad candidates under a plan, in many simulated rollouts. Needs no server.
+    Simulate(SimulateArgs),
+}
+
+/// What is asked of a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Rollout {
     /// Begin a rollout.
@@ -230,6 +241,82 @@ pub(crate) struct ReplayArgs {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The traffic of a service, as far as a plan depends on it.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TrafficArgs {
+    /// Calls a second, of both versions together.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) calls_per_second: f64,
+    /// How many callers there are who stay the same, such as tenants.
+    #[arg(long, value_name = "N", conflicts_with = "sessions_per_minute", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) callers: Option<u64>,
+    /// How many sessions begin each minute; without this and without callers, one for every 20 calls.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) sessions_per_minute: Option<f64>,
+    /// Time from one call of a session to the next.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    pub(crate) call_every: Duration,
+    /// How many tools the calls are spread over.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=200))]
+    pub(crate) tools: u32,
+    /// The part of stable's calls that fail.
+    #[arg(long, value_name = "PERCENT", default_value = "0.3%")]
+    pub(crate) error_rate: Share,
+    /// How long the middle one of stable's calls takes.
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = time)]
+    pub(crate) latency: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The name of a plan, or a file with one.
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) plan: String,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// The name of a plan, or a file with one.
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) plan: String,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+    /// Rollouts of each kind of candidate.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) runs: u64,
+    /// The same number gives the same figures.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Also draw it, into this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("write a number above 0, such as 50 or 0.5".to_owned()),
+    }
+}
+
+/// A time above 0.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = serin_model::text::parse_duration(text)?;
+    if time.is_zero() {
+        return Err("write a time above 0, such as 50ms or 5s".to_owned());
+    }
+    Ok(time)
 }
 
 #[derive(Debug, Args)]

@@ -262,7 +262,7 @@ impl Events {
 }
 
 /// The configuration, where one is named or stands in this folder.
-fn configured(global: &Global) -> miette::Result<Option<Config>> {
+pub(crate) fn configured(global: &Global) -> miette::Result<Option<Config>> {
     let path = match &global.config {
         Some(path) => path.clone(),
         None if Path::new(CONFIG_DEFAULT).exists() => PathBuf::from(CONFIG_DEFAULT),

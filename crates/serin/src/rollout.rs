@@ -1,5 +1,6 @@
 //! `serin rollout`: begin, look, steer.
 
+mod ahead;
 mod explain;
 mod figures;
 mod list;
@@ -7,7 +8,7 @@ mod replay;
 mod watch;
 
 use crate::{
-    cli::{Global, LookArgs, Rollout, StartArgs, Strategy},
+    cli::{Global, LookArgs, Rollout, RolloutCommand, StartArgs, Strategy},
     client::{Client, block_on},
     exit::Exit,
     problem::{self, Problem},
@@ -30,7 +31,12 @@ struct Done {
     position: Option<u64>,
 }
 
-pub(crate) fn dispatch(global: &Global, command: Rollout) -> miette::Result<Exit> {
+pub(crate) fn dispatch(global: &Global, command: RolloutCommand) -> miette::Result<Exit> {
+    let command = match command {
+        RolloutCommand::Plan(args) => return ahead::plan(global, &args),
+        RolloutCommand::Simulate(args) => return ahead::simulate(global, &args),
+        RolloutCommand::Asked(command) => command,
+    };
     let mut client = Client::find(global)?;
     block_on(async {
         match command {
@@ -135,10 +141,15 @@ async fn start(client: &mut Client, args: StartArgs) -> miette::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// A plan by its name, or the content of a file and what it is called: a word with a dot or slash is a file.
+/// Whether a plan is named by its file: a word with a dot or slash is one.
+fn is_file(text: &str) -> bool {
+    text.contains(['/', '.'])
+}
+
+/// A plan by its name, or the content of a file and what it is called.
 fn plan(text: &str) -> miette::Result<(Value, Option<String>)> {
     let path = Path::new(text);
-    if !(text.contains(['/', '.'])) {
+    if !is_file(text) {
         return Ok((Value::String(text.to_owned()), None));
     }
     let plan = crate::check::read_plan(path)?;

@@ -32,7 +32,8 @@ fn figures(assessment: &Assessment) -> String {
             ""
         };
         lines.push(format!(
-            "{}: {}{note}",
+            "{}{}: {}{note}",
+            level(finding.level),
             word(finding.check),
             finding_in_words(finding)
         ));
@@ -213,16 +214,20 @@ fn culprit(culprit: &Culprit) -> String {
 }
 
 fn value(finding: &ValueFinding) -> String {
-    let level = match finding.level {
-        Some(Level::Critical) => "critical, ",
-        Some(Level::Warning) => "warning, ",
-        None => "",
-    };
     format!(
-        "{level}{}: {}",
+        "{}{}: {}",
+        level(finding.level),
         word(finding.check),
         value_in_words(finding)
     )
+}
+
+const fn level(level: Option<Level>) -> &'static str {
+    match level {
+        Some(Level::Critical) => "critical, ",
+        Some(Level::Warning) => "warning, ",
+        None => "",
+    }
 }
 
 const fn word(check: Check) -> &'static str {
@@ -234,3 +239,6 @@ const fn word(check: Check) -> &'static str {
         Check::Fail => "beyond the limit",
     }
 }
+
+#[cfg(test)]
+mod tests;

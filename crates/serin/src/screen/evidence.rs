@@ -326,12 +326,12 @@ fn percent(ratio: f64) -> String {
     }
 }
 
-/// A time to come, as coarse as such a guess is: `~40s`, `~6m`, `~1h 20m`, `~9h`.
+/// A time to come, as coarse as such a guess is: `~40s`, `~6m`, `~1h 20m`, `~14h`.
 pub(crate) fn about(seconds: f64) -> String {
     let unit = match seconds {
         seconds if seconds < 100.0 => 10.0,
         seconds if seconds < 3600.0 => 60.0,
-        seconds if seconds < 4.0 * 3600.0 => 600.0,
+        seconds if seconds < 10.0 * 3600.0 => 600.0,
         _ => 3600.0,
     };
     let rounded = (seconds / unit).ceil().max(1.0) * unit;
