@@ -39,6 +39,8 @@ pub struct Clients {
     pub bad_sessions: f64,
     /// How often their calls fail.
     pub bad_rate: f64,
+    /// They last this part of the time of others: less than one where people give up on what does not work.
+    pub bad_lasting_part: f64,
     /// How often those of the others do.
     pub rate: f64,
     /// How often a failed call is tried again.
@@ -60,11 +62,21 @@ impl Clients {
             pause_seconds: 15.0,
             bad_sessions: 0.015,
             bad_rate: 0.6,
+            bad_lasting_part: 1.0,
             rate: 0.001,
             retries: 0,
             retry_rate: 0.0,
             left: 0.002,
             tools: 3,
+        }
+    }
+
+    /// The same, but bad sessions are soon given up: those that outlive a step are better than new ones, and of these the
+    /// candidate has more.
+    pub const fn giving_up() -> Self {
+        Self {
+            bad_lasting_part: 0.1,
+            ..Self::clustered()
         }
     }
 
@@ -81,8 +93,10 @@ impl Clients {
 }
 
 /// A session under way.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Session {
+    /// Its own: what it does hangs on nobody else, nor on how often somebody looks.
+    source: Source,
     key: u64,
     is_candidate: bool,
     is_bad: bool,
@@ -110,6 +124,7 @@ pub struct World<'a> {
     ledger: Ledger,
     step: u32,
     blocks: u64,
+    drains_a_block: u32,
 }
 
 impl<'a> World<'a> {
@@ -126,7 +141,15 @@ impl<'a> World<'a> {
             ledger: Ledger::new(0),
             step: 0,
             blocks: 0,
+            drains_a_block: 1,
         }
+    }
+
+    /// The cores say so often in each block what they saw. When they do makes no difference to a block, so that once is enough.
+    #[must_use]
+    pub fn draining(mut self, times_a_block: u32) -> Self {
+        self.drains_a_block = times_a_block.max(1);
+        self
     }
 
     /// The latencies that fit [`World::new`].
@@ -151,13 +174,15 @@ impl<'a> World<'a> {
 
         let mut calls = Block::default();
         let mut sessions = std::mem::take(&mut self.sessions);
-        sessions.retain_mut(|session| self.live(session, ends, &mut calls));
-        self.sessions = sessions;
-
-        // The cores say every 100 ms what they saw. When they do makes no difference to what a block holds.
-        for core in &mut self.cores {
-            self.ledger.gather(&core.drain());
+        for drain in 1..=self.drains_a_block {
+            let part = f64::from(drain) / f64::from(self.drains_a_block);
+            let until = began + (ends - began) * part;
+            sessions.retain_mut(|session| self.live(session, until, &mut calls));
+            for core in &mut self.cores {
+                self.ledger.gather(&core.drain());
+            }
         }
+        self.sessions = sessions;
         let block = self.ledger.close(ends, share, step, self.clients.tools);
         (block, calls)
     }
@@ -168,14 +193,22 @@ impl<'a> World<'a> {
             let (shortest, longest) = self.clients.lasting_seconds;
             let lasting = shortest * libm::pow(longest / shortest, self.source.unit());
             let opened = began + self.source.unit() * BLOCK_SECONDS as f64;
-            let key = self.source.bits();
+            let mut source = self.source.fork();
+            let key = source.bits();
+            let is_bad = source.happens(self.clients.bad_sessions);
+            let part = if is_bad {
+                self.clients.bad_lasting_part
+            } else {
+                1.0
+            };
             let mut session = Session {
                 key,
-                is_candidate: self.source.happens(share),
-                is_bad: self.source.happens(self.clients.bad_sessions),
-                shift: self.speed(),
+                is_candidate: source.happens(share),
+                is_bad,
+                shift: speed(&mut source),
+                source,
                 core: usize::from(key & 1 == 1),
-                ends_at: opened + lasting,
+                ends_at: opened + lasting * part,
                 call_ends_at: 0.0,
                 bucket: 0,
                 tool: 0,
@@ -187,22 +220,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Twelve even draws less six are as good as normal.
-    fn speed(&mut self) -> i16 {
-        let normal: f64 = (0..12).map(|_| self.source.unit()).sum::<f64>() - 6.0;
-        #[expect(clippy::cast_possible_truncation, reason = "six deviations at most")]
-        let shift = libm::round(normal * SPEED_BUCKETS) as i16;
-        shift
-    }
-
     /// A session calls a tool.
-    fn call(&mut self, session: &mut Session, at: f64) {
-        let bucket = self.latencies.draw(self.source);
+    fn call(&self, session: &mut Session, at: f64) {
+        let bucket = self.latencies.draw(&mut session.source);
         session.bucket = bucket.saturating_add_signed(session.shift);
         session.call_ends_at = at + serin_judge::upper_edge_seconds(session.bucket);
         if session.tried == 0 {
             let tools = self.tools.len() as u64;
-            session.tool = usize::try_from(self.source.below(tools)).unwrap_or(0);
+            session.tool = usize::try_from(session.source.below(tools)).unwrap_or(0);
         }
     }
 
@@ -211,7 +236,7 @@ impl<'a> World<'a> {
         while session.call_ends_at < ends {
             let at = session.call_ends_at;
             let (shown, failed) = self.outcome(session);
-            let own = usize::from(self.source.happens(OTHER_CORE));
+            let own = usize::from(session.source.happens(OTHER_CORE));
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -237,7 +262,7 @@ impl<'a> World<'a> {
                 RETRY_SECONDS
             } else {
                 session.tried = 0;
-                self.source.wait_seconds(self.clients.pause_seconds)
+                session.source.wait_seconds(self.clients.pause_seconds)
             };
             if at + pause > session.ends_at {
                 return false;
@@ -247,7 +272,7 @@ impl<'a> World<'a> {
         true
     }
 
-    fn outcome(&mut self, session: &Session) -> (Shown, bool) {
+    fn outcome(&self, session: &mut Session) -> (Shown, bool) {
         let rate = if session.tried > 0 {
             self.clients.retry_rate
         } else if session.is_bad {
@@ -255,10 +280,10 @@ impl<'a> World<'a> {
         } else {
             self.clients.rate
         };
-        if self.source.happens(self.clients.left) {
+        if session.source.happens(self.clients.left) {
             return (Shown::Left(session.bucket), false);
         }
-        if self.source.happens(rate) {
+        if session.source.happens(rate) {
             return (Shown::Badly, true);
         }
         let latency = Latency {
@@ -266,5 +291,43 @@ impl<'a> World<'a> {
             last_byte: session.bucket,
         };
         (Shown::Well(Some(latency)), false)
+    }
+}
+
+/// By how many buckets a session is slower than others. Twelve even draws less six are as good as normal.
+fn speed(source: &mut Source) -> i16 {
+    let normal: f64 = (0..12).map(|_| source.unit()).sum::<f64>() - 6.0;
+    #[expect(clippy::cast_possible_truncation, reason = "six deviations at most")]
+    let shift = libm::round(normal * SPEED_BUCKETS) as i16;
+    shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+
+    #[test]
+    fn when_the_cores_are_drained_makes_no_difference() {
+        let latencies = World::latencies();
+        let blocks = |drains| {
+            let mut source = Seed::new("tests", "drains").run(0);
+            let clients = Clients {
+                rate: 0.05,
+                left: 0.02,
+                ..Clients::retrying()
+            };
+            let mut world = World::new(clients, &latencies, &mut source).draining(drains);
+            let live = |at: u32| world.block(at / 30, 0.3);
+            (0..60).map(live).collect::<Vec<_>>()
+        };
+        let once = blocks(1);
+        assert_eq!(once, blocks(100), "every 100 ms");
+        let trials: u64 = once
+            .iter()
+            .map(|(block, _)| block.candidate.pooled.trials)
+            .sum();
+        let bad: u64 = once.iter().map(|(block, _)| block.stable.pooled.bad).sum();
+        assert!(trials > 30 && bad > 3, "{trials} {bad}");
     }
 }

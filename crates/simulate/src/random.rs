@@ -44,6 +44,14 @@ impl Seed {
 pub struct Source(ChaCha8Rng);
 
 impl Source {
+    /// Another source, which goes its own way: what is drawn from one makes no difference to the other.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        let mut seed = [0; 32];
+        self.0.fill_bytes(&mut seed);
+        Self(ChaCha8Rng::from_seed(seed))
+    }
+
     /// From 0 up to, not including, 1.
     pub fn unit(&mut self) -> f64 {
         self.0.random()

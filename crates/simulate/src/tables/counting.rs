@@ -20,11 +20,16 @@ const BLOCKS: u32 = 720;
 const SHARES: [f64; 4] = [0.05, 0.1, 0.25, 0.5];
 
 /// The rows.
-const ROWS: [(&str, Clients, &str); 2] = [
+const ROWS: [(&str, Clients, &str); 3] = [
     (
         "sessions of 1 to 60 minutes, some bad all through",
         Clients::clustered(),
         "21.6 % / 0.35 %",
+    ),
+    (
+        "the same, bad ones soon given up",
+        Clients::giving_up(),
+        "- / -",
     ),
     (
         "each failure tried again up to three times",
