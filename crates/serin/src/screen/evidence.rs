@@ -225,7 +225,7 @@ fn verdict(rollout: &RolloutView, proof: &Proof) -> (Style, String) {
         return (GOOD, "safe".to_owned());
     }
     if rollout.status.is_terminal() {
-        return (PLAIN, "none".to_owned());
+        return (PLAIN, "no verdict".to_owned());
     }
     match (rollout.to_worse_seconds, rollout.to_safe_seconds) {
         (Some(worse), safe) if safe.is_none_or(|safe| worse < safe) => {
