@@ -135,7 +135,7 @@ pub fn table(scope: &Scope) -> Table {
         }
     }
     table.note("Stable has 1 % errors, the candidate a tenth of the traffic; +20 % +0.2pp is tolerated, alpha is 0.01. \"In charge\" is \
-                the error process with restarts, planned for as many looks as a run has.");
+                the error process with restarts, planned for as many looks as a run has; the whole judge, which also guards tools, left calls and latency, is in the table of delays.");
     table
 }
 
