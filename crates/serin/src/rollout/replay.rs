@@ -111,3 +111,50 @@ fn story(rollout: &Listed, replay: &Replay) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serin_model::replay::Verified;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_verdict_that_comes_out_otherwise_stands_out() {
+        let id = RolloutId(Uuid::from_u128(1));
+        let rollout = Listed {
+            id,
+            service: "tools".parse().unwrap(),
+            from: "v1".to_owned(),
+            to: "v2".to_owned(),
+            plan: "stage-i".to_owned(),
+            status: "rolled_back".to_owned(),
+        };
+        let verified = |position, basis_found, proof_same| Verified {
+            position,
+            basis_found,
+            proof_same,
+        };
+        let replay = Replay {
+            rollout: id,
+            plan_name: "mine".to_owned(),
+            blocks: 87,
+            moments: Vec::new(),
+            verified: vec![verified(5, true, true), verified(9, true, false)],
+            end: "the record ends".to_owned(),
+        };
+        assert!(!replay.is_verified());
+        assert_eq!(
+            story(&rollout, &replay),
+            "tools: v1 -> v2 by plan stage-i, rolled back; judged again by plan mine from 87 blocks
+
+What would have happened
+  nothing
+  in the end: the record ends
+
+The verdicts on record
+  event 5: the same blocks prove the same
+  event 9: DIFFERENT: the blocks are there and prove something else; was it judged by another release?
+"
+        );
+    }
+}

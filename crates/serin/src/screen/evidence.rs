@@ -118,7 +118,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn draw(&self, at: &Columns) -> Line {
+    /// Without colours where the comparison does not count.
+    fn draw(&self, at: &Columns, counts: bool) -> Line {
         let mut line = Line::default()
             .styled(FAINT, self.label)
             .right(at.stable, PLAIN, &self.stable)
@@ -129,7 +130,7 @@ impl<'a> Row<'a> {
         if let Some(tolerance) = at.tolerance {
             line = line.to(tolerance).styled(FAINT, &self.tolerance);
         }
-        bars(line, at, compared.safe, compared.worse)
+        bars(line, at, counts, compared.safe, compared.worse)
     }
 }
 
@@ -150,7 +151,8 @@ pub(super) fn table(rollout: &RolloutView, columns: usize, details: bool) -> Vec
     let rows = rows(rollout).into_iter();
     let shown = rows.filter(|row| details || !row.is_detail);
     let mut lines = vec![title];
-    lines.extend(shown.map(|row| row.draw(&at)));
+    let counts = rollout.proof.as_ref().is_none_or(counts);
+    lines.extend(shown.map(|row| row.draw(&at, counts)));
     lines.extend(
         rollout
             .proof
@@ -209,16 +211,21 @@ fn pooled(proof: &Proof, aspect: Aspect) -> Option<&Comparison> {
 /// What all comparisons say together, and when they are expected to decide.
 fn together(rollout: &RolloutView, proof: &Proof, at: &Columns) -> Line {
     let line = Line::default().styled(BOLD, "together");
-    let line = bars(line, at, Some(proof.safe), proof.worse);
+    let line = bars(line, at, counts(proof), Some(proof.safe), proof.worse);
     let (style, text) = verdict(rollout, proof);
     line.to(at.verdict).styled(style, text)
+}
+
+/// Whether the comparison counts, or is set aside.
+fn counts(proof: &Proof) -> bool {
+    proof.distrust.is_none()
 }
 
 fn verdict(rollout: &RolloutView, proof: &Proof) -> (Style, String) {
     if proof.regression {
         return (BAD, "worse".to_owned());
     }
-    if rollout.set_aside.is_some() || proof.distrust.is_some() {
+    if rollout.set_aside.is_some() || !counts(proof) {
         return (ODD, "set aside".to_owned());
     }
     if proof.safe.reached() {
@@ -237,9 +244,10 @@ fn verdict(rollout: &RolloutView, proof: &Proof) -> (Style, String) {
 }
 
 /// `safe ▇▇▇▇▇▁▁▁  worse ▁▁▁▁▁▁▁▁`: a full bar decides.
-fn bars(line: Line, at: &Columns, safe: Option<Progress>, worse: Progress) -> Line {
+fn bars(line: Line, at: &Columns, counts: bool, safe: Option<Progress>, worse: Progress) -> Line {
     let bar = |line: Line, column, label, style, progress: Progress| {
         let (filled, empty) = bar(progress);
+        let style = if counts { style } else { FAINT };
         let label_style = if progress.reached() { style } else { FAINT };
         let line = line.to(column).styled(label_style, label).text(" ");
         line.styled(style, filled).styled(FAINT, empty)
