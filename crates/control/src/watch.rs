@@ -220,14 +220,15 @@ impl Watch {
         }
     }
 
-    /// Seconds until the judge may decide, at the present traffic: that the candidate is safe, that it is worse.
+    /// Seconds until the judge may decide, at the present traffic: that the candidate is safe, that it is worse. The latter only
+    /// where something speaks against it already: what a handful of trials seem to promise would frighten without reason.
     pub(crate) fn to_verdict_seconds(&self) -> (Option<f64>, Option<f64>) {
         let seconds = |blocks: Option<u64>| blocks.map(|blocks| blocks as f64 * self.block_seconds);
         let forecast = self.forecast.unwrap_or_default();
-        (
-            seconds(forecast.safe_blocks),
-            seconds(forecast.worse_blocks),
-        )
+        let proof = self.assessment.as_ref().and_then(|a| a.proof.as_ref());
+        let is_suspect = proof.is_some_and(|proof| proof.worse.log10 > 0.0);
+        let worse_blocks = forecast.worse_blocks.filter(|_| is_suspect);
+        (seconds(forecast.safe_blocks), seconds(worse_blocks))
     }
 
     /// Both sides over the present step, all calls together.
