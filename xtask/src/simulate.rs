@@ -46,9 +46,6 @@ pub(crate) struct Args {
     /// Only these tables: alarms, delays, paired, floor, late, counting
     #[arg(long)]
     only: Vec<String>,
-    /// In place of the commit, what seeds are made from
-    #[arg(long)]
-    root: Option<String>,
     /// Write the reference's answers that the tests compare with
     #[arg(long)]
     record: bool,
@@ -67,7 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .args(["rev-parse", "HEAD"])
             .current_dir(root()),
     )?;
-    let seeds = args.root.as_deref().unwrap_or(commit.trim());
+    let seeds = commit.trim();
     let scope = if args.quick {
         Scope::quick(seeds)
     } else {
