@@ -291,6 +291,8 @@ impl Control {
             after = last.sequence;
             for block in &page {
                 replayer.take(block.sequence, &block.bytes);
+                // A long record is folded without keeping others from their turn.
+                tokio::task::consume_budget().await;
             }
         }
         Ok(replayer.finish())

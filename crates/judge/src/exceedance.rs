@@ -23,7 +23,10 @@ pub const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
 /// of the candidate's no more do takes several thousand trials, which few steps have; it still speaks against the candidate.
 const SAFE_QUANTILES: usize = 2;
 
-/// Which of the quantiles is shown to people.
+/// The quantiles as people name them.
+const PERCENTILES: [u8; 3] = [50, 95, 99];
+
+/// Which of the quantiles is shown to people while none tells more than another.
 const SHOWN: usize = 1;
 
 /// How much slower the candidate's alternatives are: multiples of the rate at which stable exceeds the threshold.
@@ -186,10 +189,10 @@ pub struct Exceedance {
     /// What was compared since [`begin_anew`](Self::begin_anew) by each process: critical, warning, safe. Only where somebody asks
     /// whether it is safe: forecasts are made of it.
     sums: Vec<Counts>,
-    /// Stable's trials since then: those beyond the shown quantile, and all.
-    stable: (u64, u64),
-    /// The candidate's, beyond the same edge.
-    candidate: (u64, u64),
+    /// Stable's trials since then, by quantile: those beyond it, and all.
+    stable: [(u64, u64); 3],
+    /// The candidate's, beyond the same edges.
+    candidate: [(u64, u64); 3],
 }
 
 impl Exceedance {
@@ -210,8 +213,8 @@ impl Exceedance {
             } else {
                 Vec::new()
             },
-            stable: (0, 0),
-            candidate: (0, 0),
+            stable: [(0, 0); 3],
+            candidate: [(0, 0); 3],
         }
     }
 
@@ -219,8 +222,8 @@ impl Exceedance {
     pub fn begin_anew(&mut self) {
         self.safe.iter_mut().for_each(EProcess::begin_anew);
         self.sums.fill(Counts::default());
-        self.stable = (0, 0);
-        self.candidate = (0, 0);
+        self.stable = [(0, 0); 3];
+        self.candidate = [(0, 0); 3];
     }
 
     /// Takes a block.
@@ -247,10 +250,8 @@ impl Exceedance {
     ) {
         for (index, edge) in edges.into_iter().enumerate() {
             let at = stable.beyond(edge);
-            if index == SHOWN {
-                add(&mut self.stable, at);
-                add(&mut self.candidate, candidate.beyond(edge));
-            }
+            add(&mut self.stable[index], at);
+            add(&mut self.candidate[index], candidate.beyond(edge));
             for (margin, process, first) in [
                 (margins.critical, &mut self.critical[index], 0),
                 (margins.warning, &mut self.warning[index], QUANTILES.len()),
@@ -294,14 +295,26 @@ impl Exceedance {
         self.safe.iter().map(EProcess::ln_e).reduce(f64::min)
     }
 
-    /// Stable's trials that were compared in this step: those beyond its own 95th percentile, and all.
-    pub fn stable(&self) -> (u64, u64) {
-        self.stable
-    }
-
-    /// The candidate's: those beyond stable's 95th percentile, and all.
-    pub fn candidate(&self) -> (u64, u64) {
-        self.candidate
+    /// The percentile of stable that tells most of the candidate, and what was compared there in this step: stable's trials beyond
+    /// it and all, then the candidate's.
+    pub fn most_telling(&self) -> (u8, (u64, u64), (u64, u64)) {
+        let evidence = |index: &usize| {
+            let ln = |processes: &[EProcess; 3]| processes[*index].ln_e();
+            ln(&self.critical).max(ln(&self.warning))
+        };
+        // The first of equals, and no quantile has any evidence at first.
+        let most = [SHOWN, 0, 2]
+            .into_iter()
+            .reduce(|most, next| {
+                if evidence(&next) > evidence(&most) {
+                    next
+                } else {
+                    most
+                }
+            })
+            .filter(|most| evidence(most) > 0.0)
+            .unwrap_or(SHOWN);
+        (PERCENTILES[most], self.stable[most], self.candidate[most])
     }
 
     /// Takes what a part of this step has shown, so many times: blocks as they may be expected.
@@ -423,8 +436,8 @@ mod tests {
 
     #[test]
     fn the_first_blocks_only_warm_up() {
-        assert_eq!(judged(500, 900, 2).candidate(), (0, 0));
-        assert_eq!(judged(500, 900, 3).candidate(), (10, 10));
+        assert_eq!(judged(500, 900, 2).most_telling().2, (0, 0));
+        assert_eq!(judged(500, 900, 3).most_telling().2, (10, 10));
     }
 
     #[test]

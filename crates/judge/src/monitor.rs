@@ -508,6 +508,47 @@ mod tests {
         }
     }
 
+    /// Calls of which so many take long.
+    fn slow(calls: u64, slow: u64) -> Arm {
+        let mut tally = Tally {
+            calls,
+            ..Tally::default()
+        };
+        for call in 0..calls {
+            tally.last_byte.record(if call < slow { 0.2 } else { 0.1 });
+        }
+        let mut arm = Arm::default();
+        arm.add(&"search".into(), &tally);
+        arm
+    }
+
+    #[test]
+    fn a_few_slow_calls_are_no_quantile() {
+        let rule = Threshold {
+            metric: Metric::LatencyP95,
+            critical: Some("+50 %".parse().unwrap()),
+            warning: None,
+            ..threshold(0, 20)
+        };
+        let verdict = |stable: &Arm, candidate: &Arm| {
+            let mut monitor = Monitor::new(vec![rule.clone()], vec![], 0.0);
+            monitor.add(1.0, stable, candidate);
+            monitor.assess(1.0).verdict
+        };
+        let stable = slow(1000, 0);
+        assert_eq!(
+            verdict(&stable, &slow(60, 4)),
+            Verdict::Continue,
+            "the 95th percentile of sixty is the fourth slowest, but one in twenty may be as slow as it likes"
+        );
+        assert_eq!(verdict(&stable, &slow(60, 20)), Verdict::Regression);
+        assert_eq!(
+            verdict(&slow(10, 0), &slow(60, 20)),
+            Verdict::Continue,
+            "too little is known of stable"
+        );
+    }
+
     #[test]
     fn criteria_need_data_and_time() {
         let criterion = Criterion {

@@ -94,10 +94,13 @@ pub struct Line {
     pub slower: Option<Progress>,
     /// That it is within tolerance. Pooled lines only.
     pub safe: Option<Progress>,
-    /// Stable's trials in this step, and the bad ones among them (for latency: those beyond stable's 95th percentile).
+    /// Stable's trials in this step, and the bad ones among them; for latency, those beyond [`percentile`](Self::percentile).
     pub stable: (u64, u64),
     /// The candidate's.
     pub candidate: (u64, u64),
+    /// The percentile of stable's earlier times that the counts are of: the most telling of those compared. Latency only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percentile: Option<u8>,
 }
 
 /// Why the comparison does not count.

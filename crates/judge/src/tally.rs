@@ -1,6 +1,6 @@
 //! Counts of one arm, stable or candidate: all calls together and tool by tool.
 
-use crate::{LogHistogram, Metric};
+use crate::{LogHistogram, Metric, bucket_of};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -73,8 +73,9 @@ impl Tally {
         }
     }
 
-    fn quantile(&self, metric: Metric) -> Option<f64> {
-        let (histogram, q) = match metric {
+    /// The times behind a metric that is a quantile of them, and which quantile.
+    fn times(&self, metric: Metric) -> Option<(&LogHistogram, f64)> {
+        Some(match metric {
             Metric::LatencyP50 => (&self.last_byte, 0.50),
             Metric::LatencyP95 => (&self.last_byte, 0.95),
             Metric::LatencyP99 => (&self.last_byte, 0.99),
@@ -82,7 +83,21 @@ impl Tally {
             Metric::FirstByteP95 => (&self.first_byte, 0.95),
             Metric::FirstByteP99 => (&self.first_byte, 0.99),
             _ => return None,
-        };
+        })
+    }
+
+    /// For a metric that is a quantile: the calls that went well and took longer than a limit, all that went well, and the part of
+    /// them that may. Calls in the limit's own bucket are not longer.
+    pub(crate) fn longer_than(&self, metric: Metric, limit: f64) -> Option<(u64, u64, f64)> {
+        let (histogram, q) = self.times(metric)?;
+        // The upper edge of a bucket belongs to it.
+        let bucket = bucket_of(limit * (1.0 - 1e-9));
+        let longer = histogram.buckets().iter().filter(|(b, _)| *b > bucket);
+        Some((longer.map(|(_, n)| n).sum(), histogram.count(), 1.0 - q))
+    }
+
+    fn quantile(&self, metric: Metric) -> Option<f64> {
+        let (histogram, q) = self.times(metric)?;
         let good = histogram.count();
         if good == 0 {
             return None;

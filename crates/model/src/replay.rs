@@ -168,18 +168,28 @@ impl Replayer {
             return;
         };
         let assessment = self.course.assess(block.at_seconds);
-        while let Some((_, signal, reason)) = self.signals.pop_if(|(given, ..)| *given <= at) {
-            for event in self.rollout.signal(&signal, &reason) {
-                self.note(&event, &assessment, at);
-            }
-        }
+        self.give_signals(&assessment, at);
         for event in self.rollout.advance(&assessment, at) {
             self.note(&event, &assessment, at);
         }
     }
 
+    /// Gives the signals on record up to a moment.
+    fn give_signals(&mut self, assessment: &Assessment, until: Timestamp) {
+        while let Some((at, signal, reason)) = self.signals.pop_if(|(at, ..)| *at <= until) {
+            for event in self.rollout.signal(&signal, &reason) {
+                self.note(&event, assessment, at);
+            }
+        }
+    }
+
     /// What was found.
     pub fn finish(mut self) -> Replay {
+        if let Some((last, ..)) = self.signals.first() {
+            let last = *last;
+            let assessment = self.course.assess(last.as_nanosecond() as f64 / 1e9);
+            self.give_signals(&assessment, last);
+        }
         // Verdicts whose last block never came.
         for (position, _) in &self.verdicts {
             self.replay.verified.push(Verified {

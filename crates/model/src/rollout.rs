@@ -206,7 +206,8 @@ impl Rollout {
     fn signalled(&self, limit: impl Fn(&SignalRule) -> Option<u32>) -> Option<String> {
         self.signals.iter().find_map(|(signal, count)| {
             let limit = limit(self.plan.signals.get(signal)?)?;
-            (*count >= limit).then(|| format!("{count} signals {signal}, limit {limit}"))
+            let signals = if *count == 1 { "signal" } else { "signals" };
+            (*count >= limit).then(|| format!("{count} {signals} {signal}, limit {limit}"))
         })
     }
 

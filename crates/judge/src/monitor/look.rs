@@ -74,13 +74,13 @@ impl Look {
         let check = match resolved {
             _ if candidate.samples(self.metric) == 0 => Check::NoData,
             _ if candidate.samples(self.metric) < self.needed() => Check::Insufficient,
-            // A tool or a traffic that stable does not have cannot be compared with stable's.
+            // A tool or a traffic that stable does not have, or hardly has, cannot be compared with stable's.
             None => Check::Insufficient,
+            Some(_) if self.is_relative() && !self.knows(stable) => Check::Insufficient,
             Some(limit) if self.breaches(candidate, limit) => Check::Fail,
             Some(_) => Check::Pass,
         };
-        let absolute = !matches!(self.limit, Limit::AgainstStable { .. });
-        let stable_too = absolute
+        let stable_too = !self.is_relative()
             && check == Check::Fail
             && resolved.is_some_and(|limit| {
                 stable.is_some_and(|stable| {
@@ -91,6 +91,15 @@ impl Look {
             stable_too,
             ..self.finding(scope, check, stable_value, candidate)
         }
+    }
+
+    fn is_relative(&self) -> bool {
+        matches!(self.limit, Limit::AgainstStable { .. })
+    }
+
+    /// Whether a side has enough samples to be compared with.
+    fn knows(&self, side: Option<Side<'_>>) -> bool {
+        side.is_some_and(|side| side.samples(self.metric) >= self.needed())
     }
 
     /// As a criterion looks: the plain value, at or within the limit.
@@ -141,8 +150,11 @@ impl Look {
             };
             return binomial::is_above(hits, trials, limit);
         }
-        // A quantile that is endless because calls failed is for the error rate to judge, which can tell a failure in twenty
-        // calls from a rate.
+        // So must a quantile: of a hundred calls the 95th percentile is the fifth slowest, and chance alone moves it by half. Calls
+        // that failed are for the error rate to judge.
+        if let Some((longer, all, allowed)) = side.tally.longer_than(self.metric, limit) {
+            return binomial::is_above(longer, all, allowed);
+        }
         let value = side.value(self.metric, self.seconds);
         value
             .filter(|value| value.is_finite())

@@ -286,6 +286,7 @@ fn rate_line(aspect: Aspect, scope: Scope, rate: &Rate, settings: &Settings, wei
         safe: safe.map(|safe| Progress::new(safe.ln_e(), settings.beta)),
         stable: (rate.stable.1, rate.stable.0),
         candidate: (rate.candidate.1, rate.candidate.0),
+        percentile: None,
     }
 }
 
@@ -296,7 +297,7 @@ fn latency_line(
     settings: &Settings,
     weight: f64,
 ) -> Line {
-    let (stable, candidate) = (latency.stable(), latency.candidate());
+    let (percentile, stable, candidate) = latency.most_telling();
     let safe = latency.ln_safe();
     Line {
         aspect,
@@ -306,6 +307,7 @@ fn latency_line(
         safe: safe.map(|ln| Progress::new(ln, settings.beta)),
         stable: (stable.1, stable.0),
         candidate: (candidate.1, candidate.0),
+        percentile: Some(percentile),
     }
 }
 

@@ -111,19 +111,13 @@ pub fn unsafe_in_words(proof: &Proof) -> String {
 
 /// One comparison: `errors of tool search: 12 of 40 trials, 1 of 380 of stable's`.
 pub fn line_in_words(line: &Line) -> String {
-    let is_latency = matches!(line.aspect, Aspect::FirstByte | Aspect::LastByte);
-    let beyond = if is_latency {
-        " beyond stable's 95th percentile"
-    } else {
-        ""
-    };
-    let elsewhere = if is_latency && is_told_elsewhere(line) {
-        ", but its 50th or its 99th percentile tells more"
-    } else {
-        ""
+    let beyond = match line.percentile {
+        None => String::new(),
+        Some(50) => " beyond stable's median".to_owned(),
+        Some(percentile) => format!(" beyond stable's {percentile}th percentile"),
     };
     format!(
-        "{}{}: {} of {} trials{beyond}, {} of {} of stable's{elsewhere}",
+        "{}{}: {} of {} trials{beyond}, {} of {} of stable's",
         aspect_in_words(line.aspect),
         whose(&line.scope),
         line.candidate.1,
@@ -132,19 +126,6 @@ pub fn line_in_words(line: &Line) -> String {
         line.stable.0
     )
 }
-
-/// Whether there is evidence of slowness which the counts of the one quantile on show do not explain.
-fn is_told_elsewhere(line: &Line) -> bool {
-    let rate = |(all, beyond): (u64, u64)| beyond as f64 / all.max(1) as f64;
-    let slower = line.slower.map_or(line.worse.log10, |slower| slower.log10);
-    slower.max(line.worse.log10) >= TELLING_LOG10
-        && rate(line.candidate) < TELLING_RATIO * rate(line.stable)
-}
-
-/// Evidence below a factor of ten is no news.
-const TELLING_LOG10: f64 = 1.0;
-/// Beyond the 95th percentile of stable lie more than so many times as many trials, if that is where it is slower.
-const TELLING_RATIO: f64 = 1.5;
 
 /// `E = 12 of 100 needed`: evidence is a factor, which is easier to picture than its logarithm.
 pub fn progress_in_words(name: &str, progress: Progress) -> String {
@@ -203,23 +184,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slowness_that_the_counts_do_not_show_is_said_to_be_elsewhere() {
-        let line = |worse, beyond| Line {
+    fn times_are_told_with_the_percentile_that_they_are_counted_beyond() {
+        let line = |percentile| Line {
             aspect: Aspect::FirstByte,
             scope: Scope::All,
-            worse: Progress {
-                log10: worse,
-                needed: 2.9,
-            },
+            worse: Progress::default(),
             slower: None,
             safe: None,
             stable: (341, 17),
-            candidate: (138, beyond),
+            candidate: (138, 30),
+            percentile,
         };
-        let elsewhere = |worse, beyond| line_in_words(&line(worse, beyond)).contains("50th");
-        assert!(elsewhere(4.0, 5));
-        assert!(!elsewhere(4.0, 30), "here it is");
-        assert!(!elsewhere(0.2, 5), "there is nothing to explain");
+        assert_eq!(
+            line_in_words(&line(Some(99))),
+            "time to the first byte: 30 of 138 trials beyond stable's 99th percentile, 17 of 341 of stable's"
+        );
+        assert!(line_in_words(&line(Some(50))).contains("beyond stable's median"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn proof() -> Proof {
         safe: Some(progress(-1.15, 1.301)),
         stable: (440, 0),
         candidate: (180, 13),
+        percentile: None,
     };
     let last_byte = Line {
         aspect: Aspect::LastByte,
@@ -27,6 +28,7 @@ fn proof() -> Proof {
         safe: Some(progress(3.9, 1.301)),
         stable: (382, 77),
         candidate: (158, 19),
+        percentile: Some(50),
         ..pooled.clone()
     };
     let tool = Line {
