@@ -55,9 +55,15 @@ class Restarts(EProc):
         self.horizon, self.left, self.later = horizon, 0.5, np.array(later)
         self.L = np.log(0.5 * np.array(first))[:, None]
         self.bad, self.all = np.zeros(1), np.zeros(1)
+        self.banked = np.full(1, -1e9)
 
     def step(self):
-        self.give(self.left * 0.1)
+        """What there is stands as it is; the rest begins anew."""
+        self.banked = np.logaddexp(self.banked, logmeanexp(self.L, self.w))
+        self.L[:] = -1e9
+        self.Ys, self.Ns = np.full(1, self.prior[0]), np.full(1, self.prior[1])
+        self.bad, self.all = np.zeros(1), np.zeros(1)
+        self.give(self.left * 0.2)
 
     def give(self, weight):
         self.left -= weight
@@ -75,7 +81,8 @@ class Restarts(EProc):
         kept = 0.5 ** (n_c / 200)
         self.bad, self.all = self.bad * kept + bad_c, self.all * kept + n_c
         self.Ys, self.Ns = self.Ys + bad_s, self.Ns + n_s
-        return float(np.logaddexp(logmeanexp(self.L, self.w), log(self.left))[0])
+        now = np.logaddexp(logmeanexp(self.L, self.w), self.banked)
+        return float(np.logaddexp(now, log(self.left))[0])
 
 
 def restarts():

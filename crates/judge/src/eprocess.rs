@@ -201,8 +201,8 @@ impl Budget {
     /// those that begin after eight planned hours at most 1.93 times as many again (medians, measured).
     pub const FIRST: f64 = 0.5;
 
-    /// What the start of a new step takes of what is left: faults like to begin where the share changes.
-    pub const STEP: f64 = 0.1;
+    /// What the start of a new step takes of what is left: faults like to begin where the share changes, and evidence begins anew.
+    pub const STEP: f64 = 0.2;
 
     /// What the blocks up to the horizon get together, each the same: a part of what the first start leaves.
     const PLANNED: f64 = 0.7;
@@ -241,6 +241,9 @@ impl Budget {
     }
 }
 
+/// The logarithm of nothing, as far as numbers in JSON go.
+const LN_NOTHING: f64 = -1e9;
+
 /// Evidence for one claim about two rates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EProcess {
@@ -250,6 +253,8 @@ pub struct EProcess {
     stable: (f64, f64),
     /// The candidate's, as the adaptive alternative remembers them.
     candidate: (f64, f64),
+    /// The logarithm of what earlier steps have come to, which stands as it is.
+    banked: f64,
     /// The weight that is left for starts to come.
     reserve: f64,
     /// The weight of starts that wait for a block with trials.
@@ -265,6 +270,7 @@ impl EProcess {
             alternatives: vec![0.0; rules.alternatives()],
             stable: rules.prior,
             candidate: (0.0, 0.0),
+            banked: LN_NOTHING,
             reserve: 0.0,
             waiting: 0.0,
             ln_e: 0.0,
@@ -292,11 +298,20 @@ impl EProcess {
         }
     }
 
-    /// Forgets all evidence and what the candidate has shown, but not stable's rate.
-    pub fn begin_anew(&mut self) {
-        self.alternatives.fill(0.0);
+    /// Forgets everything.
+    pub fn begin_anew(&mut self, rules: &Rules) {
+        *self = Self::plain(rules);
+    }
+
+    /// A step begins, in which the same callers count again. Trials of one step are independent of each other, those of two are
+    /// not, so evidence is never multiplied across steps: what there is stands as it is, and starts of this step begin from nothing.
+    /// The sum of the steps is still evidence, for its mean under the null is at most the sum of the weights.
+    pub fn begin_step(&mut self, rules: &Rules) {
+        self.banked = ln_add(self.banked, self.mean());
+        self.alternatives.fill(LN_NOTHING);
+        self.stable = rules.prior;
         self.candidate = (0.0, 0.0);
-        self.ln_e = 0.0;
+        self.ln_e = self.sum();
     }
 
     /// Takes a block.
@@ -338,12 +353,16 @@ impl EProcess {
         }
     }
 
-    fn sum(&self) -> f64 {
+    fn mean(&self) -> f64 {
         let mut sum = LnSum::default();
         for alternative in &self.alternatives {
             sum.add(*alternative);
         }
-        let mean = sum.ln() - (self.alternatives.len().max(1) as f64).ln();
+        sum.ln() - (self.alternatives.len().max(1) as f64).ln()
+    }
+
+    fn sum(&self) -> f64 {
+        let mean = ln_add(self.mean(), self.banked);
         if self.reserve > 0.0 {
             ln_add(mean, self.reserve.ln())
         } else {
@@ -491,6 +510,11 @@ fn ln_add_weight(ln: f64, weight: f64) -> f64 {
     } else {
         weight.ln()
     }
+}
+
+/// The lesser of two; of two of which one is no number, that: it must not be overlooked.
+pub(crate) fn least(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a < b { a } else { b }
 }
 
 /// `ln(exp(a) + exp(b))`.

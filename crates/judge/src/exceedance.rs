@@ -12,7 +12,7 @@
 
 use crate::{
     BUCKETS, LogHistogram,
-    eprocess::{Budget, Counts, EProcess, EVENLY, LnSum, Rules, Side, Tolerance},
+    eprocess::{Budget, Counts, EProcess, EVENLY, LnSum, Rules, Side, Tolerance, least},
 };
 use serde::{Deserialize, Serialize};
 
@@ -186,7 +186,7 @@ pub struct Exceedance {
     warning: [EProcess; 3],
     /// That it is within the warning margin. Empty where nobody asks.
     safe: Vec<EProcess>,
-    /// What was compared since [`begin_anew`](Self::begin_anew) by each process: critical, warning, safe. Only where somebody asks
+    /// What was compared since [`begin_step`](Self::begin_step) by each process: critical, warning, safe. Only where somebody asks
     /// whether it is safe: forecasts are made of it.
     sums: Vec<Counts>,
     /// Stable's trials since then, by quantile: those beyond it, and all.
@@ -218,9 +218,18 @@ impl Exceedance {
         }
     }
 
-    /// A step begins: what shows that it is safe, and what is shown to people, begins anew; the rest carries on.
-    pub fn begin_anew(&mut self) {
-        self.safe.iter_mut().for_each(EProcess::begin_anew);
+    /// A step begins, in which the same callers count again: evidence against the candidate stands as it is, all else begins anew,
+    /// the threshold too, which was made of them.
+    pub fn begin_step(&mut self) {
+        self.history = Fading::default();
+        for processes in [&mut self.critical, &mut self.warning] {
+            for (process, rules) in processes.iter_mut().zip(&SLOWER) {
+                process.begin_step(rules);
+            }
+        }
+        for (process, rules) in self.safe.iter_mut().zip(&NO_SLOWER) {
+            process.begin_anew(rules);
+        }
         self.sums.fill(Counts::default());
         self.stable = [(0, 0); 3];
         self.candidate = [(0, 0); 3];
@@ -292,7 +301,7 @@ impl Exceedance {
     /// The natural logarithm of the evidence that it is within the warning margin: the least over the quantiles. Nothing where
     /// nobody asks.
     pub fn ln_safe(&self) -> Option<f64> {
-        self.safe.iter().map(EProcess::ln_e).reduce(f64::min)
+        self.safe.iter().map(EProcess::ln_e).reduce(least)
     }
 
     /// The percentile of stable that tells most of the candidate, and what was compared there in this step: stable's trials beyond

@@ -69,6 +69,8 @@ pub struct Progress {
 impl Progress {
     /// From the natural logarithm of the evidence; decided at `1/alpha`.
     fn new(ln: f64, alpha: f64) -> Self {
+        // What is no number proves nothing, and must not get into a log that could not be read again.
+        let ln = if ln.is_finite() { ln } else { 0.0 };
         Self {
             log10: ln / LN_10,
             needed: -alpha.clamp(f64::MIN_POSITIVE, 1.0).log10(),

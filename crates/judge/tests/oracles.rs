@@ -133,6 +133,7 @@ fn restarts_agree() {
     for (index, (block, expected)) in oracle.blocks.into_iter().zip(oracle.ln_e).enumerate() {
         if index == oracle.step_at {
             budget.step();
+            process.begin_step(&rules);
             process.restart(budget);
         }
         budget.block();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Scope,
-    eprocess::{Budget, Counts, EProcess, Rules},
+    eprocess::{Budget, Counts, EProcess, Rules, least},
     exceedance::{Exceedance, Values},
     trial::Trials,
 };
@@ -34,8 +34,11 @@ impl Rate {
         }
     }
 
-    pub(super) fn begin_anew(&mut self) {
-        self.safe.iter_mut().for_each(EProcess::begin_anew);
+    pub(super) fn begin_step(&mut self, settings: &Settings) {
+        self.worse.begin_step(&Rules::worse(settings.errors));
+        if let Some(safe) = &mut self.safe {
+            safe.begin_anew(&Rules::within(settings.errors));
+        }
         self.stable = (0, 0);
         self.candidate = (0, 0);
     }
@@ -88,11 +91,11 @@ impl Pooled {
         }
     }
 
-    pub(super) fn begin_anew(&mut self) {
-        self.errors.begin_anew();
-        self.left.begin_anew();
-        self.first_byte.begin_anew();
-        self.last_byte.begin_anew();
+    pub(super) fn begin_step(&mut self, settings: &Settings) {
+        self.errors.begin_step(settings);
+        self.left.begin_step(settings);
+        self.first_byte.begin_step();
+        self.last_byte.begin_step();
     }
 
     pub(super) fn take(
@@ -130,11 +133,7 @@ impl Pooled {
             Aspect::FirstByte => self.first_byte.ln_safe(),
             Aspect::LastByte => self.last_byte.ln_safe(),
         };
-        aspects
-            .iter()
-            .filter_map(of)
-            .reduce(f64::min)
-            .unwrap_or(0.0)
+        aspects.iter().filter_map(of).reduce(least).unwrap_or(0.0)
     }
 
     pub(super) fn lines(&self, settings: &Settings, weights: &Weights) -> Vec<Line> {
@@ -186,9 +185,9 @@ impl Tool {
         }
     }
 
-    pub(super) fn begin_anew(&mut self) {
-        self.errors.begin_anew();
-        self.last_byte.begin_anew();
+    pub(super) fn begin_step(&mut self, settings: &Settings) {
+        self.errors.begin_step(settings);
+        self.last_byte.begin_step();
     }
 
     /// Whether both versions have had a trial of it.

@@ -28,6 +28,10 @@ const TOOL_LINES_MAX: usize = 16;
 /// Smaller than any alpha in use: to set the judge aside wrongly costs more than to notice late.
 const DISTRUST_ALPHA: f64 = 0.001;
 
+/// Stable has recovered once its rate of bad trials is below this part of what is too much: at the limit itself it would break and
+/// recover with each block, and the log would say so each time.
+const RECOVERED: f64 = 0.5;
+
 /// How many blocks back it is decided whether stable is broken: five minutes of ten seconds each.
 const STABLE_BLOCKS: usize = 30;
 
@@ -98,8 +102,8 @@ impl Judge {
         self.step
     }
 
-    /// Takes a block. The first of another step begins that step: what shows that the candidate is safe, its trials and the check
-    /// of its share begin anew; what speaks against it carries on, and gets a start of its own.
+    /// Takes a block. The first of another step begins that step: the same callers count again, so its trials are compared by
+    /// themselves. What spoke against the candidate in the steps before stands as it was; all else begins anew.
     pub fn take(&mut self, block: &TrialBlock) {
         if self.step != Some(block.step) {
             self.begin_step(block);
@@ -160,6 +164,10 @@ impl Judge {
     fn begin_step(&mut self, block: &TrialBlock) {
         if self.step.is_some() {
             self.budget.step();
+            self.pooled.begin_step(&self.settings);
+            for tool in self.tools.values_mut() {
+                tool.begin_step(&self.settings);
+            }
         }
         self.step = Some(block.step);
         self.blocks = 0;
@@ -168,11 +176,12 @@ impl Judge {
         self.candidate = Seen::default();
         self.sample_ratio = SampleRatio::new(block.share);
         self.sample_ratio_wrong = false;
+        if !self.sentinel_tripped {
+            self.sentinel = Sentinel::new();
+        }
         if self.found == Verdict::Safe {
             self.found = Verdict::Continue;
         }
-        self.pooled.begin_anew();
-        self.tools.values_mut().for_each(Tool::begin_anew);
     }
 
     /// Whether what is compared may be compared.
@@ -189,7 +198,12 @@ impl Judge {
             .stable_recent
             .iter()
             .fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
-        self.stable_broken = binomial::is_above(bad, all, self.settings.stable_bad_max);
+        let limit = self.settings.stable_bad_max;
+        self.stable_broken = if self.stable_broken {
+            bad as f64 > all as f64 * limit * RECOVERED
+        } else {
+            binomial::is_above(bad, all, limit)
+        };
         let stable = &block.stable.pooled;
         if stable.trials > 0 {
             self.stable_recent.push_back((stable.bad, stable.trials));
