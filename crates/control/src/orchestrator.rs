@@ -19,7 +19,7 @@ use serin_model::{
     decide::{Command, Refusal, RefusalKind, Source, decide},
     event::{Actor, Event, Recorded},
     name::{EndpointId, RolloutId, ServiceName, VersionName},
-    observe::{Moved, Sealed},
+    observe::{Moved, OTHER_TOOL, Sealed, TOOL_LABELS_MAX},
     plan::RollbackStrategy,
     rollout::Rollout,
     snapshot::{Observed, Snapshot},
@@ -322,8 +322,8 @@ impl Orchestrator {
             let Some(watch) = self.watches.get_mut(&rollout.id) else {
                 continue;
             };
-            let tools_listed = tools_in_both(&self.observed, rollout);
-            if let Some(block) = watch.seal(rollout, seconds(now), tools_listed) {
+            let shared = tools_in_both(&self.observed, rollout);
+            if let Some(block) = watch.seal(rollout, seconds(now), shared.as_ref()) {
                 let bytes = block.pack();
                 let sequence = self.store_block(rollout.id, now, &bytes).await;
                 if let Some(watch) = self.watches.get_mut(&rollout.id) {
@@ -687,20 +687,22 @@ fn endpoints(state: &State) -> impl Iterator<Item = EndpointId> {
         .map(|endpoint| endpoint.id)
 }
 
-/// How many tools both versions of a rollout list.
-fn tools_in_both(observed: &Observed, rollout: &Rollout) -> u32 {
+/// The labels of the tools that both versions of a rollout list, once both lists are known.
+fn tools_in_both(observed: &Observed, rollout: &Rollout) -> Option<BTreeSet<Arc<str>>> {
     let tools = |version: &VersionName| {
         observed
             .tools
             .get(&(rollout.service.clone(), version.clone()))
     };
-    let both = tools(&rollout.from)
-        .zip(tools(&rollout.to))
-        .map(|(from, to)| {
-            let from: BTreeSet<_> = from.iter().collect();
-            to.iter().filter(|tool| from.contains(tool)).count()
-        });
-    u32::try_from(both.unwrap_or_default()).unwrap_or(u32::MAX)
+    let (from, to) = tools(&rollout.from).zip(tools(&rollout.to))?;
+    let of_stable: BTreeSet<_> = from.iter().collect();
+    let shared = to.iter().filter(|tool| of_stable.contains(tool));
+    let mut shared: BTreeSet<_> = shared.cloned().collect();
+    // Tools beyond the limit of labels have one together, on both sides.
+    if from.len().min(to.len()) > TOOL_LABELS_MAX {
+        shared.insert(OTHER_TOOL.into());
+    }
+    Some(shared)
 }
 
 fn active(state: &State) -> impl Iterator<Item = &Rollout> {

@@ -13,7 +13,10 @@ use serin_model::{
     rollout::Rollout,
     service::Protocol,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Most tools a version told apart in a step, like the labels of the metrics.
 const TOOLS_MAX: usize = TOOL_LABELS_MAX + 3;
@@ -159,8 +162,13 @@ impl Watch {
         }
     }
 
-    /// The block that ends now, if anything came. `tools_listed` is how many tools both versions have.
-    pub(crate) fn seal(&mut self, rollout: &Rollout, now: f64, tools_listed: u32) -> Option<Block> {
+    /// The block that ends now, if anything came. `shared` are the tools that both versions have, if that is known.
+    pub(crate) fn seal(
+        &mut self,
+        rollout: &Rollout,
+        now: f64,
+        shared: Option<&BTreeSet<Arc<str>>>,
+    ) -> Option<Block> {
         let (stable, candidate) = self.pending.take();
         let mut block = Block {
             step: self.course.step().number,
@@ -169,10 +177,12 @@ impl Watch {
             candidate,
             trials: None,
         };
+        // A clock that was set back must not keep a block open for as long.
+        self.block_began = self.block_began.min(now);
         if now - self.block_began >= self.block_seconds {
             self.block_began = now;
             let share = rollout.share.ratio();
-            let trials = self.ledger.close(now, share, block.step, tools_listed);
+            let trials = self.ledger.close(now, share, block.step, shared);
             let (stable, candidate) = trials.keys;
             self.keys.stable += stable;
             self.keys.candidate += candidate;
@@ -202,6 +212,10 @@ impl Watch {
             self.keys.candidate += trials.keys.1;
         }
         self.take(Some((sequence, bytes)), block);
+        if block.step == self.course.step().number {
+            // A breach that has to last has lasted since it was first looked at, not since the restart.
+            self.course.assess(block.at_seconds);
+        }
     }
 
     /// How the candidate stands.

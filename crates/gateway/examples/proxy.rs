@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             share,
             step: 1,
             contract_differs: false,
+            step_began: Default::default(),
             renew: None,
             block: std::time::Duration::from_secs(10),
             values: [].into(),

@@ -34,6 +34,9 @@ use uuid::Uuid;
 
 /// Time from one message of a core to the next, also when nothing happened: the control plane sees that the core lives.
 pub(crate) const SEAL_EVERY: Duration = Duration::from_millis(100);
+/// Largest number inside a result that counts, on either side of zero. A larger one would drown all others in a mean, and sums of
+/// them would leave the range of numbers.
+const VALUE_MAX: f64 = 1e15;
 /// Messages without traffic after which the counters of a version are dropped: a minute.
 const QUIET_MAX: u32 = 600;
 
@@ -713,7 +716,9 @@ impl Observation {
         };
         let mut values = self.version.values.borrow_mut();
         for (pointer, number) in &answer.numbers {
-            if let Some(name) = watched.name(tool, *pointer) {
+            if let Some(name) = watched.name(tool, *pointer)
+                && number.abs() <= VALUE_MAX
+            {
                 values.entry(name.clone()).or_default().record(*number);
             }
         }
@@ -748,10 +753,8 @@ impl Observation {
             None => end,
         };
         let now = Instant::now();
-        let timed = matches!(
-            end.outcome,
-            Outcome::Ok | Outcome::InputRequired | Outcome::CalledBadly
-        );
+        // A refusal says nothing about how long the tool takes: a version that refuses at once is not fast.
+        let timed = matches!(end.outcome, Outcome::Ok | Outcome::InputRequired);
         let since = |to: Instant| to.saturating_duration_since(self.sent).as_secs_f64();
         let latency = self.first_byte.filter(|_| timed).map(|first_byte| Latency {
             first_byte: bucket_of(since(first_byte)),

@@ -9,12 +9,7 @@ use serin_model::{
     share::Share,
     snapshot::{ServiceRoute, Split, WatchedValue},
 };
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
 /// The hash of an affinity key, the same on every core and node.
 pub(crate) fn key_hash(key: &[u8]) -> u64 {
@@ -23,14 +18,10 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-/// Whether sessions that began at a time may be trials of a rollout: they began after it, so that the split decided.
-pub(crate) fn began_after(rollout: RolloutId, began_ms: u64) -> bool {
-    let Some(timestamp) = rollout.0.get_timestamp() else {
-        return true;
-    };
-    let (seconds, nanos) = timestamp.to_unix();
-    let rollout_ms = Duration::new(seconds, nanos).as_millis();
-    u128::from(began_ms) >= rollout_ms
+/// Whether a session that began at a time may be a trial in a step: it began in it, so that both sides have sessions of the same
+/// age. After a share was raised, stable has nearly all of the older ones.
+pub(crate) fn began_in(split: &Split, began_ms: u64) -> bool {
+    i64::try_from(began_ms).is_ok_and(|began_ms| began_ms >= split.step_began.as_millisecond())
 }
 
 /// The step of a rollout in which a call began.

@@ -508,6 +508,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn one_great_number_leaves_no_trace() {
+        let rule = ValueThreshold {
+            name: "score".into(),
+            tool: "search".into(),
+            higher_is_better: true,
+            warning: None,
+            critical: Some(0.9),
+            lasting: Duration::ZERO,
+            window: Duration::from_mins(1),
+            min_samples: 1,
+        };
+        let mut monitor = Monitor::new(vec![], vec![], 0.0).with_values(vec![rule]);
+        let value = |sum| {
+            let mut arm = Arm::default();
+            arm.add_value(&"score".into(), ValueSum { count: 1, sum });
+            arm
+        };
+        for second in 1..=90_u32 {
+            let sum = if second == 5 { 1e15 } else { 0.95 };
+            let at = f64::from(second);
+            monitor.add(at, &Arm::default(), &value(sum));
+            assert_eq!(monitor.assess(at).values[0].check, Check::Pass, "{second}");
+        }
+    }
+
     /// Calls of which so many take long.
     fn slow(calls: u64, slow: u64) -> Arm {
         let mut tally = Tally {

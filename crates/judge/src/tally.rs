@@ -183,17 +183,6 @@ impl ValueSum {
         self.sum += other.sum;
     }
 
-    /// Takes out a period that was added before.
-    pub fn unmerge(&mut self, other: Self) {
-        self.count = self.count.saturating_sub(other.count);
-        // What rounding would leave of an empty window is nothing.
-        self.sum = if self.count == 0 {
-            0.0
-        } else {
-            self.sum - other.sum
-        };
-    }
-
     /// The mean; nothing without results.
     pub fn mean(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
@@ -265,7 +254,7 @@ impl Arm {
         }
     }
 
-    /// Takes out a period that was added before.
+    /// Takes out a period that was added before, all but the numbers inside results, which are no whole numbers.
     pub fn unmerge(&mut self, other: &Self) {
         self.pooled.unmerge(&other.pooled);
         for (tool, tally) in &other.tools {
@@ -278,12 +267,6 @@ impl Arm {
             mine.unmerge(theirs);
         }
         self.resources = self.resources.filter(|resources| resources.samples > 0);
-        for (name, value) in &other.values {
-            if let Some(mine) = self.values.get_mut(name) {
-                mine.unmerge(*value);
-            }
-        }
-        self.values.retain(|_, value| value.count > 0);
     }
 }
 

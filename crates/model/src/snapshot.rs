@@ -58,6 +58,9 @@ pub struct Split {
     pub step: u32,
     /// Whether the tool contracts of the two versions differ: lists are then private and short-lived.
     pub contract_differs: bool,
+    /// When the step began. Only sessions that began since are compared: of older ones stable has nearly all, and an old session is
+    /// not like a new one.
+    pub step_began: Timestamp,
     /// After so long callers without a session are assigned anew.
     pub renew: Option<Duration>,
     /// Length of a block of trials.
@@ -200,6 +203,7 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
             share: rollout.share,
             step: rollout.step,
             contract_differs: rollout.preflight.contract_differs,
+            step_began: rollout.step_started_at,
             renew: rollout.plan.affinity.renew,
             block: rollout.plan.judge.block,
             values: watched(&rollout.plan),

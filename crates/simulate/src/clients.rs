@@ -98,6 +98,8 @@ struct Session {
     /// Its own: what it does hangs on nobody else, nor on how often somebody looks.
     source: Source,
     key: u64,
+    /// The step in which it began: it is a trial in no other.
+    step: u32,
     is_candidate: bool,
     is_bad: bool,
     /// By how many buckets it is slower than others.
@@ -183,7 +185,8 @@ impl<'a> World<'a> {
             }
         }
         self.sessions = sessions;
-        let block = self.ledger.close(ends, share, step, self.clients.tools);
+        let shared = self.tools.iter().cloned().collect();
+        let block = self.ledger.close(ends, share, step, Some(&shared));
         (block, calls)
     }
 
@@ -203,6 +206,7 @@ impl<'a> World<'a> {
             };
             let mut session = Session {
                 key,
+                step: self.step,
                 is_candidate: source.happens(share),
                 is_bad,
                 shift: speed(&mut source),
@@ -243,13 +247,15 @@ impl<'a> World<'a> {
                 reason = "hours in milliseconds"
             )]
             let at_ms = (at * 1000.0) as u64;
-            self.cores[session.core ^ own].record(Call {
-                key: session.key,
-                is_candidate: session.is_candidate,
-                tool: self.tools.get(session.tool),
-                shown,
-                at_ms,
-            });
+            if session.step == self.step {
+                self.cores[session.core ^ own].record(Call {
+                    key: session.key,
+                    is_candidate: session.is_candidate,
+                    tool: self.tools.get(session.tool),
+                    shown,
+                    at_ms,
+                });
+            }
             let (bad, all) = if session.is_candidate {
                 (&mut calls.candidate_bad, &mut calls.candidate)
             } else {

@@ -9,7 +9,7 @@ use crate::{
     refusal::Refusal,
     route::{self, Caller},
     session::{self, Place, Token},
-    trials::{began_after, key_hash},
+    trials::{began_in, key_hash},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -186,10 +186,10 @@ impl Admitted<'_> {
         Ok(token)
     }
 
-    /// The hash of a session that is one of the keys of the rollout under way: the split decided when it began, in this rollout.
+    /// The hash of a session that is one of the keys of the step under way: the split decided when it began, in this step.
     fn compared(&self, token: &Token) -> Option<u64> {
         let split = self.service.split.as_ref()?;
-        (token.by_split && began_after(split.rollout, token.issued_ms))
+        (token.by_split && began_in(split, token.issued_ms))
             .then(|| key_hash(token.session.as_bytes()))
     }
 

@@ -30,7 +30,9 @@ fn keys(seen: &[Sealed]) -> Vec<NewKey> {
 fn split(stable: &Server, candidate: &Server) -> ServiceRoute {
     let builds = [build("v1", &[stable]), build("v2", &[candidate])];
     let mut tools = service(&builds, Some(100.0));
-    tools.split.as_mut().unwrap().rollout = RolloutId(Uuid::now_v7());
+    let split = tools.split.as_mut().unwrap();
+    split.rollout = RolloutId(Uuid::now_v7());
+    split.step_began = jiff::Timestamp::now();
     tools
 }
 
@@ -179,19 +181,19 @@ async fn callers_whom_the_split_did_not_assign_are_no_keys() {
 }
 
 #[tokio::test]
-async fn sessions_that_are_older_than_the_rollout_are_no_keys() {
+async fn sessions_that_are_older_than_the_step_are_no_keys() {
     let server = Server::mcp("one").await;
     let before = service(&[build("v1", &[&server]), build("v2", &[&server])], None);
     let mut gateway = Running::start(vec![before]);
     let mut client = gateway.client().await;
     let without_rollout = session(&mut client).await;
     gateway.swap(vec![split(&server, &server)]);
-    let of_earlier_rollout = session(&mut client).await;
+    let of_earlier_step = session(&mut client).await;
     // Ids tell milliseconds.
     tokio::time::sleep(Duration::from_millis(2)).await;
     gateway.swap(vec![split(&server, &server)]);
     let of_this = session(&mut client).await;
-    for session in [&without_rollout, &of_earlier_rollout, &of_this] {
+    for session in [&without_rollout, &of_earlier_step, &of_this] {
         assert_eq!(client.legacy(session, CALL).await.status, 200);
     }
     ended(&mut gateway, 6).await;

@@ -63,7 +63,37 @@ impl Window {
         while let Some(bucket) = self.buckets.pop_front_if(|bucket| bucket.last <= before) {
             self.stable.unmerge(&bucket.stable);
             self.candidate.unmerge(&bucket.candidate);
+            if !(bucket.stable.values.is_empty() && bucket.candidate.values.is_empty()) {
+                self.sum_values();
+            }
         }
+    }
+}
+
+impl Window {
+    /// Sums the numbers inside results up anew: to take one out again would leave what rounding had made of the others.
+    fn sum_values(&mut self) {
+        for (sum, side) in [
+            (&mut self.stable, Bucket::stable as fn(&Bucket) -> &Arm),
+            (&mut self.candidate, Bucket::candidate),
+        ] {
+            sum.values.clear();
+            for bucket in &self.buckets {
+                for (name, value) in &side(bucket).values {
+                    sum.add_value(name, *value);
+                }
+            }
+        }
+    }
+}
+
+impl Bucket {
+    fn stable(&self) -> &Arm {
+        &self.stable
+    }
+
+    fn candidate(&self) -> &Arm {
+        &self.candidate
     }
 }
 

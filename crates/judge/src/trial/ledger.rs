@@ -6,7 +6,7 @@ use super::{
 };
 use crate::LogHistogram;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map, hash_map},
     sync::Arc,
 };
 
@@ -208,13 +208,15 @@ impl Ledger {
     }
 
     /// Ends the block under way: all of its trials are booked, good and bad alike. `step` is the one that is under way; if it is
-    /// another one than the ledger's, that one begins, and the block is empty. `share` and `tools_listed` are as in the block.
+    /// another one than the ledger's, that one begins, and the block is empty. `share` is as in the block. `shared` are the tools that
+    /// both versions have, if that is known: a call of another one makes no pooled trial, for nothing of stable's could be compared
+    /// with it.
     pub fn close(
         &mut self,
         ended_seconds: f64,
         share: f64,
         step: u32,
-        tools_listed: u32,
+        shared: Option<&BTreeSet<Arc<str>>>,
     ) -> TrialBlock {
         if step != self.step {
             self.begin(step);
@@ -223,7 +225,7 @@ impl Ledger {
             step,
             ended_seconds,
             share,
-            tools_listed,
+            tools_listed: shared.map_or(0, |tools| u32::try_from(tools.len()).unwrap_or(u32::MAX)),
             thinned: self.thinned,
             ..TrialBlock::default()
         };
@@ -231,13 +233,17 @@ impl Ledger {
         for (scope, pending) in std::mem::take(&mut self.pending) {
             let longest = self.stable.longest(pending.tool.as_deref());
             let trial = Trial::of(&pending.seen, longest);
+            let is_shared = match (&pending.tool, shared) {
+                (Some(tool), Some(shared)) => shared.contains(tool),
+                _ => true,
+            };
             if let Some(tool) = pending.tool {
                 let tools = &mut block.arm(pending.is_candidate).tools;
                 tools.entry(tool).or_default().book(&trial);
                 block.booked.push(scope);
             }
             let scope = scope_hash(pending.key, Scope::Pooled);
-            if !self.booked.contains(&scope) {
+            if is_shared && !self.booked.contains(&scope) {
                 let (is_candidate, sum) = pooled.entry(pending.key).or_default();
                 *is_candidate |= pending.is_candidate;
                 sum.merge(&trial);

@@ -93,7 +93,7 @@ fn run(calls: &[Happened], core_of: impl Fn(usize) -> usize, cores: usize) -> Ve
             ledger.gather(&recorder.drain());
         }
         if now_ms > 0 && now_ms % 10_000 == 0 {
-            blocks.push(ledger.close(now_ms as f64 / 1000.0, SHARE, 1, 2));
+            blocks.push(ledger.close(now_ms as f64 / 1000.0, SHARE, 1, None));
         }
     }
     blocks
@@ -257,7 +257,7 @@ proptest! {
         let close = |reports: &mut dyn Iterator<Item = &Report>| {
             let mut ledger = Ledger::new(1);
             reports.for_each(|report| ledger.gather(report));
-            ledger.close(10.0, SHARE, 1, 2)
+            ledger.close(10.0, SHARE, 1, None)
         };
         let at = if reports.is_empty() { 0 } else { order.index(reports.len()) };
         let turned = reports[at..].iter().chain(&reports[..at]).rev();
@@ -291,7 +291,7 @@ proptest! {
                 });
             }
             restored.gather(&recorder.drain());
-            prop_assert_eq!(&restored.close(block.ended_seconds, SHARE, 1, 2), block);
+            prop_assert_eq!(&restored.close(block.ended_seconds, SHARE, 1, None), block);
         }
     }
 
@@ -370,16 +370,16 @@ fn good_and_bad_trials_are_booked_at_the_end_of_the_block() {
     };
     gather(&mut ledger, 100, 1, Shown::Badly);
     gather(&mut ledger, 200, 2, took(0.1));
-    let first = ledger.close(10.0, SHARE, 1, 2);
+    let first = ledger.close(10.0, SHARE, 1, None);
     assert_eq!(
         (first.stable.pooled.trials, first.stable.pooled.bad),
         (2, 1)
     );
     assert_eq!(first.booked.len(), 4, "two keys, each with its tool");
-    assert_eq!((first.step, first.tools_listed), (1, 2));
+    assert_eq!((first.step, first.tools_listed), (1, 0));
     assert!((first.share - SHARE).abs() < 1e-12 && (first.ended_seconds - 10.0).abs() < 1e-12);
     gather(&mut ledger, 10_500, 2, Shown::Badly);
-    let second = ledger.close(20.0, SHARE, 1, 2);
+    let second = ledger.close(20.0, SHARE, 1, None);
     assert_eq!((second.stable.pooled.callers, second.booked.len()), (0, 0));
 }
 
@@ -401,7 +401,10 @@ fn a_new_step_counts_anew() {
             ledger.begin(step);
         }
         ledger.gather(&recorder.drain());
-        assert_eq!(ledger.close(10.0, SHARE, step, 2).stable.pooled.trials, 1);
+        assert_eq!(
+            ledger.close(10.0, SHARE, step, None).stable.pooled.trials,
+            1
+        );
     }
     // What is open when a step ends is of that step.
     let mut recorder = recorder();
@@ -413,7 +416,7 @@ fn a_new_step_counts_anew() {
         at_ms: 0,
     });
     ledger.gather(&recorder.drain());
-    assert_eq!(ledger.close(30.0, SHARE, 3, 2).stable.pooled.callers, 0);
+    assert_eq!(ledger.close(30.0, SHARE, 3, None).stable.pooled.callers, 0);
     assert_eq!(ledger.step(), 3);
 }
 
@@ -581,7 +584,7 @@ mod bounds {
                 ledger_bytes = ledger_bytes.max(ledger.bytes());
             }
             if second % 10 == 0 {
-                let block = ledger.close(second as f64, SHARE, 1, 1);
+                let block = ledger.close(second as f64, SHARE, 1, None);
                 let looked_at = (10 * KEYS_PER_SECOND) >> block.thinned;
                 let pooled = block.stable.pooled.trials + block.candidate.pooled.trials;
                 let keys = block.keys.0 + block.keys.1;
@@ -643,6 +646,38 @@ mod bounds {
     }
 
     #[test]
+    fn a_tool_that_one_version_alone_has_makes_no_pooled_trial() {
+        let mut ledger = Ledger::new(1);
+        let part = |key: u64, tool: &str, shown| Part {
+            key,
+            tool: Some(tool.into()),
+            is_candidate: true,
+            seen: Seen::of(shown, 0),
+        };
+        ledger.gather(&Report {
+            parts: vec![
+                part(1, "new", Shown::Badly),
+                part(2, "new", Shown::Badly),
+                part(2, "old", Shown::Well(None)),
+            ],
+            ..Report::default()
+        });
+        let shared = [Arc::from("old")].into();
+        let block = ledger.close(10.0, SHARE, 1, Some(&shared));
+        assert_eq!(block.tools_listed, 1);
+        let pooled = &block.candidate.pooled;
+        assert_eq!(
+            (pooled.trials, pooled.bad),
+            (1, 0),
+            "the call of the shared tool alone"
+        );
+        assert_eq!(
+            block.candidate.tools["new"].bad, 2,
+            "by itself it is counted"
+        );
+    }
+
+    #[test]
     fn the_ledger_forgets_what_the_most_thinned_core_does_not_see() {
         let tool: Arc<str> = "add".into();
         let part = |key: u64| Part {
@@ -663,7 +698,7 @@ mod bounds {
         ledger.gather(&report(0, 0..1_000));
         ledger.gather(&report(2, 1_000..2_000));
         ledger.gather(&report(0, 2_000..3_000));
-        let block = ledger.close(10.0, SHARE, 1, 1);
+        let block = ledger.close(10.0, SHARE, 1, None);
         let want = (0..3_000)
             .filter(|key| is_looked_at(hash_of(*key), 2))
             .count() as u64;
