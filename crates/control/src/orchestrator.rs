@@ -27,7 +27,7 @@ use serin_model::{
 };
 use serin_store::{BlockKey, Blocks};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -48,6 +48,18 @@ const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// Probe results that wait before a probe has to.
 const FOUND_MAX: usize = 256;
+
+/// Most blocks of a rollout that wait for a disk which refuses them: ten minutes of ticks of a second.
+const UNSTORED_MAX: usize = 600;
+
+/// A block that waits for the disk.
+struct Unstored {
+    key: BlockKey,
+    at: Timestamp,
+    bytes: Vec<u8>,
+    /// Until it was judged.
+    block: Option<Block>,
+}
 
 /// What is asked of the orchestrator.
 pub(crate) enum Request {
@@ -96,6 +108,7 @@ pub(crate) async fn spawn(
         leader: true,
         incarnation: Uuid::now_v7().to_string(),
         block: 0,
+        unstored: BTreeMap::new(),
         pruned: None,
     };
     let manifest = Box::new(options.manifest);
@@ -109,7 +122,6 @@ pub(crate) async fn spawn(
             },
         )
         .await?;
-    orchestrator.remember_blocks().await?;
     orchestrator.publish();
     tokio::spawn(orchestrator.run(
         inbox,
@@ -141,6 +153,7 @@ struct Orchestrator {
     leader: bool,
     incarnation: String,
     block: u64,
+    unstored: BTreeMap<RolloutId, VecDeque<Unstored>>,
     /// When old blocks were last removed.
     pruned: Option<Instant>,
 }
@@ -153,6 +166,10 @@ impl Orchestrator {
         mut found: mpsc::Receiver<Found>,
         tick: Duration,
     ) {
+        // The data plane routes meanwhile: there may be days of blocks.
+        if let Err(error) = self.remember_blocks().await {
+            tracing::error!(error = %chain(&error), "stored blocks of counts cannot be read; rollouts under way begin their step anew");
+        }
         let mut timer = interval(tick);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -323,14 +340,8 @@ impl Orchestrator {
                 continue;
             };
             let shared = tools_in_both(&self.observed, rollout);
-            if let Some(block) = watch.seal(rollout, seconds(now), shared.as_ref()) {
-                let bytes = block.pack();
-                let sequence = self.store_block(rollout.id, now, &bytes).await;
-                if let Some(watch) = self.watches.get_mut(&rollout.id) {
-                    let stored = sequence.map(|sequence| (sequence, bytes.as_slice()));
-                    watch.take(stored, &block);
-                }
-            }
+            let block = watch.seal(rollout, seconds(now), shared.as_ref());
+            self.store_block(rollout.id, now, block).await;
             let Some(watch) = self.watches.get_mut(&rollout.id) else {
                 continue;
             };
@@ -341,6 +352,8 @@ impl Orchestrator {
             })
             .await;
         }
+        self.unstored
+            .retain(|id, _| active(&state).any(|rollout| rollout.id == *id));
         self.prune_blocks(now).await;
         self.note_all(now);
         self.publish_view();
@@ -348,26 +361,57 @@ impl Orchestrator {
     }
 
     /// Counts are stored before they are judged, so that a restart goes on with the same numbers. When the disk refuses, they are
-    /// judged all the same: protection goes before bookkeeping.
-    async fn store_block(
-        &mut self,
-        rollout: RolloutId,
-        now: Timestamp,
-        bytes: &[u8],
-    ) -> Option<u64> {
-        self.block += 1;
-        let key = BlockKey {
-            rollout: rollout.to_string(),
-            node: "local".to_owned(),
-            incarnation: self.incarnation.clone(),
-            block: self.block,
-        };
-        match self.blocks.put(&key, now, bytes).await {
-            Ok(stored) => Some(stored.sequence),
-            Err(error) => {
-                tracing::warn!(%error, "a block of counts is not stored; a restart would begin its phase with fewer trials");
-                None
+    /// judged all the same: protection goes before bookkeeping. They are stored later, in their order, and no phase passes until then.
+    async fn store_block(&mut self, rollout: RolloutId, now: Timestamp, block: Option<Block>) {
+        let mut waiting = self.unstored.remove(&rollout).unwrap_or_default();
+        if let Some(block) = block {
+            self.block += 1;
+            let key = BlockKey {
+                rollout: rollout.to_string(),
+                node: "local".to_owned(),
+                incarnation: self.incarnation.clone(),
+                block: self.block,
+            };
+            waiting.push_back(Unstored {
+                key,
+                at: now,
+                bytes: block.pack(),
+                block: Some(block),
+            });
+        }
+        while let Some(next) = waiting.front_mut() {
+            let stored = self.blocks.put(&next.key, next.at, &next.bytes).await;
+            let Some(watch) = self.watches.get_mut(&rollout) else {
+                return;
+            };
+            match (stored, next.block.take()) {
+                (Ok(stored), Some(block)) => {
+                    watch.take(Some((stored.sequence, &next.bytes)), &block);
+                }
+                (Ok(stored), None) => watch.stored(stored.sequence, &next.bytes),
+                (Err(error), Some(block)) => {
+                    tracing::warn!(%error, "a block of counts is not stored; no phase passes until it is");
+                    watch.take(None, &block);
+                    break;
+                }
+                (Err(_), None) => {
+                    // Those behind it have to wait for it, but not to be judged.
+                    for later in &mut waiting {
+                        if let Some(block) = later.block.take() {
+                            watch.take(None, &block);
+                        }
+                    }
+                    break;
+                }
             }
+            waiting.pop_front();
+        }
+        // Those that are given up are missing for good: the phase cannot pass by itself any more.
+        while waiting.len() > UNSTORED_MAX {
+            waiting.pop_front();
+        }
+        if !waiting.is_empty() {
+            self.unstored.insert(rollout, waiting);
         }
     }
 

@@ -214,7 +214,7 @@ fn end_of_labels(text: &str) -> Option<usize> {
 /// Makes of pages what was taken between them.
 #[derive(Debug, Default)]
 struct Meter {
-    last: Option<(f64, BTreeMap<String, f64>)>,
+    last: Option<(f64, Page)>,
     /// The latest start of each process so far. Later ones only: behind one address there may be several processes that answer
     /// in turns, and that is no restart.
     started: BTreeMap<String, f64>,
@@ -240,9 +240,18 @@ impl Meter {
         let (mut cpu_seconds, mut observed_seconds) = (0.0, 0.0);
         if let Some((before, known)) = &self.last {
             for (labels, now) in &page.cpu_seconds {
-                let Some(then) = known.get(labels) else {
+                let Some(then) = known.cpu_seconds.get(labels) else {
                     continue;
                 };
+                // Two processes that answer in turns have counters of their own: what lies between them nobody used.
+                let starts = [page, known].map(|page| page.started_seconds.get(labels));
+                let is_same = match starts {
+                    [Some(now), Some(then)] => (now - then).abs() <= START_TOLERANCE_SECONDS,
+                    [now, then] => now == then,
+                };
+                if !is_same && !restarted.contains(labels) {
+                    continue;
+                }
                 observed_seconds = at - before;
                 let fell = now < then;
                 if fell && page.started_seconds.is_empty() {
@@ -257,7 +266,7 @@ impl Meter {
             }
         }
         if !page.cpu_seconds.is_empty() {
-            self.last = Some((at, page.cpu_seconds.clone()));
+            self.last = Some((at, page.clone()));
         }
         Resources {
             samples: 1,
@@ -411,6 +420,24 @@ process_open_fds{ 3
             })
             .sum();
         assert_eq!(restarts, 1);
+    }
+
+    #[test]
+    fn nor_do_they_use_what_lies_between_their_counters() {
+        let mut meter = Meter::default();
+        let at = |turn: u32| {
+            let turn_seconds = f64::from(turn);
+            if turn.is_multiple_of(2) {
+                page(&[("", 1000.0 + turn_seconds, 1.0, 1000.0)])
+            } else {
+                page(&[("", 5000.0 + turn_seconds, 1.0, 2000.0)])
+            }
+        };
+        let used: Vec<_> = (0..20)
+            .map(|turn| meter.take(15.0 * f64::from(turn), &at(turn)).cpu_millis)
+            .skip(2)
+            .collect();
+        assert!(used.iter().all(|millis| *millis == 0), "{used:?}");
     }
 
     #[test]

@@ -202,6 +202,11 @@ impl Watch {
         }
     }
 
+    /// A block that was taken before is on the disk now.
+    pub(crate) fn stored(&mut self, sequence: u64, bytes: &[u8]) {
+        self.course.stored(sequence, bytes);
+    }
+
     /// Takes a block of before a restart: what was booked in it is not booked again.
     pub(crate) fn remember(&mut self, sequence: u64, bytes: &[u8], block: &Block) {
         if let Some(trials) = &block.trials

@@ -326,7 +326,12 @@ async fn a_bad_candidate_is_taken_back_and_the_log_says_why() {
 
 /// Nobody can append while this is held.
 async fn lock_the_log(folder: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(folder.join("serin.db"));
+    lock(&folder.join("serin.db")).await
+}
+
+/// Nobody can write a file while this is held.
+async fn lock(file: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(file);
     let mut connection = options.connect().await.unwrap();
     connection.execute("BEGIN IMMEDIATE").await.unwrap();
     connection
@@ -712,4 +717,30 @@ async fn enough_signals_by_hand_take_the_candidate_back() {
         .await;
     assert!(rollout.ended_reason.unwrap().contains("data is lost"));
     assert!(plane.snapshot.load().services[0].split.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_phase_passes_on_counts_that_no_disk_has_and_they_are_stored_later() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    plane.start(QUICK).await.unwrap();
+    let mut lock = lock(&folder.path().join("serin.blocks.db")).await;
+    plane.count("v1", 500, 0).await;
+    plane.count("v2", 50, 0).await;
+    let rollout = plane
+        .until("refused by the disk", |r| {
+            r.missing
+                .as_ref()
+                .is_some_and(|missing| missing.contains("disk"))
+        })
+        .await;
+    assert_eq!((rollout.phase, rollout.arms.candidate.calls), (0, 50));
+    lock.execute("ROLLBACK").await.unwrap();
+    plane.until("in phase 2", |r| r.phase == 1).await;
+    let replay = plane.control.replay(rollout.id, None).await.unwrap();
+    assert!(
+        !replay.verified.is_empty() && replay.is_verified(),
+        "{:?}",
+        replay.verified
+    );
 }

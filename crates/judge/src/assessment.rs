@@ -102,6 +102,9 @@ pub struct Assessment {
     /// What the trials prove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Box<Proof>>,
+    /// Blocks that it rests on besides, because the disk has refused them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unstored: u64,
     /// The blocks it rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<Basis>,
@@ -162,6 +165,16 @@ const fn is_true(value: &bool) -> bool {
 }
 
 impl Assessment {
+    /// What the fixed rules say: a breach of a critical limit, or nothing.
+    pub fn verdict_of_rules(&self) -> Verdict {
+        let worst_value = self.worst_value(Level::Critical);
+        if self.worst(Level::Critical).is_some() || worst_value.is_some() {
+            Verdict::Regression
+        } else {
+            Verdict::Continue
+        }
+    }
+
     /// The worst threshold that fails for good, if any.
     pub fn worst(&self, level: Level) -> Option<&Finding> {
         self.findings

@@ -209,12 +209,10 @@ impl Monitor {
             fresh: true,
             values: self.values(now),
             proof: None,
+            unstored: 0,
             basis: None,
         };
-        let worst_value = assessment.worst_value(Level::Critical);
-        if assessment.worst(Level::Critical).is_some() || worst_value.is_some() {
-            assessment.verdict = Verdict::Regression;
-        }
+        assessment.verdict = assessment.verdict_of_rules();
         assessment
     }
 

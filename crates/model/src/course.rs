@@ -10,6 +10,10 @@ use serin_judge::{
     sequential::{Forecast, Judge},
     trial::TrialBlock,
 };
+use std::time::Duration;
+
+/// Longest silence of a candidate whose phase may pass, however long the hold.
+const SILENCE_MAX: Duration = Duration::from_mins(5);
 
 /// The counts of one tick, as they are stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,6 +85,8 @@ pub struct Course {
     last_call_seconds: Option<f64>,
     basis: Basis,
     digest: [u8; blake3::OUT_LEN],
+    /// Blocks that it has taken and that are not on the disk.
+    unstored: u64,
 }
 
 impl Course {
@@ -95,6 +101,7 @@ impl Course {
             last_call_seconds: None,
             basis: Basis::default(),
             digest: [0; blake3::OUT_LEN],
+            unstored: 0,
         }
     }
 
@@ -113,6 +120,24 @@ impl Course {
 
     /// Takes a block that is on the disk, as it is stored there and by its place among all blocks.
     pub fn take(&mut self, sequence: u64, bytes: &[u8], block: &Block) {
+        self.note_stored(sequence, bytes);
+        self.look_at(block);
+    }
+
+    /// Takes a block that the disk has refused: protection goes before bookkeeping. It is in no basis, and no phase passes on it,
+    /// until [`stored`](Self::stored).
+    pub fn take_unstored(&mut self, block: &Block) {
+        self.unstored += 1;
+        self.look_at(block);
+    }
+
+    /// A block that was taken before is on the disk now, after all those before it.
+    pub fn stored(&mut self, sequence: u64, bytes: &[u8]) {
+        self.unstored = self.unstored.saturating_sub(1);
+        self.note_stored(sequence, bytes);
+    }
+
+    fn note_stored(&mut self, sequence: u64, bytes: &[u8]) {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.digest);
         hasher.update(bytes);
@@ -122,11 +147,9 @@ impl Course {
         }
         self.basis.last = sequence;
         self.basis.blocks += 1;
-        self.take_unstored(block);
     }
 
-    /// Takes a block that the disk has refused: protection goes before bookkeeping. It is in no basis.
-    pub fn take_unstored(&mut self, block: &Block) {
+    fn look_at(&mut self, block: &Block) {
         if let Some(trials) = &block.trials {
             self.judge.take(trials);
         }
@@ -146,6 +169,13 @@ impl Course {
     pub fn assess(&mut self, now_seconds: f64) -> Assessment {
         let mut assessment = self.monitor.assess(now_seconds);
         let proof = self.judge.proof();
+        if proof.distrust.is_none() {
+            let judge = &self.plan.judge;
+            assessment
+                .findings
+                .retain(|finding| judge.guards(finding.metric));
+            assessment.verdict = assessment.verdict_of_rules();
+        }
         let is_of_this_step = self.judge.step() == Some(self.step.number);
         assessment.trials = if is_of_this_step { proof.trials } else { 0 };
         assessment.verdict = match (assessment.verdict, self.judge.verdict()) {
@@ -154,10 +184,12 @@ impl Course {
             _ => Verdict::Continue,
         };
         let silent_since = self.last_call_seconds.map(|last| now_seconds - last);
-        assessment.fresh = silent_since.is_some_and(|silent| silent <= self.silence_seconds_max());
+        assessment.fresh =
+            silent_since.is_some_and(|silent| silent.abs() <= self.silence_seconds_max());
         // Where thresholds alone decide, trials are counted and nothing is compared.
         let compares = !self.judge.settings().aspects.is_empty();
         assessment.proof = compares.then(|| Box::new(proof));
+        assessment.unstored = self.unstored;
         assessment.basis = (self.basis.blocks > 0).then(|| Basis {
             digest: blake3::Hash::from_bytes(self.digest).to_hex().to_string(),
             ..self.basis.clone()
@@ -165,8 +197,8 @@ impl Course {
         assessment
     }
 
-    /// How long the candidate may be without a call before what was seen of it is old: a tenth of the hold, a block at least. A
-    /// phase whose traffic has stopped must not pass on what came before, however good it was.
+    /// How long the candidate may be without a call before what was seen of it is old: a tenth of the hold, a block at least, some
+    /// minutes at most. A phase whose traffic has stopped must not pass on what came before, however good it was.
     fn silence_seconds_max(&self) -> f64 {
         let hold = self
             .plan
@@ -174,7 +206,9 @@ impl Course {
             .get(self.step.phase)
             .map(|phase| phase.hold);
         let tenth = hold.unwrap_or_default().as_secs_f64() / 10.0;
-        tenth.max(self.plan.judge.block.as_secs_f64())
+        tenth
+            .min(SILENCE_MAX.as_secs_f64())
+            .max(self.plan.judge.block.as_secs_f64())
     }
 
     /// When the judge is expected to decide, at the present traffic.

@@ -261,7 +261,6 @@ impl Plan {
     pub fn thresholds(&self, phase: usize) -> Vec<Threshold> {
         let own = self.phases.get(phase).map(|phase| &phase.thresholds);
         merged(&self.thresholds, own)
-            .filter(|(metric, _)| self.judge.guards(*metric))
             .map(|(metric, rule)| rule.resolve(metric))
             .collect()
     }

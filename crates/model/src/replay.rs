@@ -80,8 +80,8 @@ pub struct Replayer {
     /// Judges by the rollout's own.
     own: Course,
     rollout: Rollout,
-    /// Signals on record that are still to come, latest first.
-    signals: Vec<(Timestamp, String, String)>,
+    /// What people did on record and is still to come, latest first.
+    by_hand: Vec<(Timestamp, Event)>,
     /// The present step has passed: it could only be taken back now.
     passed: bool,
     /// How many have.
@@ -94,7 +94,7 @@ impl Replayer {
     /// Begins to replay a rollout from the events of the log; nothing when it is not among them. Without a plan by its own.
     pub fn new(log: &[Recorded], id: RolloutId, plan: Option<(String, Plan)>) -> Option<Self> {
         let mut state = State::default();
-        let (mut steps, mut verdicts, mut signals) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut steps, mut verdicts, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
         let mut first = None;
         for recorded in log {
             state.apply(recorded);
@@ -113,8 +113,12 @@ impl Replayer {
                 let began_seconds = recorded.at.as_nanosecond() as f64 / 1e9;
                 steps.push((Step::of(rollout, began_seconds), recorded.at));
             }
-            if let Event::SignalGiven { signal, reason, .. } = &recorded.event {
-                signals.insert(0, (recorded.at, signal.clone(), reason.clone()));
+            let by_a_person = matches!(
+                recorded.event,
+                Event::SignalGiven { .. } | Event::Paused { .. } | Event::Resumed { .. }
+            );
+            if by_a_person {
+                by_hand.insert(0, (recorded.at, recorded.event.clone()));
             }
             if let Some(evidence) = evidence(&recorded.event)
                 && evidence.basis.is_some()
@@ -144,7 +148,7 @@ impl Replayer {
             rollout,
             steps,
             verdicts,
-            signals,
+            by_hand,
             passed: false,
             phases_passed: 0,
             done: false,
@@ -168,27 +172,43 @@ impl Replayer {
             return;
         };
         let assessment = self.course.assess(block.at_seconds);
-        self.give_signals(&assessment, at);
+        self.do_by_hand(&assessment, at);
         for event in self.rollout.advance(&assessment, at) {
             self.note(&event, &assessment, at);
         }
     }
 
-    /// Gives the signals on record up to a moment.
-    fn give_signals(&mut self, assessment: &Assessment, until: Timestamp) {
-        while let Some((at, signal, reason)) = self.signals.pop_if(|(at, ..)| *at <= until) {
-            for event in self.rollout.signal(&signal, &reason) {
-                self.note(&event, assessment, at);
+    /// Does what people did on record, up to a moment.
+    fn do_by_hand(&mut self, assessment: &Assessment, until: Timestamp) {
+        while let Some((at, event)) = self.by_hand.pop_if(|(at, _)| *at <= until) {
+            match event {
+                Event::SignalGiven { signal, reason, .. } => {
+                    for event in self.rollout.signal(&signal, &reason) {
+                        self.note(&event, assessment, at);
+                    }
+                }
+                Event::Paused { .. } => {
+                    self.rollout.status = Status::Paused;
+                    self.rollout.paused_at = Some(at);
+                }
+                _ => {
+                    self.rollout.status = Status::Running;
+                    if let Some(paused_at) = self.rollout.paused_at.take() {
+                        let pause = at.duration_since(paused_at);
+                        let began = self.rollout.step_started_at.checked_add(pause);
+                        self.rollout.step_started_at = began.unwrap_or(at);
+                    }
+                }
             }
         }
     }
 
     /// What was found.
     pub fn finish(mut self) -> Replay {
-        if let Some((last, ..)) = self.signals.first() {
+        if let Some((last, _)) = self.by_hand.first() {
             let last = *last;
             let assessment = self.course.assess(last.as_nanosecond() as f64 / 1e9);
-            self.give_signals(&assessment, last);
+            self.do_by_hand(&assessment, last);
         }
         // Verdicts whose last block never came.
         for (position, _) in &self.verdicts {
@@ -228,7 +248,9 @@ impl Replayer {
         self.rollout.extensions = 0;
         self.rollout.held = None;
         self.rollout.ready = false;
-        self.rollout.status = Status::Running;
+        if self.rollout.status != Status::Paused {
+            self.rollout.status = Status::Running;
+        }
         self.passed = false;
     }
 

@@ -12,8 +12,12 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_judge::{Assessment, Check, Level, Verdict, sequential::Distrust};
+use serin_judge::{Assessment, Check, Level, Metric, Threshold, Verdict, sequential::Distrust};
 use std::{collections::BTreeMap, time::Duration};
+
+/// Trials of stable without which those of the candidate are compared with nothing; fewer where a plan asks for fewer of the
+/// candidate.
+const STABLE_TRIALS_MIN: u64 = 100;
 
 /// One attempt to replace stable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +160,15 @@ impl Rollout {
         if let Some(against) = self.alarm(assessment).or_else(|| self.warning(assessment)) {
             return Some(against);
         }
+        if assessment.unstored > 0 {
+            return Some(format!(
+                "{} blocks of counts wait for a disk that refuses them",
+                assessment.unstored
+            ));
+        }
+        if let Some(blind) = self.blind(assessment) {
+            return Some(blind);
+        }
         match self.plan.evidence(self.phase) {
             Evidence::Trials(needed) if assessment.trials < needed => {
                 return Some(format!("{} of {needed} trials seen", assessment.trials));
@@ -183,6 +196,33 @@ impl Rollout {
             .iter()
             .find(|f| f.check != Check::Pass)
             .map(finding_in_words)
+    }
+
+    /// Why what was seen of the candidate shows nothing, however much it is: nothing to compare it with, and nobody else who decides.
+    fn blind(&self, assessment: &Assessment) -> Option<String> {
+        let proof = assessment.proof.as_ref()?;
+        if proof.distrust.is_some() {
+            let on_errors =
+                |t: &Threshold| matches!(t.metric, Metric::ErrorRate | Metric::Availability);
+            let thresholds = self.plan.thresholds(self.phase);
+            let decides = thresholds
+                .iter()
+                .any(|t| on_errors(t) && t.critical.is_some());
+            return (!decides).then(|| {
+                "the comparison is set aside, and the plan has no critical threshold on errors that could decide in its place"
+                    .to_owned()
+            });
+        }
+        let Evidence::Trials(needed) = self.plan.evidence(self.phase) else {
+            return None;
+        };
+        let needed = needed.min(STABLE_TRIALS_MIN);
+        (self.share < Share::FULL && proof.stable_trials < needed).then(|| {
+            format!(
+                "{} of {needed} trials of stable seen: there is nothing to compare the candidate with",
+                proof.stable_trials
+            )
+        })
     }
 
     /// Why the candidate has to be taken back, if so.

@@ -134,6 +134,7 @@ fn assessment(trials: u64, level: Option<Level>) -> Assessment {
         fresh: true,
         values: vec![],
         proof: None,
+        unstored: 0,
         basis: None,
     }
 }
@@ -154,7 +155,10 @@ fn with_proof(mut assessment: Assessment, proven: Proven) -> Assessment {
         log10: 3.0,
         needed: 2.0,
     };
-    let mut proof = Proof::default();
+    let mut proof = Proof {
+        stable_trials: assessment.trials,
+        ..Proof::default()
+    };
     match proven {
         Proven::Nothing => {}
         Proven::Worse => {
@@ -913,4 +917,37 @@ fn callers_change_version_only_between_versions_with_the_same_tools() {
     let route = Snapshot::build(&world.state, &Observed::default());
     let split = route.services[0].split.clone().unwrap();
     assert_eq!(split.renew, plan.affinity.renew);
+}
+
+#[test]
+fn a_phase_passes_only_on_what_could_have_shown_something() {
+    let thresholds = r#"{"error_rate": {"critical": "5 %"}}"#;
+    let mut with_thresholds = plan(true, "hold");
+    with_thresholds.thresholds = serde_json::from_str(thresholds).unwrap();
+    let fine = || with_proof(assessment(TRIALS, None), Proven::Nothing);
+    let aside = || with_proof(assessment(TRIALS, None), Proven::SetAside);
+    let alone = || {
+        let mut alone = fine();
+        alone.proof.as_mut().unwrap().stable_trials = 0;
+        alone
+    };
+    let unstored = || Assessment {
+        unstored: 1,
+        ..fine()
+    };
+    for (plan, shown, passes, why) in [
+        (plan(true, "hold"), fine(), true, ""),
+        (plan(true, "hold"), aside(), false, "nobody decides"),
+        (with_thresholds.clone(), aside(), true, "thresholds do"),
+        (plan(true, "hold"), alone(), false, "compared with nothing"),
+        (plan(true, "hold"), unstored(), false, "on no disk"),
+    ] {
+        let mut world = World::new();
+        world.start("v2", plan).unwrap();
+        wait(&mut world, 60);
+        // The first look may have to say that the comparison is set aside.
+        world.judge(shown.clone()).unwrap();
+        world.judge(shown).unwrap();
+        assert_eq!(active(&world).phase == 1, passes, "{why}");
+    }
 }

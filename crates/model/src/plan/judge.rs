@@ -16,6 +16,9 @@ pub const BLOCK_MIN: Duration = Duration::from_secs(1);
 /// Longest block: nothing is judged before the first one ends.
 pub const BLOCK_MAX: Duration = Duration::from_mins(10);
 
+/// Most that a tolerance of errors may add, in percent of stable's rate: a hundred times as many are worse by any measure.
+const ERRORS_PERCENT_MAX: f64 = 10_000.0;
+
 /// How long a rollout is taken to last when its plan does not say: over so long the judge's restarts are spread.
 const HORIZON_DEFAULT: Duration = Duration::from_hours(24);
 
@@ -105,8 +108,8 @@ impl JudgeRule {
         self.modes.get(&subject).copied().unwrap_or(self.mode)
     }
 
-    /// Whether thresholds on a metric are looked at.
-    pub(super) fn guards(&self, metric: Metric) -> bool {
+    /// Whether thresholds on a metric are heard while the two versions are compared. While the comparison is set aside all are.
+    pub fn guards(&self, metric: Metric) -> bool {
         let subject = match metric {
             Metric::ErrorRate | Metric::Availability => Subject::Errors,
             metric if metric.unit() == Unit::Seconds => Subject::Latency,
@@ -155,11 +158,13 @@ impl JudgeRule {
                 );
             }
         }
-        if !matches!(self.errors, Limit::AgainstStable { .. }) {
+        let is_tolerance = matches!(self.errors, Limit::AgainstStable { percent, points }
+            if percent <= ERRORS_PERCENT_MAX && points < 100.0);
+        if !is_tolerance {
             error(
                 "errors",
                 format!("`{}` is no tolerance", self.errors),
-                "write how much worse than stable is still fine, such as `+20 % +0.2pp`; for an absolute limit use `thresholds:`",
+                "write how much worse than stable is still fine, such as `+20 % +0.2pp`; for an absolute limit use `thresholds:`, and to compare no errors `modes: { errors: threshold }`",
             );
         }
         for (at, limit) in [
@@ -330,6 +335,8 @@ mod tests {
             (r#"{"alpha": 0}"#, "judge.alpha"),
             (r#"{"beta": 0.9}"#, "judge.beta"),
             (r#"{"errors": "5 %"}"#, "judge.errors"),
+            (r#"{"errors": "+100pp"}"#, "judge.errors"),
+            (r#"{"errors": "+20000 %"}"#, "judge.errors"),
             (r#"{"latency": "500ms"}"#, "judge.latency"),
             (r#"{"latency": "+1 %"}"#, "judge.latency"),
             (r#"{"latency_critical": "+5 %"}"#, "judge.latency_critical"),
