@@ -369,7 +369,7 @@ fn evidence(proof: &Proof) -> Vec<(&'static str, &'static str, f64)> {
     for line in proof.lines.iter().filter(|line| line.scope == Scope::All) {
         let metric = match line.aspect {
             Aspect::Errors => "errors",
-            Aspect::Left => "given_up",
+            Aspect::Unserved => "unserved",
             Aspect::FirstByte => "first_byte",
             Aspect::LastByte => "last_byte",
         };

@@ -495,6 +495,7 @@ impl End {
             (Some(age), _) => Some(Shown::Left(bucket_of(age.as_secs_f64()))),
             (None, Outcome::Cancelled) => None,
             (None, outcome) if outcome.is_bad() => Some(Shown::Badly),
+            (None, Outcome::CalledBadly | Outcome::Http4xx) => Some(Shown::Refused),
             (None, _) => Some(Shown::Well(latency)),
         }
     }

@@ -73,7 +73,7 @@ fn main() {
         latency_critical: 19,
         aspects: vec![
             Aspect::Errors,
-            Aspect::Left,
+            Aspect::Unserved,
             Aspect::FirstByte,
             Aspect::LastByte,
         ],

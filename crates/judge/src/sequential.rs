@@ -19,8 +19,9 @@ use std::{f64::consts::LN_10, sync::Arc};
 pub enum Aspect {
     /// Trials with a bad call.
     Errors,
-    /// Trials with a call that its client gave up.
-    Left,
+    /// Trials with a call that its client gave up, or that was refused as the caller's own fault. Callers are to blame for either
+    /// now and then, on both sides alike; a version that makes it more is worse.
+    Unserved,
     /// Seconds to the first byte.
     FirstByte,
     /// Seconds to the last byte.

@@ -33,6 +33,8 @@ pub enum Shown {
     Well(Option<Latency>),
     /// The version is to blame. Its latency is endless: failing fast is not fast.
     Badly,
+    /// It was refused as the caller's own fault. How long that took says nothing about the tool.
+    Refused,
     /// The client went away after a time in this bucket. Bad when that is longer than nearly all calls of stable take,
     /// censored otherwise.
     Left(u16),
@@ -56,8 +58,8 @@ pub struct Trials {
     pub bad: u64,
     /// All trials, the censored ones too.
     pub callers: u64,
-    /// Of these, those with a call that the client left.
-    pub left: u64,
+    /// Of these, those with a call that the client left, or that was refused.
+    pub unserved: u64,
     /// Seconds to the first byte of the first call of each trial that is not censored and whose time says something.
     pub first_byte: LogHistogram,
     /// Seconds to the last byte of the same calls.
@@ -72,7 +74,7 @@ impl Trials {
         self.trials += other.trials;
         self.bad += other.bad;
         self.callers += other.callers;
-        self.left += other.left;
+        self.unserved += other.unserved;
         self.first_byte.merge(&other.first_byte);
         self.last_byte.merge(&other.last_byte);
         self.endless += other.endless;
@@ -129,6 +131,8 @@ pub struct Seen {
     pub is_known: bool,
     /// One of them was bad.
     pub is_bad: bool,
+    /// One of them was refused.
+    pub is_refused: bool,
     /// When the first call ended whose time says something, in milliseconds, and its time. Of several in the same millisecond it
     /// is the slowest: then the order of arrival does not matter, and a quick repetition does not hide a failure.
     pub first: Option<(u64, Time)>,
@@ -151,6 +155,11 @@ impl Seen {
                 first: Some((at_ms, Time::Endless)),
                 ..Self::default()
             },
+            Shown::Refused => Self {
+                is_known: true,
+                is_refused: true,
+                ..Self::default()
+            },
             Shown::Left(age) => Self {
                 left: Some((age, at_ms)),
                 ..Self::default()
@@ -162,6 +171,7 @@ impl Seen {
     pub fn merge(&mut self, other: &Self) {
         self.is_known |= other.is_known;
         self.is_bad |= other.is_bad;
+        self.is_refused |= other.is_refused;
         self.first = first_of(self.first, other.first);
         self.left = match (self.left, other.left) {
             (Some(mine), Some(theirs)) if (mine.0, theirs.1) > (theirs.0, mine.1) => Some(mine),

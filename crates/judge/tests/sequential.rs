@@ -20,7 +20,7 @@ fn settings() -> Settings {
         latency_critical: 19,
         aspects: vec![
             Aspect::Errors,
-            Aspect::Left,
+            Aspect::Unserved,
             Aspect::FirstByte,
             Aspect::LastByte,
         ],
@@ -83,7 +83,7 @@ fn trial(noise: &mut Noise, service: Service) -> Trials {
         ..Trials::default()
     };
     if noise.yes(service.left) {
-        trial.left = 1;
+        trial.unserved = 1;
         return trial;
     }
     trial.trials = 1;
@@ -324,7 +324,7 @@ fn a_healthy_candidate_is_safe_and_the_forecast_says_when() {
             relative: 0.2,
             absolute: 0.01,
         },
-        aspects: vec![Aspect::Errors, Aspect::Left],
+        aspects: vec![Aspect::Errors, Aspect::Unserved],
         ..settings()
     };
     let mut ratios = Vec::new();
@@ -688,7 +688,7 @@ fn any_trials() -> impl Strategy<Value = Trials> {
                 trials,
                 bad,
                 callers,
-                left,
+                unserved: left,
                 first_byte: histogram.clone(),
                 last_byte: histogram,
                 endless: bad,

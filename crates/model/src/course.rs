@@ -149,7 +149,8 @@ impl Course {
         self.basis.blocks += 1;
     }
 
-    fn look_at(&mut self, block: &Block) {
+    /// Takes a block for what it shows alone: one that nobody stores, as in a simulation.
+    pub fn look_at(&mut self, block: &Block) {
         if let Some(trials) = &block.trials {
             self.judge.take(trials);
         }

@@ -496,7 +496,7 @@ impl Mind {
         match aspect {
             _ if !self.compares(aspect) => 0.0,
             Aspect::Errors => 0.25,
-            Aspect::LastByte | Aspect::FirstByte | Aspect::Left if !of_tools => 0.125,
+            Aspect::LastByte | Aspect::FirstByte | Aspect::Unserved if !of_tools => 0.125,
             Aspect::LastByte => 0.125,
             _ => 0.0,
         }
@@ -509,7 +509,7 @@ impl Mind {
         let latency = of(Aspect::FirstByte) + of(Aspect::LastByte);
         let tool_errors = tools * self.weight(Aspect::Errors, true);
         let tool_latency = tools * self.weight(Aspect::LastByte, true);
-        let sum = errors + latency + of(Aspect::Left) + tool_errors + tool_latency;
+        let sum = errors + latency + of(Aspect::Unserved) + tool_errors + tool_latency;
         let faulty = sight.faulty_tools / f64::from(traffic.tools.max(1));
         (errors * self.errors.e()
             + latency * mean(&self.critical)

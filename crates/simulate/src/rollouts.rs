@@ -206,9 +206,9 @@ impl Simulated {
             end.harmed_calls += harmed;
             // Of the blocks of a long look all trials are in the last; the others count as blocks all the same.
             for _ in 1..blocks {
-                course.take_unstored(&silent(&block));
+                course.look_at(&silent(&block));
             }
-            course.take_unstored(&block);
+            course.look_at(&block);
             self.decide(&mut course, end.seconds);
             let Some(rollout) = self.rollout() else {
                 return end;

@@ -301,7 +301,7 @@ fn booked(
         trials,
         bad,
         callers: trials,
-        left: source.binomial(trials, LEFT),
+        unserved: source.binomial(trials, LEFT),
         first_byte: earlier(&last_byte),
         last_byte,
         endless,

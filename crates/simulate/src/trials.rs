@@ -182,7 +182,7 @@ fn drawn(
         trials,
         bad,
         callers: trials,
-        left: source.binomial(trials, left),
+        unserved: source.binomial(trials, left),
         first_byte: shifted(&last_byte, FIRST_BYTE_SHIFT),
         last_byte,
         endless: bad,

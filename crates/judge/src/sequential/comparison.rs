@@ -76,7 +76,7 @@ impl Rate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Pooled {
     pub(super) errors: Rate,
-    pub(super) left: Rate,
+    pub(super) unserved: Rate,
     pub(super) first_byte: Exceedance,
     pub(super) last_byte: Exceedance,
 }
@@ -85,7 +85,7 @@ impl Pooled {
     pub(super) fn new(settings: &Settings, budget: Budget) -> Self {
         Self {
             errors: Rate::new(settings, true, budget),
-            left: Rate::new(settings, true, budget),
+            unserved: Rate::new(settings, true, budget),
             first_byte: Exceedance::new(true, budget),
             last_byte: Exceedance::new(true, budget),
         }
@@ -93,7 +93,7 @@ impl Pooled {
 
     pub(super) fn begin_step(&mut self, settings: &Settings) {
         self.errors.begin_step(settings);
-        self.left.begin_step(settings);
+        self.unserved.begin_step(settings);
         self.first_byte.begin_step();
         self.last_byte.begin_step();
     }
@@ -107,8 +107,8 @@ impl Pooled {
     ) {
         self.errors
             .take(settings, budget, errors(stable), errors(candidate));
-        self.left
-            .take(settings, budget, left(stable), left(candidate));
+        self.unserved
+            .take(settings, budget, unserved(stable), unserved(candidate));
         let margins = settings.margins();
         self.first_byte
             .take(margins, budget, first_byte(stable), first_byte(candidate));
@@ -119,7 +119,7 @@ impl Pooled {
     pub(super) fn mean(&self, weights: &Weights, latency: impl Fn(&Exceedance) -> f64) -> Mean {
         let mut mean = Mean::default();
         mean.add(weights.errors, self.errors.worse.ln_e());
-        mean.add(weights.left, self.left.worse.ln_e());
+        mean.add(weights.unserved, self.unserved.worse.ln_e());
         mean.add(weights.first_byte, latency(&self.first_byte));
         mean.add(weights.last_byte, latency(&self.last_byte));
         mean
@@ -129,7 +129,7 @@ impl Pooled {
     pub(super) fn ln_safe(&self, aspects: &[Aspect]) -> f64 {
         let of = |aspect: &Aspect| match aspect {
             Aspect::Errors => self.errors.safe.as_ref().map(EProcess::ln_e),
-            Aspect::Left => self.left.safe.as_ref().map(EProcess::ln_e),
+            Aspect::Unserved => self.unserved.safe.as_ref().map(EProcess::ln_e),
             Aspect::FirstByte => self.first_byte.ln_safe(),
             Aspect::LastByte => self.last_byte.ln_safe(),
         };
@@ -145,7 +145,13 @@ impl Pooled {
                 settings,
                 weights.errors,
             ),
-            rate_line(Aspect::Left, Scope::All, &self.left, settings, weights.left),
+            rate_line(
+                Aspect::Unserved,
+                Scope::All,
+                &self.unserved,
+                settings,
+                weights.unserved,
+            ),
             latency_line(
                 Aspect::FirstByte,
                 Scope::All,
@@ -257,8 +263,8 @@ fn errors(side: &Trials) -> (u64, u64) {
     (side.bad, side.trials)
 }
 
-fn left(side: &Trials) -> (u64, u64) {
-    (side.left, side.callers)
+fn unserved(side: &Trials) -> (u64, u64) {
+    (side.unserved, side.callers)
 }
 
 fn first_byte(side: &Trials) -> Values<'_> {

@@ -81,7 +81,7 @@ impl<'a> Later<'a> {
         let (now, settings) = (&self.judge.pooled, &self.judge.settings);
         let rates = [
             (&mut self.pooled.errors, &now.errors),
-            (&mut self.pooled.left, &now.left),
+            (&mut self.pooled.unserved, &now.unserved),
         ];
         for (later, now) in rates {
             later.expect(settings, self.budget, now.counts().times(factor));

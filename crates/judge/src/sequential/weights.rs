@@ -6,7 +6,7 @@ use crate::eprocess::LnSum;
 /// How much of the whole evidence each kind of line is, before those that are off give theirs to the rest.
 pub(super) struct Weights {
     pub(super) errors: f64,
-    pub(super) left: f64,
+    pub(super) unserved: f64,
     pub(super) first_byte: f64,
     pub(super) last_byte: f64,
     /// Each tool's.
@@ -18,7 +18,7 @@ impl Weights {
     /// Half to errors, for they are the plainest sign; half of that to single tools, as one faulty tool of many hides in the sum.
     pub(super) const ALL: Self = Self {
         errors: 0.25,
-        left: 0.125,
+        unserved: 0.125,
         first_byte: 0.125,
         last_byte: 0.125,
         tool_errors: 0.25,
@@ -28,7 +28,7 @@ impl Weights {
     /// Latency lines only.
     pub(super) const SLOWER: Self = Self {
         errors: 0.0,
-        left: 0.0,
+        unserved: 0.0,
         tool_errors: 0.0,
         ..Self::ALL
     };
@@ -45,18 +45,18 @@ impl Weights {
         let tool = |aspect: Aspect, weight: f64| if tools > 0 { on(aspect, weight) } else { 0.0 };
         let kept = Self {
             errors: on(Aspect::Errors, self.errors),
-            left: on(Aspect::Left, self.left),
+            unserved: on(Aspect::Unserved, self.unserved),
             first_byte: on(Aspect::FirstByte, self.first_byte),
             last_byte: on(Aspect::LastByte, self.last_byte),
             tool_errors: tool(Aspect::Errors, self.tool_errors),
             tool_last_byte: tool(Aspect::LastByte, self.tool_last_byte),
         };
-        let pooled = kept.errors + kept.left + kept.first_byte + kept.last_byte;
+        let pooled = kept.errors + kept.unserved + kept.first_byte + kept.last_byte;
         let sum = (pooled + kept.tool_errors + kept.tool_last_byte).max(f64::MIN_POSITIVE);
         let tools = tools.max(1) as f64;
         Self {
             errors: kept.errors / sum,
-            left: kept.left / sum,
+            unserved: kept.unserved / sum,
             first_byte: kept.first_byte / sum,
             last_byte: kept.last_byte / sum,
             tool_errors: kept.tool_errors / sum / tools,

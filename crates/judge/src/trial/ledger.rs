@@ -89,7 +89,7 @@ fn quantile_bucket(values: &LogHistogram) -> Option<u16> {
 struct Trial {
     is_known: bool,
     is_bad: bool,
-    is_left: bool,
+    is_unserved: bool,
     first: Option<(u64, Time)>,
 }
 
@@ -103,7 +103,7 @@ impl Trial {
         Self {
             is_known: seen.is_known || waited_in_vain.is_some(),
             is_bad: seen.is_bad || waited_in_vain.is_some(),
-            is_left: seen.left.is_some(),
+            is_unserved: seen.left.is_some() || seen.is_refused,
             first: first_of(seen.first, endless),
         }
     }
@@ -111,7 +111,7 @@ impl Trial {
     fn merge(&mut self, other: &Self) {
         self.is_known |= other.is_known;
         self.is_bad |= other.is_bad;
-        self.is_left |= other.is_left;
+        self.is_unserved |= other.is_unserved;
         self.first = first_of(self.first, other.first);
     }
 }
@@ -119,7 +119,7 @@ impl Trial {
 impl Trials {
     fn book(&mut self, trial: &Trial) {
         self.callers += 1;
-        self.left += u64::from(trial.is_left);
+        self.unserved += u64::from(trial.is_unserved);
         self.trials += u64::from(trial.is_known);
         self.bad += u64::from(trial.is_bad);
         match trial.first {

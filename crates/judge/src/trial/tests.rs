@@ -139,7 +139,7 @@ fn literally(calls: &[Happened]) -> (Trials, Trials, BTreeMap<Arc<str>, Trials>)
             trials: u64::from(!known.is_empty()),
             bad: u64::from(known.iter().any(|call| call.shown == Shown::Badly)),
             callers: 1,
-            left: u64::from(calls.count() > known.len()),
+            unserved: u64::from(calls.count() > known.len()),
             ..Trials::default()
         };
         match first.map(|call| call.shown) {
@@ -480,7 +480,7 @@ mod left_calls {
     fn those_older_than_nearly_all_calls_of_stable_are_bad() {
         let trials = judged(hundred(0, 0, "add"), call(10_100, 10_000, "add", left(5.0)));
         assert_eq!(
-            (trials.trials, trials.bad, trials.callers, trials.left),
+            (trials.trials, trials.bad, trials.callers, trials.unserved),
             (1, 1, 1, 1)
         );
         assert_eq!((trials.endless, trials.last_byte.count()), (1, 0));
@@ -493,7 +493,7 @@ mod left_calls {
             call(10_100, 10_000, "add", left(0.09)),
         );
         assert_eq!(
-            (trials.trials, trials.bad, trials.callers, trials.left),
+            (trials.trials, trials.bad, trials.callers, trials.unserved),
             (0, 0, 1, 1)
         );
     }
@@ -503,13 +503,13 @@ mod left_calls {
         let mut few = hundred(0, 0, "add");
         few.pop();
         let trials = judged(few, call(10_100, 10_000, "add", left(4000.0)));
-        assert_eq!((trials.trials, trials.bad, trials.left), (0, 0, 1));
+        assert_eq!((trials.trials, trials.bad, trials.unserved), (0, 0, 1));
         let same_block = judged(
             hundred(0, 0, "add"),
             call(9_000, 10_000, "add", left(4000.0)),
         );
         assert_eq!(
-            (same_block.trials, same_block.bad, same_block.left),
+            (same_block.trials, same_block.bad, same_block.unserved),
             (100, 0, 1),
             "only earlier blocks count"
         );
@@ -539,7 +539,7 @@ mod left_calls {
         calls.push(call(16_000, 10_001, "add", took(0.1)));
         calls.push(call(17_000, 10_001, "add", left(5.0)));
         let block = &run(&calls, |_| 0, 1)[1].stable.pooled;
-        assert_eq!((block.trials, block.bad, block.left), (2, 2, 2));
+        assert_eq!((block.trials, block.bad, block.unserved), (2, 2, 2));
         assert_eq!(
             (block.endless, block.last_byte.count()),
             (1, 1),
@@ -675,6 +675,23 @@ mod bounds {
             block.candidate.tools["new"].bad, 2,
             "by itself it is counted"
         );
+    }
+
+    #[test]
+    fn a_refusal_is_no_error_and_no_time_but_it_is_counted() {
+        let mut ledger = Ledger::new(1);
+        ledger.gather(&Report {
+            parts: vec![Part {
+                key: 1,
+                tool: None,
+                is_candidate: true,
+                seen: Seen::of(Shown::Refused, 0),
+            }],
+            ..Report::default()
+        });
+        let pooled = ledger.close(10.0, SHARE, 1, None).candidate.pooled;
+        assert_eq!((pooled.trials, pooled.bad, pooled.unserved), (1, 0, 1));
+        assert!(pooled.last_byte.is_empty() && pooled.endless == 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const HORIZON_DEFAULT: Duration = Duration::from_hours(24);
 pub struct JudgeRule {
     /// Who decides.
     pub mode: Mode,
-    /// Who decides about one thing, where it differs.
+    /// Who decides about one thing, where it differs: `errors`, `unserved`, `latency`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub modes: BTreeMap<Subject, Mode>,
     /// The chance that a candidate within tolerance is ever taken back for a regression, over the whole rollout.
@@ -67,8 +67,8 @@ pub enum Mode {
 pub enum Subject {
     /// Calls for which the version is to blame.
     Errors,
-    /// Calls that their clients gave up. No threshold looks at them.
-    Left,
+    /// Calls that their clients gave up, or that were refused as their own fault. No threshold looks at the former.
+    Unserved,
     /// Times to the first and the last byte.
     Latency,
 }
@@ -122,7 +122,7 @@ impl JudgeRule {
     fn aspects(&self) -> Vec<Aspect> {
         let subjects = [
             (Subject::Errors, &[Aspect::Errors][..]),
-            (Subject::Left, &[Aspect::Left]),
+            (Subject::Unserved, &[Aspect::Unserved]),
             (Subject::Latency, &[Aspect::FirstByte, Aspect::LastByte]),
         ];
         subjects
@@ -322,7 +322,7 @@ mod tests {
         let plan = plan(r#"{"mode": "sequential", "modes": {"latency": "threshold"}}"#);
         assert_eq!(
             plan.judge_settings().aspects,
-            [Aspect::Errors, Aspect::Left]
+            [Aspect::Errors, Aspect::Unserved]
         );
         assert!(!plan.judge.guards(Metric::ErrorRate));
         assert!(plan.judge.guards(Metric::LatencyP95));

@@ -140,7 +140,7 @@ pub fn progress_in_words(name: &str, progress: Progress) -> String {
 pub const fn aspect_in_words(aspect: Aspect) -> &'static str {
     match aspect {
         Aspect::Errors => "errors",
-        Aspect::Left => "calls given up by their clients",
+        Aspect::Unserved => "calls given up or refused",
         Aspect::FirstByte => "time to the first byte",
         Aspect::LastByte => "time to the last byte",
     }
@@ -150,7 +150,7 @@ pub const fn aspect_in_words(aspect: Aspect) -> &'static str {
 pub const fn aspect_briefly(aspect: Aspect) -> &'static str {
     match aspect {
         Aspect::Errors => "errors",
-        Aspect::Left => "given up",
+        Aspect::Unserved => "unserved",
         Aspect::FirstByte => "first byte",
         Aspect::LastByte => "last byte",
     }

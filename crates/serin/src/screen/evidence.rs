@@ -180,7 +180,7 @@ fn rows(rollout: &RolloutView) -> Vec<Row<'_>> {
         let trials = [proof.stable_trials, proof.trials].map(|trials| trials.to_string());
         let [stable, candidate] = trials;
         rows.push(Row::new("trials", stable, candidate));
-        for (label, aspect) in [("errors", Aspect::Errors), ("given up", Aspect::Left)] {
+        for (label, aspect) in [("errors", Aspect::Errors), ("unserved", Aspect::Unserved)] {
             if let Some(line) = pooled(aspect) {
                 let row = Row::new(label, part(line.stable), part(line.candidate));
                 rows.push(row.compared(Some(line), &rollout.tolerances.errors));

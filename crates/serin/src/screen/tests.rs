@@ -66,7 +66,7 @@ fn proof() -> Proof {
     let mut proof = Proof {
         lines: vec![
             line(Aspect::Errors, -0.4, 0.9, (1480, 5), (402, 1)),
-            line(Aspect::Left, -0.3, 0.42, (1502, 12), (408, 3)),
+            line(Aspect::Unserved, -0.3, 0.42, (1502, 12), (408, 3)),
             line(Aspect::FirstByte, 0.31, 0.05, (1475, 74), (401, 22)),
             line(Aspect::LastByte, -0.2, 1.4, (1475, 74), (401, 17)),
         ],

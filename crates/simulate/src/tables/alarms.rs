@@ -43,7 +43,7 @@ pub fn strict(alpha: f64, horizon_blocks: f64) -> Settings {
         latency_critical: 0,
         aspects: vec![
             Aspect::Errors,
-            Aspect::Left,
+            Aspect::Unserved,
             Aspect::FirstByte,
             Aspect::LastByte,
         ],

@@ -45,7 +45,7 @@ fn settings(alpha: f64, margin: (f64, f64), looks: u32) -> Settings {
         latency_critical: 19,
         aspects: vec![
             Aspect::Errors,
-            Aspect::Left,
+            Aspect::Unserved,
             Aspect::FirstByte,
             Aspect::LastByte,
         ],
