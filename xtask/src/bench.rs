@@ -43,6 +43,10 @@ const REST: Duration = Duration::from_secs(2);
 
 /// What to measure.
 #[derive(clap::Args, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line, each by itself"
+)]
 pub(crate) struct Args {
     /// A few rounds of half a second: a glance, not a measurement
     #[arg(long)]

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             share,
             step: 1,
             contract_differs: false,
-            step_began: Default::default(),
+            step_began: jiff::Timestamp::UNIX_EPOCH,
             renew: None,
             block: std::time::Duration::from_secs(10),
             values: [].into(),

@@ -141,7 +141,7 @@ fn service() -> ServiceRoute {
             share: Share::ZERO,
             step: 1,
             contract_differs: false,
-            step_began: Default::default(),
+            step_began: jiff::Timestamp::UNIX_EPOCH,
             renew: None,
             block: Duration::from_secs(10),
             values: [].into(),

@@ -180,7 +180,7 @@ pub(crate) mod tests {
                 share: Share::from_percent(share).unwrap(),
                 step: 1,
                 contract_differs: false,
-                step_began: Default::default(),
+                step_began: jiff::Timestamp::UNIX_EPOCH,
                 renew: None,
                 block: std::time::Duration::from_secs(10),
                 values: [].into(),

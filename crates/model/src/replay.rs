@@ -14,7 +14,7 @@ use crate::{
     state::State,
     words::event_in_words,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serin_judge::Assessment;
 
@@ -168,9 +168,9 @@ impl Replayer {
             return;
         }
         self.course.take(sequence, bytes, &block);
-        let Ok(at) = Timestamp::from_nanosecond((block.at_seconds * 1e9) as i128) else {
-            return;
-        };
+        let since_1970 = SignedDuration::try_from_secs_f64(block.at_seconds);
+        let at = since_1970.and_then(Timestamp::from_duration);
+        let Ok(at) = at else { return };
         let assessment = self.course.assess(block.at_seconds);
         self.do_by_hand(&assessment, at);
         for event in self.rollout.advance(&assessment, at) {

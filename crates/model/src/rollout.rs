@@ -157,7 +157,7 @@ impl Rollout {
         if let Some(finding) = assessment.breach() {
             return Some(finding_in_words(finding));
         }
-        if let Some(against) = self.alarm(assessment).or_else(|| self.warning(assessment)) {
+        if let Some(against) = Self::alarm(assessment).or_else(|| self.warning(assessment)) {
             return Some(against);
         }
         if assessment.unstored > 0 {
@@ -226,7 +226,7 @@ impl Rollout {
     }
 
     /// Why the candidate has to be taken back, if so.
-    fn alarm(&self, assessment: &Assessment) -> Option<String> {
+    fn alarm(assessment: &Assessment) -> Option<String> {
         let finding = assessment.worst(Level::Critical).map(finding_in_words);
         finding
             .or_else(|| assessment.worst_value(Level::Critical).map(value_in_words))
@@ -292,7 +292,7 @@ impl Rollout {
         if self.status.is_terminal() {
             return Vec::new();
         }
-        if let Some(alarm) = self.alarm(assessment) {
+        if let Some(alarm) = Self::alarm(assessment) {
             if self.plan.auto_rollback {
                 return vec![self.roll_back(alarm, Some(assessment))];
             }

@@ -150,7 +150,7 @@ impl JudgeRule {
             });
         };
         for (at, chance) in [("alpha", self.alpha), ("beta", self.beta)] {
-            if !(chance >= 1e-9 && chance <= 0.5) {
+            if !(1e-9..=0.5).contains(&chance) {
                 error(
                     at,
                     format!("{chance} is no chance of error to decide by"),

@@ -112,17 +112,19 @@ impl ValueRule {
             );
         }
         match (self.warning, self.critical) {
-            (None, None) => error(
-                "critical",
-                "a rule without a limit does nothing".to_owned(),
-                "give it `warning:`, `critical:` or both",
-            ),
+            (None, None) => {
+                error(
+                    "critical",
+                    "a rule without a limit does nothing".to_owned(),
+                    "give it `warning:`, `critical:` or both",
+                );
+            }
             (Some(warning), Some(critical)) if self.better.breaches(warning.0, critical.0) => {
                 error(
                     "critical",
                     format!("{critical} is reached before {warning}"),
                     "let the critical limit lie beyond the warning, or change `better:`",
-                )
+                );
             }
             _ => {}
         }

@@ -59,6 +59,7 @@ fn line(aspect: Aspect, worse: f64, safe: f64, stable: (u64, u64), candidate: (u
         safe: Some(progress(safe, 1.301)),
         stable,
         candidate,
+        percentile: None,
     }
 }
 

@@ -99,6 +99,7 @@ fn assessment() -> Assessment {
             samples: 80,
         }],
         proof: Some(Box::new(proof())),
+        unstored: 0,
         basis: Some(Basis {
             first: 3,
             last: 57,
@@ -134,6 +135,7 @@ fn an_event_from_before_there_were_trials() {
         trials: 230,
         calls: 0,
         proof: None,
+        unstored: 0,
         basis: None,
         findings: Vec::new(),
         values: Vec::new(),
