@@ -140,6 +140,9 @@ impl Sources<'_> {
                 .take(FINDINGS_SHOWN)
                 .collect()
         });
+        let proof = assessment.and_then(|a| a.proof.as_deref());
+        let culprit = proof.and_then(|proof| proof.culprit.as_ref());
+        let culprit = culprit.map(|culprit| &*culprit.tool);
         let (to_safe_seconds, to_worse_seconds) =
             watch.map(Watch::to_verdict_seconds).unwrap_or_default();
         let (latency_ratio, latency_critical_ratio) = rollout.plan.latency_ratios();
@@ -165,7 +168,7 @@ impl Sources<'_> {
             ready: rollout.ready,
             evidence_wanted: rollout.plan.evidence(rollout.phase).to_string(),
             trials: assessment.map_or(0, |assessment| assessment.trials),
-            proof: assessment.and_then(|a| a.proof.as_deref().cloned()),
+            proof: proof.cloned(),
             tolerances: Tolerances {
                 errors: rollout.plan.judge.errors.to_string(),
                 latency_ratio,
@@ -182,7 +185,7 @@ impl Sources<'_> {
                 .map(|watch| watch.arms(seconds(until)))
                 .unwrap_or_default(),
             tools: watch
-                .map(|watch| tools(watch, seconds(until)))
+                .map(|watch| tools(watch, culprit, seconds(until)))
                 .unwrap_or_default(),
             findings: findings.unwrap_or_default(),
             events: events
@@ -199,8 +202,8 @@ impl Sources<'_> {
     }
 }
 
-/// The tools, those with the highest error rate of the candidate first.
-fn tools(watch: &Watch, now: f64) -> Vec<ToolView> {
+/// The tools: the one to blame first, then those with the highest error rate of the candidate.
+fn tools(watch: &Watch, culprit: Option<&str>, now: f64) -> Vec<ToolView> {
     let mut tools: Vec<_> = watch
         .tools(now)
         .into_iter()
@@ -213,6 +216,7 @@ fn tools(watch: &Watch, now: f64) -> Vec<ToolView> {
     tools.sort_by_key(|tool: &ToolView| {
         let Arms { stable, candidate } = &tool.arms;
         (
+            culprit != Some(tool.tool.as_str()),
             Reverse(permille(candidate)),
             Reverse(permille(stable)),
             Reverse(candidate.calls),

@@ -160,6 +160,20 @@ pub struct Proof {
     pub blocks: u64,
 }
 
+impl Proof {
+    /// What is left of it when another step begins, before anything of that step is known: what speaks against the candidate.
+    pub fn begin_step(&mut self) {
+        (self.trials, self.stable_trials, self.blocks) = (0, 0, 0);
+        self.safe.log10 = 0.0;
+        for line in &mut self.lines {
+            (line.stable, line.candidate) = ((0, 0), (0, 0));
+            if let Some(safe) = &mut line.safe {
+                safe.log10 = 0.0;
+            }
+        }
+    }
+}
+
 impl Default for Proof {
     /// Nothing is known.
     fn default() -> Self {

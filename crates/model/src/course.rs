@@ -169,7 +169,12 @@ impl Course {
     /// How the candidate stands at a moment.
     pub fn assess(&mut self, now_seconds: f64) -> Assessment {
         let mut assessment = self.monitor.assess(now_seconds);
-        let proof = self.judge.proof();
+        let mut proof = self.judge.proof();
+        let is_of_this_step = self.judge.step() == Some(self.step.number);
+        if !is_of_this_step {
+            // No block of this step has ended yet; what was counted in the one before is not of it.
+            proof.begin_step();
+        }
         if proof.distrust.is_none() {
             let judge = &self.plan.judge;
             assessment
@@ -177,8 +182,7 @@ impl Course {
                 .retain(|finding| judge.guards(finding.metric));
             assessment.verdict = assessment.verdict_of_rules();
         }
-        let is_of_this_step = self.judge.step() == Some(self.step.number);
-        assessment.trials = if is_of_this_step { proof.trials } else { 0 };
+        assessment.trials = proof.trials;
         assessment.verdict = match (assessment.verdict, self.judge.verdict()) {
             (Verdict::Regression, _) | (_, Verdict::Regression) => Verdict::Regression,
             (_, Verdict::Safe) if is_of_this_step => Verdict::Safe,

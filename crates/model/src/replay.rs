@@ -82,6 +82,8 @@ pub struct Replayer {
     rollout: Rollout,
     /// What people did on record and is still to come, latest first.
     by_hand: Vec<(Timestamp, Event)>,
+    /// When the last thing happened on record.
+    last: Timestamp,
     /// The present step has passed: it could only be taken back now.
     passed: bool,
     /// How many have.
@@ -96,6 +98,7 @@ impl Replayer {
         let mut state = State::default();
         let (mut steps, mut verdicts, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
         let mut first = None;
+        let mut last = Timestamp::UNIX_EPOCH;
         for recorded in log {
             state.apply(recorded);
             if recorded.event.rollout() != Some(id) {
@@ -104,6 +107,7 @@ impl Replayer {
             let Some(rollout) = state.rollout(id) else {
                 continue;
             };
+            last = recorded.at;
             let begins = matches!(
                 recorded.event,
                 Event::PhaseEntered { .. } | Event::ShareSet { .. }
@@ -149,6 +153,7 @@ impl Replayer {
             steps,
             verdicts,
             by_hand,
+            last,
             passed: false,
             phases_passed: 0,
             done: false,
@@ -171,7 +176,15 @@ impl Replayer {
         let since_1970 = SignedDuration::try_from_secs_f64(block.at_seconds);
         let at = since_1970.and_then(Timestamp::from_duration);
         let Ok(at) = at else { return };
-        let assessment = self.course.assess(block.at_seconds);
+        self.look(at);
+    }
+
+    /// Decides at a moment.
+    fn look(&mut self, at: Timestamp) {
+        if self.done {
+            return;
+        }
+        let assessment = self.course.assess(at.as_nanosecond() as f64 / 1e9);
         self.do_by_hand(&assessment, at);
         for event in self.rollout.advance(&assessment, at) {
             self.note(&event, &assessment, at);
@@ -205,11 +218,8 @@ impl Replayer {
 
     /// What was found.
     pub fn finish(mut self) -> Replay {
-        if let Some((last, _)) = self.by_hand.first() {
-            let last = *last;
-            let assessment = self.course.assess(last.as_nanosecond() as f64 / 1e9);
-            self.do_by_hand(&assessment, last);
-        }
+        // What was decided last may have been decided without another call.
+        self.look(self.last);
         // Verdicts whose last block never came.
         for (position, _) in &self.verdicts {
             self.replay.verified.push(Verified {
@@ -236,15 +246,18 @@ impl Replayer {
         if self.own.step().number == number {
             return;
         }
-        let Some((step, at)) = self.steps.iter().find(|(step, _)| step.number == number) else {
+        let next = self.steps.iter().find(|(step, _)| step.number == number);
+        let Some((step, at)) = next.copied() else {
             return;
         };
-        self.own.begin(*step);
-        let step = within(*step, &self.rollout.plan);
+        // The end of the step before may have come without another call.
+        self.look(at);
+        self.own.begin(step);
+        let step = within(step, &self.rollout.plan);
         self.course.begin(step);
         self.rollout.step = number;
         self.rollout.phase = step.phase;
-        self.rollout.step_started_at = *at;
+        self.rollout.step_started_at = at;
         self.rollout.extensions = 0;
         self.rollout.held = None;
         self.rollout.ready = false;

@@ -239,7 +239,12 @@ impl Rollout {
         finding
             .or_else(|| assessment.worst_value(Level::Warning).map(value_in_words))
             .or_else(|| assessment.slower().map(slower_in_words))
-            .or_else(|| self.signalled(|rule| rule.warning))
+            .or_else(|| {
+                let signalled = self.signalled(|rule| rule.warning)?;
+                Some(format!(
+                    "{signalled}; to go on all the same, `serin rollout promote --override`"
+                ))
+            })
     }
 
     /// The signals, given by hand, that reach a number which the plan sets for them.

@@ -80,12 +80,15 @@ impl Look {
             Some(limit) if self.breaches(candidate, limit) => Check::Fail,
             Some(_) => Check::Pass,
         };
+        // Whether stable merely looks beyond it too suffices: who doubts that does not blame the candidate alone.
         let stable_too = !self.is_relative()
             && check == Check::Fail
-            && resolved.is_some_and(|limit| {
-                stable.is_some_and(|stable| {
-                    stable.samples(self.metric) >= self.needed() && self.breaches(stable, limit)
-                })
+            && self.knows(stable)
+            && resolved.zip(stable_value).is_some_and(|(limit, value)| {
+                match self.metric.direction() {
+                    Direction::Max => value > limit,
+                    Direction::Min => value < limit,
+                }
             });
         Finding {
             stable_too,

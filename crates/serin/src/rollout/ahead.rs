@@ -42,6 +42,10 @@ pub(super) fn simulate(global: &Global, args: &SimulateArgs) -> miette::Result<E
     let (name, plan) = find_plan(global, &args.plan)?;
     let traffic = traffic(&args.traffic);
     let seed = Seed::new(&args.seed.to_string(), &name);
+    // A file that cannot be written is better known of before the runs than after.
+    if let Some(path) = &args.svg {
+        write(path, "")?;
+    }
     if !args.json {
         print(&characteristics::head(&name, &traffic, args))?;
     }

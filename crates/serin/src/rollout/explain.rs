@@ -25,7 +25,7 @@ const EVENTS_MAX: usize = 5000;
 /// For whoever meets such figures for the first time.
 const HOW_TO_READ: &str = "
 How to read it
-  A trial is a caller's first block with a tool. `21/142` are 21 bad ones of 142; for latency, those beyond the
+  A trial is a caller's first block with a tool, and in the rows of all callers a caller's first block with any. `21/142` are 21 bad ones of 142; for latency, those beyond the
   percentile of stable's that tells most. E says how many times better the trials are explained by a candidate that is worse than is tolerated
   than by one that is not; E' says so of one that is within tolerance. They may be looked at at any moment.
   `964 of 100` has decided, `3 of 100` has not. Tools have to reach more, as there are many of them.
@@ -161,8 +161,8 @@ fn place(view: &RolloutView, rollout: &Rollout) -> String {
         format!(", and is inconclusive after {}", screen::span(deadline))
     });
     out += &format!(
-        "\n  it wants {}, and has seen {} trials of the candidate\n",
-        view.evidence_wanted, view.trials
+        "\n  it wants {}, and has seen {} trials and {} calls of the candidate\n",
+        view.evidence_wanted, view.trials, view.arms.candidate.calls
     );
     for finding in &view.findings {
         out += &format!("  now: {finding}\n");

@@ -84,6 +84,7 @@ fn story(rollout: &Listed, replay: &Replay) -> String {
         replay.blocks
     );
     out += "\nWhat would have happened\n";
+    out += "  (judged on the calls on record, at the shares that were in force then)\n";
     if replay.moments.is_empty() {
         out += "  nothing\n";
     }
@@ -148,6 +149,7 @@ mod tests {
             "tools: v1 -> v2 by plan stage-i, rolled back; judged again by plan mine from 87 blocks
 
 What would have happened
+  (judged on the calls on record, at the shares that were in force then)
   nothing
   in the end: the record ends
 

@@ -121,13 +121,18 @@ pub(super) fn waiting(rollout: &RolloutView, columns: usize) -> Vec<Line> {
             }
         },
     );
+    let seen = if rollout.evidence_wanted.starts_with("calls") {
+        format!("{} calls", rollout.arms.candidate.calls)
+    } else {
+        format!("{} trials", rollout.trials)
+    };
     let mut lines = vec![
         Line::default()
             .styled(FAINT, "waits")
             .to(LABEL)
             .text(format!(
-                "{hold}   {deadline}   evidence `{}`, {} trials so far",
-                rollout.evidence_wanted, rollout.trials
+                "{hold}   {deadline}   evidence `{}`, {seen} so far",
+                rollout.evidence_wanted
             )),
     ];
     let reasons = [
