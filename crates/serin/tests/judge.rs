@@ -307,6 +307,8 @@ async fn what_a_promotion_rests_on_is_proven_again_from_the_log_after_two_kills(
         assert_eq!(verdict["basis_found"], true, "{verdict}");
         assert_eq!(verdict["proof_same"], true, "{verdict}");
     }
+    let end = replay["end"].as_str().unwrap();
+    assert!(end.contains("promoted"), "{replay:#}");
     // And what it rests on is what the plan asked for.
     let explained = world
         .serin
