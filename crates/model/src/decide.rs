@@ -57,7 +57,7 @@ pub enum Command {
         /// Why.
         reason: String,
     },
-    /// Go on.
+    /// Go on: after a pause, or when what was signalled has been dealt with.
     Resume {
         /// The service.
         service: ServiceName,
@@ -471,13 +471,20 @@ fn signal(rollout: &Rollout, signal: &str, reason: &str) -> Result<Vec<Event>, R
     Ok(rollout.signal(signal, reason))
 }
 
+/// Ends a pause, and a hold by signals: whoever says so answers for both.
 fn resume(rollout: &Rollout) -> Vec<Event> {
-    if rollout.status != Status::Paused {
-        return Vec::new();
+    let mut events = Vec::new();
+    if rollout.is_held_by_signals() {
+        events.push(Event::SignalsSettled {
+            rollout: rollout.id,
+        });
     }
-    let mut events = vec![Event::Resumed {
+    if rollout.status != Status::Paused {
+        return events;
+    }
+    events.push(Event::Resumed {
         rollout: rollout.id,
-    }];
+    });
     if rollout.share == Share::ZERO
         && let Some(phase) = rollout.plan.phases.get(rollout.phase)
     {

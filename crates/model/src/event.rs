@@ -85,6 +85,11 @@ pub enum Event {
         /// What was seen.
         reason: String,
     },
+    /// What was signalled has been dealt with: it counts no longer.
+    SignalsSettled {
+        /// The rollout.
+        rollout: RolloutId,
+    },
     /// The comparison of the two versions does not count for now; thresholds alone decide.
     ComparisonSetAside {
         /// The rollout.
@@ -320,6 +325,7 @@ impl Event {
             Self::Held { .. } => "held",
             Self::Released { .. } => "released",
             Self::SignalGiven { .. } => "signal_given",
+            Self::SignalsSettled { .. } => "signals_settled",
             Self::ComparisonSetAside { .. } => "comparison_set_aside",
             Self::ComparisonResumed { .. } => "comparison_resumed",
             Self::PhaseReady { .. } => "phase_ready",
@@ -369,6 +375,7 @@ impl Event {
             | Self::Held { rollout, .. }
             | Self::Released { rollout }
             | Self::SignalGiven { rollout, .. }
+            | Self::SignalsSettled { rollout }
             | Self::ComparisonSetAside { rollout, .. }
             | Self::ComparisonResumed { rollout }
             | Self::PhaseReady { rollout, .. }

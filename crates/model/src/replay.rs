@@ -119,7 +119,10 @@ impl Replayer {
             }
             let by_a_person = matches!(
                 recorded.event,
-                Event::SignalGiven { .. } | Event::Paused { .. } | Event::Resumed { .. }
+                Event::SignalGiven { .. }
+                    | Event::SignalsSettled { .. }
+                    | Event::Paused { .. }
+                    | Event::Resumed { .. }
             );
             if by_a_person {
                 by_hand.insert(0, (recorded.at, recorded.event.clone()));
@@ -200,6 +203,7 @@ impl Replayer {
                         self.note(&event, assessment, at);
                     }
                 }
+                Event::SignalsSettled { .. } => self.rollout.signals.clear(),
                 Event::Paused { .. } => {
                     self.rollout.status = Status::Paused;
                     self.rollout.paused_at = Some(at);

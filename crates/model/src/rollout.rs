@@ -242,9 +242,14 @@ impl Rollout {
             .or_else(|| {
                 let signalled = self.signalled(|rule| rule.warning)?;
                 Some(format!(
-                    "{signalled}; to go on all the same, `serin rollout promote --override`"
+                    "{signalled}; once it is dealt with, `serin rollout resume`"
                 ))
             })
+    }
+
+    /// Whether signals given by hand hold it.
+    pub(crate) fn is_held_by_signals(&self) -> bool {
+        self.signalled(|rule| rule.warning).is_some()
     }
 
     /// The signals, given by hand, that reach a number which the plan sets for them.

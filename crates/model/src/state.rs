@@ -204,6 +204,7 @@ impl State {
             Event::SignalGiven { signal, .. } => {
                 *rollout.signals.entry(signal.clone()).or_default() += 1;
             }
+            Event::SignalsSettled { .. } => rollout.signals.clear(),
             Event::ComparisonSetAside { why, .. } => rollout.set_aside = Some(*why),
             Event::ComparisonResumed { .. } => rollout.set_aside = None,
             Event::PhaseReady { .. } => rollout.ready = true,

@@ -59,6 +59,7 @@ pub fn event_in_words(event: &Event) -> String {
             format!("signal {signal}")
         }
         Event::SignalGiven { signal, reason, .. } => format!("signal {signal}: {reason}"),
+        Event::SignalsSettled { .. } => "what was signalled has been dealt with".to_owned(),
         Event::ComparisonSetAside { why, .. } => format!(
             "the comparison is set aside, thresholds alone decide: {}",
             distrust_in_words(*why)

@@ -885,6 +885,11 @@ fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
         matches!(&events[..], [Event::Held { reason, .. }] if reason.contains("complaint")),
         "{events:?}"
     );
+    let resume = Command::Resume { service: tools() };
+    assert_eq!(world.run(&resume).unwrap()[0].kind(), "signals_settled");
+    let released = world.judge(assessment(TRIALS, None)).unwrap();
+    assert_eq!(released[0].kind(), "released");
+    assert_eq!(world.run(&resume).unwrap(), vec![]);
     let events = world.run(&signal("critical_bug")).unwrap();
     assert!(
         matches!(&events[..], [Event::SignalGiven { .. }, Event::RolledBack { reason, .. }] if reason.contains("customer 12")),

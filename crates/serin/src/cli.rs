@@ -169,7 +169,7 @@ pub(crate) enum Rollout {
     },
     /// Stop it where it is; a critical breach still takes the candidate back.
     Pause(SteerArgs),
-    /// Let it go on.
+    /// Let it go on: after a pause, or when what was signalled has been dealt with.
     Resume {
         /// The service.
         service: ServiceName,
