@@ -118,7 +118,7 @@ async fn a_candidate_that_is_half_as_slow_again_is_held_and_never_promoted() {
     let world = World::start().await;
     let slow = |add_ms| Fault::new(FaultKind::Latency { add_ms });
     world.v1.faults().set(slow(60)).unwrap();
-    world.v2.faults().set(slow(94)).unwrap();
+    world.v2.faults().set(slow(90)).unwrap();
     let population = world.population(100.0, |_| {});
     world.roll_out("", "trials 1000000").await;
     let rollout = world
@@ -135,7 +135,13 @@ async fn a_candidate_that_is_half_as_slow_again_is_held_and_never_promoted() {
         "{rollout:#}"
     );
     let promote = world.serin.refused(&["rollout", "promote", "tools"]).await;
-    assert!(promote.contains("--override"), "{promote}");
+    // What lies between 1.5 and the critical 1.509 times is a busy machine's to decide; then it is over already.
+    assert!(
+        promote.contains("--override") || promote.contains("no rollout under way"),
+        "{promote}"
+    );
+    let rollout = world.serin.rollout().await;
+    assert_ne!(rollout["status"], "promoted", "{rollout:#}");
     population.stop().await;
 }
 
