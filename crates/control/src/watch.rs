@@ -3,8 +3,7 @@
 use crate::view::{ArmView, Arms};
 use jiff::Timestamp;
 use serin_judge::{
-    Arm, Assessment, LogHistogram, Metric, Resources, Tally, ValueSum, sequential::Forecast,
-    trial::Ledger,
+    Arm, Assessment, LogHistogram, Metric, Resources, Tally, sequential::Forecast, trial::Ledger,
 };
 use serin_model::{
     course::{Block, Course, Step},
@@ -135,8 +134,7 @@ impl Watch {
             if *service == self.service
                 && let Some(arm) = self.pending.of(version)
             {
-                let (count, sum) = (value.count, value.sum);
-                arm.add_value(name, ValueSum { count, sum });
+                arm.add_value(name, *value);
             }
         }
         let mine = sealed

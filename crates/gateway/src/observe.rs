@@ -10,7 +10,7 @@ use crate::{
 };
 use http::{HeaderValue, StatusCode};
 use serin_judge::{
-    DenseHistogram, LogHistogram, bucket_of,
+    DenseHistogram, LogHistogram, ValueSum, bucket_of,
     trial::{Latency, Shown},
 };
 use serin_mcp::scan::{self, Pointers, Scanner};
@@ -18,7 +18,7 @@ use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::{
         CallEra, CellKey, Counts, Moved, NO_TOOL, OTHER_TOOL, Open, Outcome, Rejection,
-        STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL, ValueSum,
+        STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
     },
     snapshot::{ServiceRoute, VersionRoute},
 };
@@ -720,7 +720,10 @@ impl Observation {
             if let Some(name) = watched.name(tool, *pointer)
                 && number.abs() <= VALUE_MAX
             {
-                values.entry(name.clone()).or_default().record(*number);
+                values.entry(name.clone()).or_default().merge(ValueSum {
+                    count: 1,
+                    sum: *number,
+                });
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::{
     share::Share,
 };
 use serde::{Deserialize, Serialize};
-use serin_judge::{LogHistogram, trial::Report};
+use serin_judge::{LogHistogram, ValueSum, trial::Report};
 use std::sync::Arc;
 
 /// How a call ended. The order is that of [`Counts::outcomes`].
@@ -219,35 +219,6 @@ pub struct Trials {
     pub share: Share,
     /// What was seen.
     pub report: Report,
-}
-
-/// A sum of numbers, enough for their mean and its spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ValueSum {
-    /// How many there were.
-    pub count: u64,
-    /// Their sum.
-    pub sum: f64,
-    /// The sum of their squares.
-    pub squares: f64,
-}
-
-impl ValueSum {
-    /// Adds a number.
-    pub fn record(&mut self, value: f64) {
-        self.merge(&Self {
-            count: 1,
-            sum: value,
-            squares: value * value,
-        });
-    }
-
-    /// Adds others.
-    pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.sum += other.sum;
-        self.squares += other.squares;
-    }
 }
 
 /// What is open at the moment of a message.

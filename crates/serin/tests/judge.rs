@@ -56,6 +56,10 @@ impl World {
 
     async fn roll_out(&self, rest: &str, evidence: &str) {
         let plan = PLAN.replace("REST", rest) + &format!("evidence: {evidence}\n");
+        self.roll_out_by(&plan).await;
+    }
+
+    async fn roll_out_by(&self, plan: &str) {
         std::fs::write(self.folder.path().join("judged.yaml"), plan).unwrap();
         self.serin
             .cli(&[
@@ -160,19 +164,7 @@ async fn a_candidate_that_fails_fast_is_not_called_faster() {
     let population = world.population(100.0, |_| {});
     let plan = "phases: [{ share: 50 %, hold: 2s, deadline: 10s }, { share: 100 % }]\ninconclusive: hold\n\
         judge: { mode: threshold, modes: { latency: sequential }, block: 1s }\nevidence: safe\n";
-    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
-    world
-        .serin
-        .cli(&[
-            "rollout",
-            "start",
-            "tools",
-            "--to",
-            "v2",
-            "--plan",
-            "plan.yaml",
-        ])
-        .await;
+    world.roll_out_by(plan).await;
     let rollout = world
         .serin
         .until("out of time", |r| r["status"] != "running")
@@ -191,19 +183,7 @@ async fn a_number_inside_the_results_of_a_tool_takes_the_candidate_back() {
     // Entries have a few hundred words; this plan wants novels.
     let plan = "phases: [{ share: 50 %, hold: 2s, deadline: 50s }, { share: 100 % }]\nevidence: calls 20\n\
         values: { words: { tool: get_entry, pointer: /answer/words, critical: 20000, window: 10s, min_samples: 10 } }\n";
-    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
-    world
-        .serin
-        .cli(&[
-            "rollout",
-            "start",
-            "tools",
-            "--to",
-            "v2",
-            "--plan",
-            "plan.yaml",
-        ])
-        .await;
+    world.roll_out_by(plan).await;
     let rollout = world.rolled_back().await;
     let reason = rollout["ended_reason"].as_str().unwrap();
     assert!(
@@ -219,19 +199,7 @@ async fn traffic_that_stops_in_mid_phase_never_promotes() {
     let population = world.population(150.0, |_| {});
     let plan = "phases: [{ share: 50 %, hold: 8s, deadline: 12s }, { share: 100 % }]\ninconclusive: hold\n\
         judge: { block: 1s }\nevidence: trials 50\n";
-    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
-    world
-        .serin
-        .cli(&[
-            "rollout",
-            "start",
-            "tools",
-            "--to",
-            "v2",
-            "--plan",
-            "plan.yaml",
-        ])
-        .await;
+    world.roll_out_by(plan).await;
     world
         .serin
         .until("seen what its plan asks for", |r| {
