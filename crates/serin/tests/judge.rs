@@ -203,7 +203,7 @@ async fn traffic_that_stops_in_mid_phase_never_promotes() {
     world
         .serin
         .until("seen what its plan asks for", |r| {
-            r["trials"].as_u64().is_some_and(|trials| trials >= 50)
+            r["trials"].as_u64() >= Some(50) && r["proof"]["stable_trials"].as_u64() >= Some(50)
         })
         .await;
     population.stop().await;
