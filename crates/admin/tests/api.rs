@@ -7,6 +7,7 @@ use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use serin_admin::{Access, Build, Token};
 use serin_control::{Control, Options, TICK_MIN};
+use serin_flags::{Environment, table::Forced};
 use serin_judge::{
     LogHistogram,
     trial::{NewKey, Report},
@@ -73,6 +74,8 @@ impl World {
             tick: TICK_MIN,
             plans: serin_config::builtin_plans(),
             manifest: Manifest::default(),
+            environment: Environment::default(),
+            forced: Forced::default(),
         })
         .await
         .unwrap();

@@ -7,15 +7,19 @@ use crate::{
     service,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-use serin_model::{manifest::Manifest, name::ServiceName, plan::Plan, service::ServiceSpec, text};
+use serde::Deserialize;
+use serin_flags::Environment;
+use serin_model::{
+    manifest::Manifest, name::ServiceName, plan::Plan, service::ServiceSpec, switch::KillSwitch,
+    text,
+};
 use std::{
     collections::BTreeMap,
-    fmt,
     io::{ErrorKind, Read as _},
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,25 +43,14 @@ const CORES_MAX: usize = 1024;
 pub const TICK_MIN: Duration = Duration::from_millis(100);
 /// Longest tick: beyond it a bad candidate would serve for too long.
 pub const TICK_MAX: Duration = Duration::from_mins(1);
+/// Time from one look at the file of flags to the next unless told.
+const FLAGS_POLL: Duration = Duration::from_secs(1);
+/// Bounds of `flags.poll`: below it looking would cost more than it tells; above it a kill by the file would come too late.
+const FLAGS_POLL_MIN: Duration = Duration::from_millis(100);
+/// The same, above.
+const FLAGS_POLL_MAX: Duration = Duration::from_mins(1);
 /// Longest drain on shutdown: whoever stops the process has given up long before.
 const DRAIN_MAX: Duration = Duration::from_hours(1);
-
-/// Where Serin runs. Flags and notices differ by it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Environment {
-    /// A developer's machine.
-    #[default]
-    Development,
-    /// Automatic tests.
-    Test,
-    /// The last stop before production.
-    Staging,
-    /// A production of its own for candidates.
-    Canary,
-    /// Production.
-    Production,
-}
 
 /// A `serin.yaml`, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +63,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where the log is.
     pub store: Store,
+    /// The file of flags and who may ask for them.
+    pub flags: Flags,
     /// The control plane.
     pub control: Control,
     /// Services and plans to apply at start.
@@ -123,6 +118,19 @@ pub enum AdminListen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Socket(PathBuf),
+}
+
+/// The file of flags and who may ask for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flags {
+    /// A flagd document; without one, flags come from the admin API alone.
+    pub file: Option<PathBuf>,
+    /// Longest time after which a change of the file is seen, also where the file system tells nothing.
+    pub poll: Duration,
+    /// The file that holds the token for asking flags; made at first start. It opens nothing else.
+    pub token_file: PathBuf,
+    /// `Origin` values of pages that may ask flags, such as `https://app.example.com`.
+    pub origins: Vec<String>,
 }
 
 /// Where the log is.
@@ -212,6 +220,18 @@ pub(crate) struct File {
     control: ControlFile,
     services: BTreeMap<ServiceName, ServiceSpec>,
     plans: BTreeMap<String, Plan>,
+    flags: FlagsFile,
+    kill_switches: BTreeMap<Arc<str>, KillSwitch>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FlagsFile {
+    file: Option<PathBuf>,
+    #[serde(with = "text::duration")]
+    poll: Duration,
+    token_file: Option<PathBuf>,
+    origins: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -273,6 +293,7 @@ impl File {
         Manifest {
             services: self.services,
             plans: self.plans,
+            kill_switches: self.kill_switches,
         }
     }
 
@@ -282,6 +303,7 @@ impl File {
         let store = check_store(self.store.as_deref().unwrap_or(STORE), folder, report);
         let gateway = self.gateway.check(report);
         let admin = self.admin.check(gateway.listen, &store, folder, report);
+        let flags = self.flags.check(&store, folder, report);
         let tick = self.control.tick;
         between(
             tick,
@@ -295,13 +317,57 @@ impl File {
             gateway,
             admin,
             store,
+            flags,
             control: Control { tick },
             manifest: Manifest {
                 services: self.services,
                 plans: self.plans,
+                kill_switches: self.kill_switches,
             },
         }
     }
+}
+
+impl Default for FlagsFile {
+    fn default() -> Self {
+        Self {
+            file: None,
+            poll: FLAGS_POLL,
+            token_file: None,
+            origins: Vec::new(),
+        }
+    }
+}
+
+impl FlagsFile {
+    fn check(self, store: &Store, folder: &Path, report: &mut Report) -> Flags {
+        let at = Field::default().key("flags");
+        between(
+            self.poll,
+            FLAGS_POLL_MIN,
+            FLAGS_POLL_MAX,
+            &at.key("poll"),
+            report,
+        );
+        for (index, origin) in self.origins.iter().enumerate() {
+            check_origin(origin, &at.key("origins").index(index), report);
+        }
+        Flags {
+            file: self.file.map(|file| folder.join(file)),
+            poll: self.poll,
+            token_file: self
+                .token_file
+                .map_or_else(|| beside(store, ".flags-token"), |path| folder.join(path)),
+            origins: self.origins,
+        }
+    }
+}
+
+/// A file beside the log.
+fn beside(store: &Store, suffix: &str) -> PathBuf {
+    let mut beside = store.path().as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
 }
 
 impl GatewayFile {
@@ -410,14 +476,9 @@ impl AdminFile {
                 Some(AdminListen::Tcp(listen))
             }
         };
-        let token_file = self.token_file.map_or_else(
-            || {
-                let mut beside = store.path().as_os_str().to_owned();
-                beside.push(".token");
-                beside.into()
-            },
-            |path| folder.join(path),
-        );
+        let token_file = self
+            .token_file
+            .map_or_else(|| beside(store, ".token"), |path| folder.join(path));
         let fallback = || AdminListen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         Admin {
             listen: listen.unwrap_or_else(fallback),
@@ -532,17 +593,5 @@ impl Shown for Duration {
 impl Shown for usize {
     fn shown(&self) -> String {
         self.to_string()
-    }
-}
-
-impl fmt::Display for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Development => "development",
-            Self::Test => "test",
-            Self::Staging => "staging",
-            Self::Canary => "canary",
-            Self::Production => "production",
-        })
     }
 }

@@ -17,10 +17,11 @@ mod service;
 
 pub use builtin::builtin_plans;
 pub use config::{
-    Admin, AdminListen, CONNECTIONS_MAX_DEFAULT, Config, Control, Cores, Environment, Gateway,
+    Admin, AdminListen, CONNECTIONS_MAX_DEFAULT, Config, Control, Cores, Flags, Gateway,
     HEADER_BYTES_MAX_DEFAULT, Store, TICK_MAX, TICK_MIN,
 };
 pub use diagnostic::{Checked, ConfigError, Diagnostic, Position, Severity};
 pub use name::closest;
 pub use read::{FILE_BYTES_MAX, read_manifest, read_plan};
+pub use serin_flags::Environment;
 pub use service::{BODY_BYTES_LEAST, BODY_BYTES_MOST};

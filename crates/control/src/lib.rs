@@ -23,11 +23,12 @@ mod watch;
 
 use arc_swap::ArcSwap;
 use health::Health;
+use serin_flags::{Environment, table::Forced};
 use serin_model::{
-    decide::{Command, Refusal, RefusalKind, Source, Start},
+    decide::{Candidate, Command, Refusal, RefusalKind, Source, Start},
     event::{Actor, Recorded},
     manifest::Manifest,
-    name::{RolloutId, ServiceName, VersionName},
+    name::{RolloutId, ServiceName},
     observe::Sealed,
     plan::Plan,
     replay::{Replay, Replayer},
@@ -69,6 +70,10 @@ pub struct Options {
     pub plans: BTreeMap<String, Plan>,
     /// What the process was started with.
     pub manifest: Manifest,
+    /// Where the process runs.
+    pub environment: Environment,
+    /// What the process's own environment variable says of flags.
+    pub forced: Forced,
 }
 
 /// Why something did not happen.
@@ -112,7 +117,7 @@ pub struct StartRequest {
     /// The service.
     pub service: ServiceName,
     /// The candidate.
-    pub to: VersionName,
+    pub candidate: Candidate,
     /// The plan.
     pub plan: PlanChoice,
     /// Why.
@@ -335,7 +340,7 @@ impl Control {
         let mut start = Start {
             rollout: RolloutId(Uuid::now_v7()),
             service: request.service,
-            to: request.to,
+            candidate: request.candidate,
             plan_name,
             plan,
             reason: request.reason,
@@ -348,8 +353,11 @@ impl Control {
             &Command::Start(Box::new(start.clone())),
             jiff::Timestamp::now(),
         )?;
-        if let Some(service) = state.services.get(&start.service) {
-            start.preflight = preflight::check(&self.client, service, &start.to, &start.plan).await;
+        // A flag needs no flight of its own: stable is there already.
+        if let (Some(service), Candidate::Version(to)) =
+            (state.services.get(&start.service), &start.candidate)
+        {
+            start.preflight = preflight::check(&self.client, service, to, &start.plan).await;
         }
         self.command(actor, Command::Start(Box::new(start))).await
     }

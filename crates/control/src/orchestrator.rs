@@ -94,7 +94,11 @@ pub(crate) async fn spawn(
         journal,
         blocks: options.blocks,
         state: Arc::new(state),
-        observed: Observed::default(),
+        observed: Observed {
+            environment: options.environment,
+            forced: options.forced,
+            ..Observed::default()
+        },
         watches: BTreeMap::new(),
         recent,
         moved: BTreeMap::new(),

@@ -5,12 +5,13 @@ use serin_control::{
     Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
     view::{RolloutView, View},
 };
+use serin_flags::{Environment, table::Forced};
 use serin_judge::{
     Verdict,
     trial::{NewKey, Part, Report, Seen, Shown},
 };
 use serin_model::{
-    decide::{Command, RefusalKind},
+    decide::{Candidate, Command, RefusalKind},
     event::{Actor, Event},
     manifest::Manifest,
     name::ServiceName,
@@ -90,6 +91,8 @@ impl Plane {
             tick: TICK_MIN,
             plans: BTreeMap::new(),
             manifest,
+            environment: Environment::default(),
+            forced: Forced::default(),
         })
         .await
         .unwrap();
@@ -104,7 +107,7 @@ impl Plane {
         let plan = Box::new(serde_json::from_str(plan).unwrap());
         let request = StartRequest {
             service: shop(),
-            to: "v2".parse().unwrap(),
+            candidate: Candidate::Version("v2".parse().unwrap()),
             plan: PlanChoice::Given {
                 name: "test".into(),
                 plan,

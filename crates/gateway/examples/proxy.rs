@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         path: "/mcp".into(),
         hosts: vec![],
         split: candidate.is_some().then_some(Split {
+            flag: None,
             rollout,
             candidate: 1,
             share,
@@ -51,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let snapshot = Snapshot {
         position: 1,
         services: vec![Arc::new(service)],
+        ..Snapshot::default()
     };
     let mut options = Options::for_listener(listener.local_addr()?);
     if let Ok(cores) = std::env::var("CORES") {

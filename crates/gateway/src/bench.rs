@@ -136,6 +136,7 @@ fn service() -> ServiceRoute {
         versions: vec![version("v1"), version("v2")],
         stable: 0,
         split: Some(Split {
+            flag: None,
             rollout: RolloutId(Uuid::nil()),
             candidate: 1,
             share: Share::ZERO,

@@ -43,6 +43,7 @@ use crate::core::{Core, Phase, Shared};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use observe::Counters;
+use serin_flags::{Environment, Latch};
 use serin_model::{observe::Sealed, snapshot::Snapshot};
 use session::Sessions;
 use std::{
@@ -93,6 +94,10 @@ pub struct Options {
     /// Age at which a tool's or a plain HTTP call that its client drops, unanswered and without `notifications/cancelled`,
     /// counts as timed out and not as cancelled; [`HUNG_AFTER`] unless set. Both versions are measured by it.
     pub hung_after: Duration,
+    /// Where the process runs: kills and flags may be of an environment.
+    pub environment: Environment,
+    /// What is killed. It is read for every request, so that a kill acts on the very next one.
+    pub latch: Arc<ArcSwap<Latch>>,
 }
 
 impl Options {
@@ -115,6 +120,8 @@ impl Options {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_mins(1),
             hung_after: HUNG_AFTER,
+            environment: Environment::default(),
+            latch: Arc::default(),
         }
     }
 }

@@ -175,6 +175,7 @@ pub(crate) mod tests {
             versions: vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])],
             stable: 0,
             split: Some(Split {
+                flag: None,
                 rollout: RolloutId(Uuid::from_u128(3)),
                 candidate: 1,
                 share: Share::from_percent(share).unwrap(),

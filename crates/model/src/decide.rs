@@ -1,9 +1,14 @@
 //! Commands, and what follows from them: `decide` answers with events or with a refusal, and changes nothing itself.
 
+mod begin;
+mod flags;
 mod wish;
 
+pub use flags::{Expects, FlagFile, REASON_CHARS_MAX, SetFlag, SetOverride};
+
 use crate::{
-    event::{Event, Preflight, PreflightResult, Started},
+    event::{Event, Preflight},
+    flags::{FlagChange, Origin},
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
@@ -14,7 +19,9 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_flags::{FlagKey, Kill, State as FlagState};
 use serin_judge::Assessment;
+use std::sync::Arc;
 
 /// What somebody wants, or what was observed.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +94,14 @@ pub enum Command {
         /// What was seen.
         reason: String,
     },
+    /// Create, change or delete a flag.
+    SetFlag(Box<SetFlag>),
+    /// Give a tenant a variant of its own, or take it away.
+    SetOverride(Box<SetOverride>),
+    /// Take over what the author of the file of flags changed in it.
+    ReadFlags(Box<FlagFile>),
+    /// Copy the records of the kill file that the log has not yet.
+    CopyKills(Vec<Kill>),
     /// How a candidate stands.
     Judge {
         /// The rollout.
@@ -121,7 +136,7 @@ pub struct Start {
     /// The service.
     pub service: ServiceName,
     /// The candidate.
-    pub to: VersionName,
+    pub candidate: Candidate,
     /// What the plan is called.
     pub plan_name: String,
     /// The plan.
@@ -132,6 +147,20 @@ pub struct Start {
     pub preflight: Preflight,
     /// Whether a change that clients will notice is accepted.
     pub accept_breaking: bool,
+}
+
+/// What is rolled out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Candidate {
+    /// Another version of the service.
+    Version(VersionName),
+    /// A flag: the callers of stable who have it are compared with those who have not.
+    Flag {
+        /// The flag.
+        flag: FlagKey,
+        /// The variant; unless said, the default one, or the only one that is not off.
+        on: Option<Arc<str>>,
+    },
 }
 
 /// Why a command changes nothing.
@@ -178,7 +207,11 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             source,
             prune,
         } => wish::apply(state, manifest, *source, *prune),
-        Command::Start(start) => begin(state, start),
+        Command::Start(start) => begin::begin(state, start),
+        Command::SetFlag(wish) => flags::set_flag(state, wish),
+        Command::SetOverride(wish) => flags::set_override(state, wish),
+        Command::ReadFlags(file) => flags::read_file(state, file),
+        Command::CopyKills(kills) => Ok(copy_kills(state, kills)),
         Command::SetShare {
             service,
             share,
@@ -232,6 +265,35 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
     }
 }
 
+/// A flag whose rollout was promoted is disabled again.
+fn switched_off(state: &State, rollout: &Rollout, reason: &str) -> Vec<Event> {
+    let released = rollout.flag.as_ref().and_then(|release| {
+        let before = state.flags.definitions.get(&release.flag)?;
+        Some((release.flag.clone(), before))
+    });
+    let Some((flag, before)) = released.filter(|(_, flag)| flag.state == FlagState::Enabled) else {
+        return Vec::new();
+    };
+    let mut after = before.as_ref().clone();
+    after.state = FlagState::Disabled;
+    vec![Event::FlagChanged(Box::new(FlagChange {
+        flag,
+        before: Some(Arc::clone(before)),
+        after: Some(Arc::new(after)),
+        origin: Origin::Hand,
+        reason: reason.to_owned(),
+    }))]
+}
+
+/// Those that are newer than what the log has.
+fn copy_kills(state: &State, kills: &[Kill]) -> Vec<Event> {
+    let mut book = state.kills.clone();
+    let newer = kills.iter().filter(|kill| book.take((*kill).clone()));
+    newer
+        .map(|kill| Event::KillCopied(Box::new(kill.clone())))
+        .collect()
+}
+
 fn service<'a>(state: &'a State, name: &ServiceName) -> Result<&'a Service, Refusal> {
     state.services.get(name).ok_or_else(|| Refusal {
         kind: RefusalKind::NotFound,
@@ -257,120 +319,6 @@ fn listed<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
         );
     }
     format!("the {what} are: {}", names.join(", "))
-}
-
-fn begin(state: &State, start: &Start) -> Result<Vec<Event>, Refusal> {
-    let service = service(state, &start.service)?;
-    let name = &start.service;
-    if let Some(rollout) = state.active(name) {
-        return refuse(
-            RefusalKind::Conflict,
-            format!("service `{name}` has a rollout to {} under way", rollout.to),
-            format!("let it end, or end it with `serin rollout abort {name}`, and start again"),
-        );
-    }
-    let Some(version) = service.versions.get(&start.to) else {
-        return refuse(
-            RefusalKind::NotFound,
-            format!("service `{name}` has no version `{}`", start.to),
-            listed("versions", service.versions.keys().map(VersionName::as_str)),
-        );
-    };
-    if service.stable == start.to {
-        return refuse(
-            RefusalKind::Conflict,
-            format!("version `{}` is already stable", start.to),
-            listed(
-                "other versions",
-                service
-                    .versions
-                    .keys()
-                    .filter(|v| **v != start.to)
-                    .map(VersionName::as_str),
-            ),
-        );
-    }
-    if version.endpoints.is_empty() {
-        return refuse(
-            RefusalKind::Conflict,
-            format!("version `{}` has no endpoint", start.to),
-            "add one under `endpoints:` and run `serin apply -f FILE`",
-        );
-    }
-    if state.rollout(start.rollout).is_some() {
-        return refuse(
-            RefusalKind::Conflict,
-            "this rollout id was used before",
-            "give a new one",
-        );
-    }
-    if let Some(problem) = start.plan.problems().into_iter().find(|p| p.fatal) {
-        return refuse(
-            RefusalKind::Invalid,
-            format!(
-                "plan `{}`, {}: {}",
-                start.plan_name, problem.at, problem.what
-            ),
-            problem.help,
-        );
-    }
-    for check in &start.preflight.checks {
-        match check.result {
-            PreflightResult::Failed => {
-                return refuse(
-                    RefusalKind::Conflict,
-                    format!("pre-flight `{}` failed: {}", check.name, check.detail),
-                    format!(
-                        "mend version {} (`serin service show {name}` shows its endpoints) and start again",
-                        start.to
-                    ),
-                );
-            }
-            PreflightResult::Breaking if !start.accept_breaking => {
-                return refuse(
-                    RefusalKind::Conflict,
-                    format!("pre-flight `{}`: {}", check.name, check.detail),
-                    "clients will notice; if that is meant, start again with `--accept-breaking`",
-                );
-            }
-            _ => {}
-        }
-    }
-    if start.plan.affinity.renew.is_some() && start.preflight.contract_differs {
-        return refuse(
-            RefusalKind::Conflict,
-            format!(
-                "the tools of {} and {} differ, and `affinity: renew` would give callers others with each period",
-                service.stable, start.to
-            ),
-            "start by a plan without `affinity: renew`; callers then stay on their version",
-        );
-    }
-    let share = start
-        .plan
-        .phases
-        .first()
-        .map(|phase| phase.share)
-        .unwrap_or_default();
-    Ok(vec![
-        Event::RolloutStarted(Box::new(Started {
-            rollout: start.rollout,
-            service: name.clone(),
-            from: service.stable.clone(),
-            to: start.to.clone(),
-            plan_name: start.plan_name.clone(),
-            plan: start.plan.clone(),
-            reason: start.reason.clone(),
-            preflight: start.preflight.clone(),
-        })),
-        Event::PhaseEntered {
-            rollout: start.rollout,
-            phase: 0,
-            share,
-            evidence: None,
-            overridden: None,
-        },
-    ])
 }
 
 fn set_share(
@@ -533,6 +481,9 @@ fn roll_back(
             reason: reason.to_owned(),
             evidence: None,
         }]),
+        Some(rollout) if rollout.status == Status::Promoted && rollout.flag.is_some() => {
+            Ok(switched_off(state, rollout, reason))
+        }
         Some(rollout) if rollout.status == Status::Promoted && service.stable == rollout.to => {
             if !service.versions.contains_key(&rollout.from) {
                 return refuse(

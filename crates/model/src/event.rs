@@ -1,15 +1,19 @@
 //! Events: everything that has changed, in order. State is a fold over them.
 
 use crate::{
+    flags::{FlagChange, OverrideChange},
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     service::Service,
     share::Share,
+    switch::KillSwitch,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_flags::{FlagKey, Kill, Overrides};
 use serin_judge::{Assessment, sequential::Distrust};
+use std::sync::Arc;
 
 /// One change. Boxed where it is large, so that a list of events stays small.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,29 @@ pub enum Event {
     PlanRemoved {
         /// Its name.
         name: String,
+    },
+    /// A flag was created, changed or deleted.
+    FlagChanged(Box<FlagChange>),
+    /// A tenant got a variant of its own, or lost it.
+    OverrideChanged(Box<OverrideChange>),
+    /// The variants of tenants that the file of flags has now.
+    OverridesRead {
+        /// All of them.
+        overrides: Arc<Overrides>,
+    },
+    /// A kill or revival that the kill file has, copied to the log.
+    KillCopied(Box<Kill>),
+    /// A kill switch, new or replaced.
+    KillSwitchSet {
+        /// Its name.
+        name: Arc<str>,
+        /// What it does.
+        switch: Box<KillSwitch>,
+    },
+    /// A kill switch that is no more.
+    KillSwitchRemoved {
+        /// Its name.
+        name: Arc<str>,
     },
     /// An attempt to replace stable.
     RolloutStarted(Box<Started>),
@@ -192,6 +219,9 @@ pub struct Started {
     pub from: VersionName,
     /// The candidate.
     pub to: VersionName,
+    /// The flag, if not another version but the flag's variant is the candidate: `to` is then a name for stable with the flag on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flag: Option<FlagRelease>,
     /// What the plan is called.
     pub plan_name: String,
     /// The plan.
@@ -200,6 +230,15 @@ pub struct Started {
     pub reason: String,
     /// What was checked before.
     pub preflight: Preflight,
+}
+
+/// A flag that is the subject of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlagRelease {
+    /// The flag.
+    pub flag: FlagKey,
+    /// The variant that is rolled out.
+    pub on: Arc<str>,
 }
 
 /// What was found before a rollout began.
@@ -319,6 +358,12 @@ impl Event {
             Self::ServiceRemoved { .. } => "service_removed",
             Self::PlanSet { .. } => "plan_set",
             Self::PlanRemoved { .. } => "plan_removed",
+            Self::FlagChanged(_) => "flag_changed",
+            Self::OverrideChanged(_) => "override_changed",
+            Self::OverridesRead { .. } => "overrides_read",
+            Self::KillCopied(_) => "kill_copied",
+            Self::KillSwitchSet { .. } => "kill_switch_set",
+            Self::KillSwitchRemoved { .. } => "kill_switch_removed",
             Self::RolloutStarted(_) => "rollout_started",
             Self::PhaseEntered { .. } => "phase_entered",
             Self::ShareSet { .. } => "share_set",

@@ -6,6 +6,8 @@
 pub mod course;
 pub mod decide;
 pub mod event;
+pub mod flags;
+pub mod gate;
 pub mod manifest;
 pub mod name;
 pub mod observe;
@@ -16,5 +18,6 @@ pub mod service;
 pub mod share;
 pub mod snapshot;
 pub mod state;
+pub mod switch;
 pub mod text;
 pub mod words;

@@ -1,8 +1,8 @@
 //! Manifests: what an operator wants to exist, as it stands in a file.
 
-use crate::{name::ServiceName, plan::Plan, service::ServiceSpec};
+use crate::{name::ServiceName, plan::Plan, service::ServiceSpec, switch::KillSwitch};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The resources of one file. Applying it twice changes nothing the second time; nothing is pruned unasked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,4 +12,7 @@ pub struct Manifest {
     pub services: BTreeMap<ServiceName, ServiceSpec>,
     /// Plans, by name. One named like a built-in plan takes its place.
     pub plans: BTreeMap<String, Plan>,
+    /// Kill switches, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kill_switches: BTreeMap<Arc<str>, KillSwitch>,
 }

@@ -5,6 +5,7 @@ use crate::{
     share::Share,
 };
 use serde::{Deserialize, Serialize};
+use serin_flags::{FlagKey, Reason};
 use serin_judge::{LogHistogram, ValueSum, trial::Report};
 use std::sync::Arc;
 
@@ -199,6 +200,8 @@ pub struct Sealed {
     pub rejections: Vec<(Option<ServiceName>, Rejection, u64)>,
     /// Seconds spent in the gateway, upstream excluded.
     pub overhead: Vec<(ServiceName, LogHistogram)>,
+    /// Answers of flags, by flag, variant and reason.
+    pub flags: Vec<(FlagKey, Arc<str>, Reason, u64)>,
     /// What became of the sessions of withdrawn versions.
     pub moved: Vec<(ServiceName, Moved)>,
 }
@@ -256,6 +259,10 @@ pub enum Rejection {
     Version,
     /// Too much at once.
     Overload,
+    /// A flag hides it.
+    Flag,
+    /// It is killed.
+    Kill,
 }
 
 impl Rejection {
@@ -269,6 +276,8 @@ impl Rejection {
             Self::Session => "session",
             Self::Version => "version",
             Self::Overload => "overload",
+            Self::Flag => "flag",
+            Self::Kill => "kill",
         }
     }
 }

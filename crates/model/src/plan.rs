@@ -8,6 +8,7 @@ pub use value::{Better, Number, POINTER_BYTES_MAX, SignalRule, VALUES_MAX, Value
 
 use crate::{share::Share, text};
 use serde::{Deserialize, Serialize, de::Error as _};
+use serin_flags::FlagKey;
 use serin_judge::{Criterion, Limit, Metric, Of, Threshold, ValueThreshold};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -62,6 +63,9 @@ pub struct Plan {
     /// How live sessions leave the candidate on a rollback by itself.
     #[serde(default)]
     pub rollback: RollbackStrategy,
+    /// Flags that are disabled when the candidate is taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags_off: Vec<FlagKey>,
     /// Longest time of the whole rollout; then it is taken back.
     #[serde(
         default,
@@ -99,6 +103,9 @@ pub struct Phase {
     /// Conditions of this phase, in place of the plan's for the same metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub criteria: BTreeMap<Metric, CriterionRule>,
+    /// Variants that flags have from this phase on; for good after a promotion, as before after a rollback.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flags: BTreeMap<FlagKey, Arc<str>>,
 }
 
 /// A threshold as it stands in a plan.

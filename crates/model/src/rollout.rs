@@ -1,7 +1,7 @@
 //! The rollout machine: where a rollout is, and what follows from how its candidate stands.
 
 use crate::{
-    event::{Actor, Event, Preflight},
+    event::{Actor, Event, FlagRelease, Preflight},
     name::{RolloutId, ServiceName, VersionName},
     plan::{EXTENSIONS_MAX, Evidence, Inconclusive, Plan, RollbackStrategy, SignalRule},
     share::Share,
@@ -12,8 +12,9 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_flags::FlagKey;
 use serin_judge::{Assessment, Check, Level, Metric, Threshold, Verdict, sequential::Distrust};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Trials of stable without which those of the candidate are compared with nothing; fewer where a plan asks for fewer of the
 /// candidate.
@@ -30,6 +31,9 @@ pub struct Rollout {
     pub from: VersionName,
     /// The candidate.
     pub to: VersionName,
+    /// The flag, if the candidate is not another version but stable with this flag on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flag: Option<FlagRelease>,
     /// What its plan is called.
     pub plan_name: String,
     /// Its own copy of the plan.
@@ -131,6 +135,12 @@ pub struct Ended {
 }
 
 impl Rollout {
+    /// The variants of flags that its phases have set so far.
+    pub fn flags(&self) -> BTreeMap<FlagKey, Arc<str>> {
+        let phases = self.plan.phases.iter().take(self.phase + 1);
+        phases.flat_map(|phase| phase.flags.clone()).collect()
+    }
+
     /// Time spent in the present step, pauses not counted.
     pub fn step_elapsed(&self, now: Timestamp) -> Duration {
         elapsed(self.step_started_at, self.paused_at.unwrap_or(now))

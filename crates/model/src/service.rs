@@ -1,6 +1,7 @@
 //! A service as the operator describes it: where clients reach it, its versions, and how the gateway treats its calls.
 
 use crate::{
+    gate::{Categories, Gate},
     name::{EndpointId, ServiceName, VersionName},
     text,
 };
@@ -79,6 +80,15 @@ pub struct ServiceSettings {
     pub rebind: Rebind,
     /// How endpoints are probed.
     pub health: HealthCheck,
+    /// A header that names the tenant of a request. Whoever can set it is believed: a proxy in front must, and clients must not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_header: Option<String>,
+    /// What of the service is there only where a flag says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+    /// Named sets of tools, for gates.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub categories: Categories,
 }
 
 /// Which request headers may choose a version by hand.
@@ -151,6 +161,9 @@ impl Default for ServiceSettings {
             overrides: Overrides::default(),
             rebind: Rebind::default(),
             health: HealthCheck::default(),
+            tenant_header: None,
+            gates: Vec::new(),
+            categories: Categories::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The routing table by which the data plane decides: immutable, made by the control plane, swapped as a whole.
 
 use crate::{
+    event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, ValueRule},
     service::{Protocol, Service, ServiceSettings, VersionStage},
@@ -8,9 +9,11 @@ use crate::{
     state::State,
 };
 use jiff::Timestamp;
+use serin_flags::{Environment, Release, Table, table::Forced};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +25,10 @@ pub struct Snapshot {
     pub position: u64,
     /// The services, longest path first, so that the first that fits is the right one.
     pub services: Vec<Arc<ServiceRoute>>,
+    /// The flags.
+    pub flags: Arc<Table>,
+    /// Another one whenever the flags are not what they were, by an event or by a rollout that steers them.
+    pub flags_revision: u64,
 }
 
 /// One service.
@@ -50,6 +57,9 @@ pub struct ServiceRoute {
 pub struct Split {
     /// The rollout; part of the hash that assigns callers.
     pub rollout: RolloutId,
+    /// The flag whose evaluation assigns callers, if the candidate is stable with a flag on. `candidate` has then the endpoints of
+    /// stable, and who is in changes within a session too.
+    pub flag: Option<FlagRelease>,
     /// Which of the service's versions is the candidate.
     pub candidate: usize,
     /// How many of the new callers get it.
@@ -113,6 +123,10 @@ pub struct Observed {
     pub unhealthy: BTreeSet<EndpointId>,
     /// The tools that each version lists.
     pub tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
+    /// Where the process runs.
+    pub environment: Environment,
+    /// What the process's own environment variable says of flags.
+    pub forced: Forced,
 }
 
 impl Snapshot {
@@ -124,9 +138,12 @@ impl Snapshot {
             .map(|s| Arc::new(route(state, s, observed)))
             .collect();
         services.sort_by_key(|service| (Reverse(service.path.len()), service.hosts.is_empty()));
+        let flags = table(state, observed);
         Self {
             position: state.position,
             services,
+            flags_revision: revision(state.flags.revision, &flags),
+            flags: Arc::new(flags),
         }
     }
 
@@ -175,6 +192,54 @@ fn watched(plan: &Plan) -> Arc<[WatchedValue]> {
     plan.values.iter().map(watched).collect()
 }
 
+/// The table of flags, as definitions and rollouts make it.
+fn table(state: &State, observed: &Observed) -> Table {
+    let mut table = Table {
+        flags: Arc::clone(&state.flags.definitions),
+        overrides: Arc::clone(&state.flags.overrides),
+        file_overrides: Arc::clone(&state.flags.file_overrides),
+        forced: observed.forced.clone(),
+        environment: observed.environment,
+        ..Table::default()
+    };
+    for service in state.services.keys() {
+        let Some(rollout) = state.latest(service) else {
+            continue;
+        };
+        table
+            .shares
+            .insert(service.as_str().into(), rollout.share.percent());
+        if rollout.status.is_terminal() {
+            continue;
+        }
+        table.set_by_rollouts.extend(rollout.flags());
+        if let Some(release) = &rollout.flag {
+            table.releases.insert(
+                release.flag.clone(),
+                Release {
+                    percentage: rollout.share.percent(),
+                    on: release.on.clone(),
+                },
+            );
+        }
+    }
+    table
+}
+
+/// What tells two tables of this process apart.
+fn revision(position: u64, table: &Table) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    position.hash(&mut hasher);
+    for (flag, release) in &table.releases {
+        (flag, release.percentage.to_bits(), &release.on).hash(&mut hasher);
+    }
+    table.set_by_rollouts.hash(&mut hasher);
+    for (service, share) in &table.shares {
+        (service, share.to_bits()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute {
     let index = |name: &VersionName| service.versions.keys().position(|v| v == name);
     let versions = service.versions.iter().map(|(name, version)| VersionRoute {
@@ -196,10 +261,23 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
             .cloned()
             .unwrap_or_default(),
     });
+    let mut versions: Vec<_> = versions.collect();
     let split = state.active(&service.name).and_then(|rollout| {
+        let candidate = match &rollout.flag {
+            None => index(&rollout.to)?,
+            Some(_) => {
+                let stable = versions.get(index(&service.stable)?)?.clone();
+                versions.push(VersionRoute {
+                    name: rollout.to.clone(),
+                    ..stable
+                });
+                versions.len() - 1
+            }
+        };
         Some(Split {
             rollout: rollout.id,
-            candidate: index(&rollout.to)?,
+            flag: rollout.flag.clone(),
+            candidate,
             share: rollout.share,
             step: rollout.step,
             contract_differs: rollout.preflight.contract_differs,
@@ -214,7 +292,7 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
         protocol: service.protocol,
         path: service.path.clone(),
         hosts: service.hosts.clone(),
-        versions: versions.collect(),
+        versions,
         stable: index(&service.stable).unwrap_or_default(),
         split,
         settings: service.settings.clone(),

@@ -2,17 +2,20 @@
 
 use crate::{
     event::{Event, Recorded, Started},
+    flags::FlagState,
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     rollout::{Ended, Rollout, Status, elapsed},
     service::{Service, VersionStage},
     share::Share,
+    switch::KillSwitch,
 };
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use serin_flags::{FlagKey, Kills};
 use serin_judge::Assessment;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// How many ended rollouts of a service stay in memory; the log keeps all.
 pub const ENDED_ROLLOUTS_KEPT: usize = 50;
@@ -32,6 +35,15 @@ pub struct State {
     pub next_endpoint: u32,
     /// The manifest that the process was last started with.
     pub manifest_read: Option<Manifest>,
+    /// The flags.
+    #[serde(default)]
+    pub flags: FlagState,
+    /// The kills and revivals that were copied from the kill file.
+    #[serde(default)]
+    pub kills: Kills,
+    /// The kill switches.
+    #[serde(default)]
+    pub kill_switches: BTreeMap<Arc<str>, KillSwitch>,
 }
 
 impl State {
@@ -41,6 +53,13 @@ impl State {
             .iter()
             .rev()
             .find(|r| r.service == *service && !r.status.is_terminal())
+    }
+
+    /// The rollout under way of which a flag is the subject.
+    pub fn releasing(&self, flag: &FlagKey) -> Option<&Rollout> {
+        self.rollouts.iter().rev().find(|rollout| {
+            !rollout.status.is_terminal() && rollout.flag.as_ref().is_some_and(|r| r.flag == *flag)
+        })
     }
 
     /// The rollout of a service that began last.
@@ -70,6 +89,22 @@ impl State {
             }
             Event::PlanRemoved { name } => {
                 self.plans.remove(name);
+            }
+            Event::FlagChanged(change) => self.flags.change(change, recorded),
+            Event::OverrideChanged(change) => self.flags.change_override(change, recorded),
+            Event::OverridesRead { overrides } => {
+                self.flags.file_overrides = Arc::clone(overrides);
+                self.flags.revision = recorded.position;
+            }
+            Event::KillCopied(kill) => {
+                self.kills.take(kill.as_ref().clone());
+            }
+            Event::KillSwitchSet { name, switch } => {
+                self.kill_switches
+                    .insert(name.clone(), switch.as_ref().clone());
+            }
+            Event::KillSwitchRemoved { name } => {
+                self.kill_switches.remove(name);
             }
             Event::RolloutStarted(started) => self.start(started, recorded),
             Event::Reverted {
@@ -111,6 +146,7 @@ impl State {
             service: started.service.clone(),
             from: started.from.clone(),
             to: started.to.clone(),
+            flag: started.flag.clone(),
             plan_name: started.plan_name.clone(),
             plan: started.plan.clone(),
             status: Status::Running,
@@ -232,6 +268,11 @@ impl State {
             } => {
                 let reason = overridden.as_deref().unwrap_or("every phase passed");
                 end(rollout, Status::Promoted, reason, evidence.as_deref());
+                if let Some(release) = rollout.flag.clone() {
+                    self.flags.settle(&release.flag, &release.on, recorded);
+                    self.keep_flags(id, recorded);
+                    return;
+                }
                 let (service, from, to) = (
                     rollout.service.clone(),
                     rollout.from.clone(),
@@ -242,6 +283,7 @@ impl State {
                 if let Some(service) = self.services.get_mut(&service) {
                     service.stable = to;
                 }
+                self.keep_flags(id, recorded);
                 return;
             }
             Event::RolledBack {
@@ -259,9 +301,35 @@ impl State {
             }
             _ => {}
         }
+        let is_taken_back = matches!(rollout.status, Status::RolledBack | Status::Aborted);
+        let (service, to) = (rollout.service.clone(), rollout.to.clone());
+        let off = if is_taken_back {
+            let released = rollout.flag.iter().map(|release| &release.flag);
+            rollout
+                .plan
+                .flags_off
+                .iter()
+                .chain(released)
+                .cloned()
+                .collect()
+        } else {
+            Vec::new()
+        };
         if let Some(stage) = candidate {
-            let (service, to) = (rollout.service.clone(), rollout.to.clone());
             self.set_stage(&service, &to, stage, recorded);
+        }
+        for flag in &off {
+            self.flags.disable(flag, recorded);
+        }
+    }
+
+    /// What a promoted rollout has set stays.
+    fn keep_flags(&mut self, id: RolloutId, recorded: &Recorded) {
+        let Some(rollout) = self.rollout(id) else {
+            return;
+        };
+        for (flag, variant) in rollout.flags() {
+            self.flags.settle(&flag, &variant, recorded);
         }
     }
 

@@ -7,7 +7,11 @@ pub use evidence::{
     regression_in_words, slower_in_words, unsafe_in_words, value_in_words,
 };
 
-use crate::event::{Event, PreflightResult, Started};
+use crate::{
+    event::{Event, PreflightResult, Started},
+    flags::{FlagChange, Origin},
+};
+use serin_flags::{Kill, State, kill::Position};
 use serin_judge::sequential::Distrust;
 
 /// What happened, in a line.
@@ -32,6 +36,28 @@ pub fn event_in_words(event: &Event) -> String {
         Event::ServiceRemoved { service } => format!("service {service} removed"),
         Event::PlanSet { name, .. } => format!("plan {name} set"),
         Event::PlanRemoved { name } => format!("plan {name} removed"),
+        Event::FlagChanged(change) => flag_in_words(change),
+        Event::OverrideChanged(change) => {
+            let because = because(&change.reason);
+            let (tenant, flag) = (&change.tenant, &change.flag);
+            match &change.after {
+                Some(variant) => {
+                    format!("flag {flag} set to {variant} for tenant {tenant}{because}")
+                }
+                None => format!("flag {flag} as for everybody for tenant {tenant}{because}"),
+            }
+        }
+        Event::OverridesRead { overrides } => {
+            format!(
+                "read the flags of {} tenants from the file",
+                overrides.len()
+            )
+        }
+        Event::KillCopied(kill) => kill_in_words(kill),
+        Event::KillSwitchSet { name, switch } => {
+            format!("kill switch {name} set, for {}", switch.target)
+        }
+        Event::KillSwitchRemoved { name } => format!("kill switch {name} removed"),
         Event::RolloutStarted(started) => started_in_words(started),
         Event::PhaseEntered {
             phase,
@@ -110,6 +136,45 @@ pub const fn distrust_in_words(why: Distrust) -> &'static str {
             "two halves of stable's callers differ as if they were two versions, so callers are not independent of each other here"
         }
         Distrust::StableBroken => "stable itself is broken, so being no worse than it says nothing",
+    }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() {
+        return String::new();
+    }
+    format!(": {reason}")
+}
+
+fn flag_in_words(change: &FlagChange) -> String {
+    let (flag, because) = (&change.flag, because(&change.reason));
+    let from = match change.origin {
+        Origin::Hand => "",
+        Origin::File => " by the file of flags",
+    };
+    match (&change.before, &change.after) {
+        (None, Some(_)) => format!("flag {flag} created{from}{because}"),
+        (_, None) => format!("flag {flag} deleted{from}{because}"),
+        (Some(before), Some(after)) if before.state != after.state => {
+            let now = match after.state {
+                State::Enabled => "enabled",
+                State::Disabled => "disabled",
+            };
+            format!("flag {flag} {now}{from}{because}")
+        }
+        (Some(_), Some(_)) => format!("flag {flag} changed{from}{because}"),
+    }
+}
+
+/// A kill or revival, in a line.
+pub fn kill_in_words(kill: &Kill) -> String {
+    let (target, because) = (&kill.target, because(&kill.reason));
+    match kill.position {
+        Position::Killed => format!("killed {target}{because}"),
+        Position::Probing { one_in } => {
+            format!("{target} is tried again with one call in {one_in}{because}")
+        }
+        Position::Revived => format!("revived {target}{because}"),
     }
 }
 

@@ -7,7 +7,7 @@ use serin_judge::{
     sequential::{Distrust, Progress, Proof},
 };
 use serin_model::{
-    decide::{Command, RefusalKind, Source, Start, decide},
+    decide::{Candidate, Command, RefusalKind, Source, Start, decide},
     event::{Actor, Event, Preflight, PreflightCheck, PreflightResult, Recorded},
     manifest::Manifest,
     name::{RolloutId, ServiceName},
@@ -87,7 +87,7 @@ impl World {
         self.run(&Command::Start(Box::new(Start {
             rollout: RolloutId(Uuid::from_u128(self.ids)),
             service: tools(),
-            to: to.parse().unwrap(),
+            candidate: Candidate::Version(to.parse().unwrap()),
             plan_name: "test".into(),
             plan,
             reason: String::new(),
@@ -706,7 +706,7 @@ fn pre_flight_decides_whether_a_rollout_begins() {
         let outcome = world.run(&Command::Start(Box::new(Start {
             rollout: RolloutId(Uuid::from_u128(1)),
             service: tools(),
-            to: "v2".parse().unwrap(),
+            candidate: Candidate::Version("v2".parse().unwrap()),
             plan_name: "test".into(),
             plan: plan(true, "hold"),
             reason: String::new(),
@@ -905,7 +905,7 @@ fn callers_change_version_only_between_versions_with_the_same_tools() {
         Command::Start(Box::new(Start {
             rollout: RolloutId(Uuid::from_u128(7)),
             service: tools(),
-            to: "v2".parse().unwrap(),
+            candidate: Candidate::Version("v2".parse().unwrap()),
             plan_name: "renew".into(),
             plan: plan.clone(),
             reason: String::new(),

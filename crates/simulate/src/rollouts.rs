@@ -145,6 +145,7 @@ impl Simulated {
             service,
             from,
             to,
+            flag: None,
             plan_name: "simulated".to_owned(),
             plan: plan.clone(),
             reason: String::new(),

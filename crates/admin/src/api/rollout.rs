@@ -17,14 +17,16 @@ use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serin_control::{Control, PlanChoice, StartRequest, view::ServiceView};
+use serin_flags::FlagKey;
 use serin_model::{
-    decide::Command,
+    decide::{Candidate, Command},
     event::{Actor, Recorded},
     name::{RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     share::Share,
     words::event_in_words,
 };
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The plan of a rollout for which none is named: the most careful one that ends within a day.
@@ -37,9 +39,18 @@ const PLAN_UNNAMED: &str = "custom";
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StartBody {
-    /// The candidate.
-    #[schema(value_type = String, example = "v2.0.0")]
-    to: VersionName,
+    /// The candidate, if it is a version.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "v2.0.0")]
+    to: Option<VersionName>,
+    /// The flag that is rolled out, if it is none.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "new_search")]
+    flag: Option<FlagKey>,
+    /// The variant of the flag that is rolled out; its default, or the only one that is not off, unless given.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "on")]
+    variant: Option<Arc<str>>,
     /// The name of a plan, or a plan in full; `standard` unless given.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -198,13 +209,28 @@ pub(super) async fn start(
     let plan = choose(body.plan, body.plan_name)?;
     let request = StartRequest {
         service,
-        to: body.to,
+        candidate: candidate(body.to, body.flag, body.variant)?,
         plan,
         reason: body.reason,
         accept_breaking: body.accept_breaking,
     };
     let events = app.control.start_rollout(actor, request).await?;
     Ok((StatusCode::CREATED, axum::Json(Done::of(&events))).into_response())
+}
+
+fn candidate(
+    to: Option<VersionName>,
+    flag: Option<FlagKey>,
+    variant: Option<Arc<str>>,
+) -> Result<Candidate, Problem> {
+    match (to, flag, variant) {
+        (Some(version), None, None) => Ok(Candidate::Version(version)),
+        (None, Some(flag), on) => Ok(Candidate::Flag { flag, on }),
+        _ => Err(Problem::bad_request(
+            "a rollout needs one candidate: `to` or `flag`, and `variant` only beside `flag`",
+        )
+        .help("write `{\"to\": \"VERSION\"}` or `{\"flag\": \"KEY\"}`")),
+    }
 }
 
 fn choose(plan: Option<serde_json::Value>, name: Option<String>) -> Result<PlanChoice, Problem> {

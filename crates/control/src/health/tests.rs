@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use serin_judge::LogHistogram;
 use serin_model::{
-    decide::{Command, Source, Start, decide},
+    decide::{Candidate, Command, Source, Start, decide},
     event::{Actor, Preflight, Recorded},
     manifest::Manifest,
     name::RolloutId,
@@ -72,7 +72,7 @@ impl World {
         self.run(&Command::Start(Box::new(Start {
             rollout: RolloutId(Uuid::from_u128(1)),
             service: tools(),
-            to: version("v2"),
+            candidate: Candidate::Version(version("v2")),
             plan_name: "test".into(),
             plan: serde_json::from_str(plan).unwrap(),
             reason: String::new(),

@@ -291,6 +291,7 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
         versions: versions.collect(),
         stable: 0,
         split: share.map(|share| Split {
+            flag: None,
             rollout: RolloutId(Uuid::from_u128(1)),
             candidate: 1,
             share: Share::from_percent(share).unwrap(),
@@ -357,6 +358,7 @@ fn table(services: Vec<ServiceRoute>) -> Snapshot {
     Snapshot {
         position: POSITION.fetch_add(1, Relaxed),
         services: services.into_iter().map(Arc::new).collect(),
+        ..Snapshot::default()
     }
 }
 

@@ -54,7 +54,23 @@ pub(super) fn apply(
             Event::ServiceCreated(wanted)
         });
     }
+    for (name, switch) in &manifest.kill_switches {
+        if before.and_then(|m| m.kill_switches.get(name)) == Some(switch)
+            || state.kill_switches.get(name) == Some(switch)
+        {
+            continue;
+        }
+        events.push(Event::KillSwitchSet {
+            name: name.clone(),
+            switch: Box::new(switch.clone()),
+        });
+    }
     if prune {
+        let dropped = state
+            .kill_switches
+            .keys()
+            .filter(|name| !manifest.kill_switches.contains_key(*name));
+        events.extend(dropped.map(|name| Event::KillSwitchRemoved { name: name.clone() }));
         for name in state
             .services
             .keys()

@@ -14,7 +14,7 @@ use serin_control::{
     PlanChoice, StartRequest,
     view::{RolloutView, ServiceView, View},
 };
-use serin_model::{event::Actor, name::ServiceName, rollout::Status};
+use serin_model::{decide::Candidate, event::Actor, name::ServiceName, rollout::Status};
 use serin_testbed::{
     faults::{Fault, FaultKind},
     population::{Change, Population, PopulationOptions, Stats},
@@ -195,7 +195,7 @@ impl Stage {
     async fn start(&self, version: &str) -> miette::Result<()> {
         let request = StartRequest {
             service: service()?,
-            to: version.parse().into_diagnostic()?,
+            candidate: Candidate::Version(version.parse().into_diagnostic()?),
             plan: PlanChoice::Named("demo".to_owned()),
             reason: String::new(),
             accept_breaking: false,

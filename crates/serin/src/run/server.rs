@@ -11,6 +11,7 @@ use miette::Report;
 use serin_admin::{Access, Build, Token};
 use serin_config::{Config, Cores, builtin_plans};
 use serin_control::{Control, ControlError, Options};
+use serin_flags::table::Forced;
 use serin_gateway::Gateway;
 use serin_model::snapshot::Snapshot;
 use serin_store::{Blocks, Log};
@@ -80,6 +81,8 @@ impl Server {
             tick: config.control.tick,
             plans: builtin_plans(),
             manifest: config.manifest,
+            environment: config.environment,
+            forced: Forced::default(),
         };
         let control = Control::start(options).await.map_err(not_started)?;
         let gateway = Gateway::start(
