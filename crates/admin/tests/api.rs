@@ -76,6 +76,7 @@ impl World {
             manifest: Manifest::default(),
             environment: Environment::default(),
             forced: Forced::default(),
+            flag_file: None,
         })
         .await
         .unwrap();

@@ -10,6 +10,7 @@
 //! [`Snapshot`]: serin_model::snapshot::Snapshot
 
 mod ask;
+pub mod flags;
 pub mod health;
 mod journal;
 mod orchestrator;
@@ -22,8 +23,9 @@ pub mod view;
 mod watch;
 
 use arc_swap::ArcSwap;
+use flags::{FlagChanges, FlagFile, FlagsNow};
 use health::Health;
-use serin_flags::{Environment, table::Forced};
+use serin_flags::{Environment, FlagKey, Latch, Reason, table::Forced};
 use serin_model::{
     decide::{Candidate, Command, Refusal, RefusalKind, Source, Start},
     event::{Actor, Recorded},
@@ -33,6 +35,7 @@ use serin_model::{
     plan::Plan,
     replay::{Replay, Replayer},
     snapshot::Snapshot,
+    state::State,
 };
 use serin_store::{Blocks, Log};
 use std::{
@@ -74,6 +77,8 @@ pub struct Options {
     pub environment: Environment,
     /// What the process's own environment variable says of flags.
     pub forced: Forced,
+    /// The file of flags, if there is one.
+    pub flag_file: Option<FlagFile>,
 }
 
 /// Why something did not happen.
@@ -105,6 +110,9 @@ pub struct Control {
     view: channel::Receiver<Arc<View>>,
     totals: Arc<Mutex<Totals>>,
     health: Arc<Mutex<Health>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    latch: Arc<ArcSwap<Latch>>,
+    flag_changes: FlagChanges,
     log: Log,
     blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
@@ -150,11 +158,14 @@ impl Control {
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
         let plans = Arc::new(options.plans.clone());
         let (log, blocks) = (options.log.clone(), options.blocks.clone());
+        let snapshot = Arc::clone(&options.snapshot);
+        let flag_changes = FlagChanges::new();
         let view = orchestrator::spawn(
             options,
             Arc::clone(&totals),
             Arc::clone(&health),
             client.clone(),
+            flag_changes.clone(),
             inbox,
         )
         .await?;
@@ -163,6 +174,9 @@ impl Control {
             view,
             totals,
             health,
+            snapshot,
+            latch: Arc::default(),
+            flag_changes,
             log,
             blocks,
             plans,
@@ -178,6 +192,38 @@ impl Control {
     /// The picture as it changes.
     pub fn subscribe(&self) -> channel::Receiver<Arc<View>> {
         self.view.clone()
+    }
+
+    /// The flags and kills as they are now.
+    pub fn flags(&self) -> FlagsNow {
+        FlagsNow {
+            snapshot: self.snapshot.load_full(),
+            latch: self.latch.load_full(),
+        }
+    }
+
+    /// Tells whenever flags may answer something else.
+    pub fn flag_changes(&self) -> channel::Receiver<u64> {
+        self.flag_changes.subscribe()
+    }
+
+    /// Counts answers that were given outside the data plane.
+    pub fn count_evaluations(
+        &self,
+        answers: impl IntoIterator<Item = (FlagKey, Arc<str>, Reason)>,
+    ) {
+        let now = jiff::Timestamp::now();
+        // Counts only: what somebody left half done is still worth adding to.
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        for (flag, variant, reason) in answers {
+            totals.add_answers(&flag, &variant, reason, 1, now);
+        }
+    }
+
+    /// Everything that the log has made.
+    pub async fn state(&self) -> Result<Arc<State>, ControlError> {
+        self.ask(|answer| orchestrator::Request::State { answer })
+            .await
     }
 
     /// What was counted since the process began.
@@ -239,9 +285,7 @@ impl Control {
         manifest: Manifest,
         prune: bool,
     ) -> Result<Vec<serin_model::event::Event>, ControlError> {
-        let state = self
-            .ask(|answer| orchestrator::Request::State { answer })
-            .await?;
+        let state = self.state().await?;
         let command = Command::Apply {
             manifest: Box::new(manifest),
             source: Source::Request,
@@ -256,11 +300,7 @@ impl Control {
 
     /// The rollouts under way and the latest that ended, oldest first.
     pub async fn rollouts(&self) -> Result<Vec<serin_model::rollout::Rollout>, ControlError> {
-        Ok(self
-            .ask(|answer| orchestrator::Request::State { answer })
-            .await?
-            .rollouts
-            .clone())
+        Ok(self.state().await?.rollouts.clone())
     }
 
     /// Judges a recorded rollout again, from the log and the stored blocks: by its own plan, or by another under a name.
@@ -305,9 +345,7 @@ impl Control {
 
     /// The plans that can be named, built-in ones and those of manifests.
     pub async fn plans(&self) -> Result<BTreeMap<String, Plan>, ControlError> {
-        let state = self
-            .ask(|answer| orchestrator::Request::State { answer })
-            .await?;
+        let state = self.state().await?;
         let mut plans = self.plans.as_ref().clone();
         plans.extend(state.plans.clone());
         Ok(plans)
@@ -334,9 +372,7 @@ impl Control {
                 (name, plan)
             }
         };
-        let state = self
-            .ask(|answer| orchestrator::Request::State { answer })
-            .await?;
+        let state = self.state().await?;
         let mut start = Start {
             rollout: RolloutId(Uuid::now_v7()),
             service: request.service,

@@ -2,6 +2,7 @@
 
 use crate::{
     ControlError, Options,
+    flags::{FlagChanges, a_date_has_come},
     health::Health,
     journal::{AppendFailure, Journal},
     picture::{self, Recent},
@@ -79,6 +80,7 @@ pub(crate) async fn spawn(
     totals: Arc<Mutex<Totals>>,
     health: Arc<Mutex<Health>>,
     client: Client,
+    flag_changes: FlagChanges,
     inbox: mpsc::Receiver<Request>,
 ) -> Result<channel::Receiver<Arc<View>>, ControlError> {
     let (journal, state, recent) = Journal::open(options.log).await?;
@@ -114,6 +116,8 @@ pub(crate) async fn spawn(
         block: 0,
         unstored: BTreeMap::new(),
         pruned: None,
+        flag_changes,
+        flags_looked_at: Timestamp::now(),
     };
     let manifest = Box::new(options.manifest);
     orchestrator
@@ -160,6 +164,9 @@ struct Orchestrator {
     unstored: BTreeMap<RolloutId, VecDeque<Unstored>>,
     /// When old blocks were last removed.
     pruned: Option<Instant>,
+    flag_changes: FlagChanges,
+    /// Until when the dates of flags have been looked at.
+    flags_looked_at: Timestamp,
 }
 
 impl Orchestrator {
@@ -333,6 +340,7 @@ impl Orchestrator {
     async fn tick(&mut self) {
         let began = Instant::now();
         let now = Timestamp::now();
+        self.look_at_dates(now);
         self.retry_taken_back().await;
         let state = Arc::clone(&self.state);
         for rollout in active(&state) {
@@ -624,8 +632,12 @@ impl Orchestrator {
             };
             Arc::make_mut(&mut state).apply(&recorded);
         }
-        self.snapshot
-            .store(Arc::new(Snapshot::build(&state, &self.observed)));
+        let next = Snapshot::build(&state, &self.observed);
+        let other_flags = next.flags_revision != self.snapshot.load().flags_revision;
+        self.snapshot.store(Arc::new(next));
+        if other_flags {
+            self.flag_changes.note();
+        }
         self.follow();
     }
 
@@ -705,6 +717,14 @@ impl Orchestrator {
             }
         }
         Ok(())
+    }
+
+    /// Says so when the date of a flag has come.
+    fn look_at_dates(&mut self, now: Timestamp) {
+        let before = std::mem::replace(&mut self.flags_looked_at, now);
+        if a_date_has_come(&self.state.flags.definitions, before, now) {
+            self.flag_changes.note();
+        }
     }
 
     /// Lets the health monitor look at everything.

@@ -1,5 +1,7 @@
 //! What was counted since the process began: what `/metrics` shows.
 
+use jiff::Timestamp;
+use serin_flags::{FlagKey, Reason};
 use serin_judge::LogHistogram;
 use serin_model::{
     name::{ServiceName, VersionName},
@@ -7,7 +9,7 @@ use serin_model::{
     plan::RollbackStrategy,
     rollout::Status,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Counters since the process began, and gauges as of now.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub struct Totals {
     pub rejections: BTreeMap<(Option<ServiceName>, Rejection), u64>,
     /// Seconds spent in the gateway.
     pub overhead: BTreeMap<ServiceName, LogHistogram>,
+    /// Answers of flags, by flag, variant and reason, and when the last one was.
+    pub flags: BTreeMap<FlagKey, Answers>,
     /// Rollouts that ended.
     pub rollouts: BTreeMap<(ServiceName, Ending), u64>,
     /// Seconds from the decision to take a candidate back to the snapshot that does so.
@@ -28,6 +32,15 @@ pub struct Totals {
     pub append_seconds: LogHistogram,
     /// Seconds a tick took.
     pub tick_seconds: LogHistogram,
+}
+
+/// What a flag answered since the process began.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// How often, by variant and reason.
+    pub counts: BTreeMap<(Arc<str>, Reason), u64>,
+    /// When it was last asked.
+    pub last: Option<Timestamp>,
 }
 
 /// How a rollout ended, as a label.
@@ -69,6 +82,10 @@ impl Ending {
 impl Totals {
     /// Adds what a core counted.
     pub fn add(&mut self, sealed: &Sealed) {
+        let now = Timestamp::now();
+        for (flag, variant, reason, answers) in &sealed.flags {
+            self.add_answers(flag, variant, *reason, *answers, now);
+        }
         for (key, counts) in &sealed.cells {
             self.calls.entry(key.clone()).or_default().merge(counts);
         }
@@ -88,6 +105,28 @@ impl Totals {
                 .entry(service.clone())
                 .or_default()
                 .merge(histogram);
+        }
+    }
+
+    /// Adds answers of a flag, given at a time.
+    pub fn add_answers(
+        &mut self,
+        flag: &FlagKey,
+        variant: &Arc<str>,
+        reason: Reason,
+        answers: u64,
+        at: Timestamp,
+    ) {
+        let of_flag = match self.flags.get_mut(flag) {
+            Some(of_flag) => of_flag,
+            None => self.flags.entry(flag.clone()).or_default(),
+        };
+        of_flag.last = of_flag.last.max(Some(at));
+        match of_flag.counts.get_mut(&(variant.clone(), reason)) {
+            Some(count) => *count += answers,
+            None => {
+                of_flag.counts.insert((variant.clone(), reason), answers);
+            }
         }
     }
 

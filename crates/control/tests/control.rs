@@ -93,6 +93,7 @@ impl Plane {
             manifest,
             environment: Environment::default(),
             forced: Forced::default(),
+            flag_file: None,
         })
         .await
         .unwrap();

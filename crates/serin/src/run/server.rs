@@ -83,6 +83,7 @@ impl Server {
             manifest: config.manifest,
             environment: config.environment,
             forced: Forced::default(),
+            flag_file: None,
         };
         let control = Control::start(options).await.map_err(not_started)?;
         let gateway = Gateway::start(
