@@ -3,13 +3,17 @@
 use serin_model::plan::Plan;
 use std::collections::BTreeMap;
 
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("cohorts", include_str!("../../../plans/cohorts.yaml")),
     (
         "conservative",
         include_str!("../../../plans/conservative.yaml"),
     ),
     ("demo", include_str!("../../../plans/demo.yaml")),
+    (
+        "erlmcp-staging",
+        include_str!("../../../plans/erlmcp-staging.yaml"),
+    ),
     ("extended", include_str!("../../../plans/extended.yaml")),
     ("fast-track", include_str!("../../../plans/fast-track.yaml")),
     ("stage-i", include_str!("../../../plans/stage-i.yaml")),

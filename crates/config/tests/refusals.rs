@@ -70,7 +70,7 @@ const CASES: &[Case] = &[
         message: "there is no field `endpoint` here", help: "did you mean `endpoints`?", mended: "v2.0.0: { endpoints:" },
     Case { good: "hosts: [mcp.example.com]", bad: "colour: red", place: (2, 44), field: "gateway.colour", message: "there is no field `colour` here",
         help: "use one of `listen`, `cores`, `hosts`", mended: "hosts: []" },
-    Case { good: "environment: production", bad: "environment: prod", place: (1, 14), field: "environment", message: "`prod` is not known here",
+    Case { good: "environment: production", bad: "environment: prodution", place: (1, 14), field: "environment", message: "`prodution` is not known here",
         help: "`staging`, `canary`, `production`", mended: "environment: production" },
     Case { good: "protocol: mcp", bad: "protocol: mpc", place: (8, 15), field: "services.tools.protocol", message: "`mpc` is not known here",
         help: "did you mean `mcp`?", mended: "protocol: mcp" },

@@ -337,10 +337,16 @@ impl Health {
             .get_mut(&service.name)
             .map(|watched| std::mem::take(&mut watched.streaks))
             .unwrap_or_default();
-        streaks.retain(|version| service.versions.contains_key(version));
+        let released = rollout.filter(|rollout| rollout.flag.is_some());
+        let versions: Vec<_> = service
+            .versions
+            .keys()
+            .chain(released.map(|rollout| &rollout.to))
+            .collect();
+        streaks.retain(|version| versions.contains(&version));
         let mut issues = Vec::new();
         let mut sums = Sums::new(self, &service.name);
-        for version in service.versions.keys() {
+        for version in versions {
             let plan = thresholds
                 .as_deref()
                 .filter(|_| rollout.is_some_and(|rollout| rollout.to == *version));

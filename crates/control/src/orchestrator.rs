@@ -762,7 +762,9 @@ fn tools_in_both(observed: &Observed, rollout: &Rollout) -> Option<BTreeSet<Arc<
             .tools
             .get(&(rollout.service.clone(), version.clone()))
     };
-    let (from, to) = tools(&rollout.from).zip(tools(&rollout.to))?;
+    // With a flag, it is stable that answers on both sides.
+    let to = rollout.flag.as_ref().map_or(&rollout.to, |_| &rollout.from);
+    let (from, to) = tools(&rollout.from).zip(tools(to))?;
     let of_stable: BTreeSet<_> = from.iter().collect();
     let shared = to.iter().filter(|tool| of_stable.contains(tool));
     let mut shared: BTreeSet<_> = shared.cloned().collect();

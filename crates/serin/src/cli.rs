@@ -2,6 +2,7 @@
 
 use crate::exit::Exit;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use serin_flags::FlagKey;
 use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     share::Share,
@@ -203,8 +204,14 @@ pub(crate) struct StartArgs {
     /// The service.
     pub(crate) service: ServiceName,
     /// The candidate.
-    #[arg(long, value_name = "VERSION")]
-    pub(crate) to: VersionName,
+    #[arg(long, value_name = "VERSION", required_unless_present = "flag")]
+    pub(crate) to: Option<VersionName>,
+    /// A flag in place of another version: stable's callers who have it are compared with those who have not.
+    #[arg(long, value_name = "KEY", conflicts_with = "to")]
+    pub(crate) flag: Option<FlagKey>,
+    /// The variant of the flag; without it, its default, or the only one that is not off.
+    #[arg(long, value_name = "VARIANT", requires = "flag")]
+    pub(crate) variant: Option<String>,
     /// The name of a plan, or a file with one.
     #[arg(long, value_name = "NAME|FILE", default_value = "standard")]
     pub(crate) plan: String,

@@ -122,6 +122,8 @@ async fn start(client: &mut Client, args: StartArgs) -> miette::Result<Exit> {
     let (plan, plan_name) = plan(&args.plan)?;
     let body = json!({
         "to": args.to,
+        "flag": args.flag,
+        "variant": args.variant,
         "plan": plan,
         "plan_name": plan_name,
         "reason": args.reason,
