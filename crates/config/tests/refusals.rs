@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     Case { good: "hosts: [mcp.example.com]", bad: "colour: red", place: (2, 44), field: "gateway.colour", message: "there is no field `colour` here",
         help: "use one of `listen`, `cores`, `hosts`", mended: "hosts: []" },
     Case { good: "environment: production", bad: "environment: prodution", place: (1, 14), field: "environment", message: "`prodution` is not known here",
-        help: "`staging`, `canary`, `production`", mended: "environment: production" },
+        help: "did you mean `production`?", mended: "environment: production" },
     Case { good: "protocol: mcp", bad: "protocol: mpc", place: (8, 15), field: "services.tools.protocol", message: "`mpc` is not known here",
         help: "did you mean `mcp`?", mended: "protocol: mcp" },
     Case { good: "    path: /mcp\n", bad: "", place: (13, 5), field: "services.tools.settings", message: "the field `path` is missing",
