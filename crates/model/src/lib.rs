@@ -3,6 +3,7 @@
 //!
 //! Pure: no clock, no I/O, no randomness. Time and new ids are arguments.
 
+pub mod access;
 pub mod course;
 pub mod decide;
 pub mod event;

@@ -1,6 +1,7 @@
 //! The routing table by which the data plane decides: immutable, made by the control plane, swapped as a whole.
 
 use crate::{
+    access::Gates,
     event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, ValueRule},
@@ -50,6 +51,8 @@ pub struct ServiceRoute {
     pub split: Option<Split>,
     /// How its calls are treated.
     pub settings: ServiceSettings,
+    /// What of it flags open and close.
+    pub gates: Gates,
 }
 
 /// The split of new callers between stable and candidate.
@@ -132,13 +135,13 @@ pub struct Observed {
 impl Snapshot {
     /// The table that follows from the state and what is observed.
     pub fn build(state: &State, observed: &Observed) -> Self {
+        let flags = table(state, observed);
         let mut services: Vec<_> = state
             .services
             .values()
-            .map(|s| Arc::new(route(state, s, observed)))
+            .map(|s| Arc::new(route(state, s, observed, &flags)))
             .collect();
         services.sort_by_key(|service| (Reverse(service.path.len()), service.hosts.is_empty()));
-        let flags = table(state, observed);
         Self {
             position: state.position,
             services,
@@ -240,7 +243,7 @@ fn revision(position: u64, table: &Table) -> u64 {
     hasher.finish()
 }
 
-fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute {
+fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -> ServiceRoute {
     let index = |name: &VersionName| service.versions.keys().position(|v| v == name);
     let versions = service.versions.iter().map(|(name, version)| VersionRoute {
         name: name.clone(),
@@ -296,5 +299,6 @@ fn route(state: &State, service: &Service, observed: &Observed) -> ServiceRoute 
         stable: index(&service.stable).unwrap_or_default(),
         split,
         settings: service.settings.clone(),
+        gates: Gates::new(&service.settings, flags),
     }
 }

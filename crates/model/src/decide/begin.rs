@@ -184,10 +184,17 @@ fn refuse_plan(state: &State, start: &Start) -> Result<(), Refusal> {
         );
     }
     let plan = format!("plan `{}`", start.plan_name);
+    let known = |key: &FlagKey| state.flags.definitions.contains_key(key);
+    if let Some(key) = start.plan.flags_off.iter().find(|key| !known(key)) {
+        return refuse(
+            RefusalKind::NotFound,
+            format!("{plan} disables flag `{key}` on a rollback, but there is no such flag"),
+            format!("create it first: `serin flag create {key}`"),
+        );
+    }
     for phase in &start.plan.phases {
         for (key, variant) in &phase.flags {
-            let flag = state.flags.definitions.get(key);
-            let Some(flag) = flag else {
+            let Some(flag) = state.flags.definitions.get(key) else {
                 return refuse(
                     RefusalKind::NotFound,
                     format!("{plan} sets flag `{key}`, which does not exist"),

@@ -1,0 +1,435 @@
+//! Flags in the state: who may change them, what the file of flags changes, and what rollouts do with them.
+
+use jiff::Timestamp;
+use serde_json::json;
+use serin_flags::{Flag, FlagKey, State as FlagState};
+use serin_model::{
+    decide::{
+        Candidate, Command, Expects, FlagFile, RefusalKind, SetFlag, SetOverride, Source, Start,
+        decide,
+    },
+    event::{Actor, Event, Preflight, Recorded},
+    manifest::Manifest,
+    name::{RolloutId, ServiceName},
+    plan::{Plan, RollbackStrategy},
+    rollout::Status,
+    share::Share,
+    snapshot::{Observed, Snapshot},
+    state::State,
+};
+use std::sync::Arc;
+use uuid::Uuid;
+
+fn tools() -> ServiceName {
+    "tools".parse().unwrap()
+}
+
+fn key(text: &str) -> FlagKey {
+    text.parse().unwrap()
+}
+
+/// A boolean flag, disabled unless said otherwise.
+fn flag(state: &str) -> Flag {
+    let flag = json!({"state": state, "variants": {"on": true, "off": false}, "defaultVariant": "on",
+        "serin": {"offVariant": "off"}});
+    serde_json::from_value(flag).unwrap()
+}
+
+fn plan(extra: &serde_json::Value) -> Plan {
+    let mut plan = json!({"phases": [{"share": "10 %", "hold": "60s"}, {"share": "50 %", "hold": "60s"}, {"share": "100 %"}]});
+    plan.as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
+    serde_json::from_value(plan).unwrap()
+}
+
+/// A log in memory.
+#[derive(Default)]
+struct World {
+    state: State,
+    position: u64,
+    now: Timestamp,
+    ids: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self::default();
+        let manifest = json!({"services": {"tools": {"protocol": "mcp", "path": "/mcp", "stable": "v1", "versions": {
+            "v1": {"endpoints": ["http://127.0.0.1:9001/mcp"]}, "v2": {"endpoints": ["http://127.0.0.1:9002/mcp"]}}}}});
+        let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+        world
+            .run(&Command::Apply {
+                manifest: Box::new(manifest),
+                source: Source::Start,
+                prune: false,
+            })
+            .unwrap();
+        world
+    }
+
+    fn run(&mut self, command: &Command) -> Result<Vec<Event>, RefusalKind> {
+        let events = decide(&self.state, command, self.now).map_err(|refusal| {
+            assert!(!refusal.help.is_empty(), "{refusal}");
+            refusal.kind
+        })?;
+        for event in events.clone() {
+            self.position += 1;
+            // What is stored is what is applied.
+            let event = Event::decode(event.kind(), 1, &event.encode_body().unwrap()).unwrap();
+            self.state.apply(&Recorded {
+                position: self.position,
+                at: self.now,
+                actor: Actor::named("ops"),
+                epoch: 1,
+                event,
+            });
+        }
+        Ok(events)
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        flag: Option<Flag>,
+        expects: Expects,
+    ) -> Result<usize, RefusalKind> {
+        let wish = SetFlag {
+            flag: key(name),
+            definition: flag.map(Box::new),
+            expects,
+            reason: "because".into(),
+        };
+        self.run(&Command::SetFlag(Box::new(wish)))
+            .map(|events| events.len())
+    }
+
+    fn give(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        variant: Option<&str>,
+    ) -> Result<usize, RefusalKind> {
+        let wish = SetOverride {
+            tenant: tenant.parse().unwrap(),
+            flag: key(name),
+            variant: variant.map(Into::into),
+            reason: String::new(),
+        };
+        self.run(&Command::SetOverride(Box::new(wish)))
+            .map(|events| events.len())
+    }
+
+    fn read(&mut self, flags: &[(&str, Flag)]) -> Result<usize, RefusalKind> {
+        let flags = flags
+            .iter()
+            .map(|(name, flag)| (key(name), Arc::new(flag.clone())));
+        let file = FlagFile {
+            flags: flags.collect(),
+            ..FlagFile::default()
+        };
+        self.run(&Command::ReadFlags(Box::new(file)))
+            .map(|events| events.len())
+    }
+
+    fn start(&mut self, candidate: Candidate, plan: Plan) -> Result<(), RefusalKind> {
+        self.ids += 1;
+        let start = Start {
+            rollout: RolloutId(Uuid::from_u128(self.ids)),
+            service: tools(),
+            candidate,
+            plan_name: "test".into(),
+            plan,
+            reason: String::new(),
+            preflight: Preflight::default(),
+            accept_breaking: false,
+        };
+        self.run(&Command::Start(Box::new(start))).map(drop)
+    }
+
+    fn release(&mut self, name: &str) -> Result<(), RefusalKind> {
+        let candidate = Candidate::Flag {
+            flag: key(name),
+            on: None,
+        };
+        self.start(candidate, plan(&json!({})))
+    }
+
+    fn promote(&mut self, full: bool) {
+        self.run(&Command::Promote {
+            service: tools(),
+            full,
+            overridden: Some("test".into()),
+            assessment: None,
+        })
+        .unwrap();
+    }
+
+    fn roll_back(&mut self) {
+        self.run(&Command::Rollback {
+            service: tools(),
+            strategy: RollbackStrategy::Immediate,
+            reason: "bad".into(),
+        })
+        .unwrap();
+    }
+
+    fn flag(&self, name: &str) -> &Flag {
+        &self.state.flags.definitions[name]
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::build(&self.state, &Observed::default())
+    }
+}
+
+#[test]
+fn changes_need_what_they_take_for_granted() {
+    let mut world = World::new();
+    assert_eq!(
+        world.set("a", Some(flag("ENABLED")), Expects::Known),
+        Err(RefusalKind::NotFound)
+    );
+    assert_eq!(world.set("a", Some(flag("ENABLED")), Expects::New), Ok(1));
+    assert_eq!(
+        world.set("a", Some(flag("DISABLED")), Expects::New),
+        Err(RefusalKind::Conflict)
+    );
+    let revision = world.state.flags.histories["a"].revision;
+    assert_eq!(
+        world.set("a", Some(flag("ENABLED")), Expects::Revision(revision)),
+        Ok(0)
+    );
+    assert_eq!(
+        world.set("a", Some(flag("DISABLED")), Expects::Revision(revision)),
+        Ok(1)
+    );
+    let stale = world.set("a", Some(flag("ENABLED")), Expects::Revision(revision));
+    assert_eq!(stale, Err(RefusalKind::Conflict));
+    assert_eq!(world.flag("a").state, FlagState::Disabled);
+    let mut odd = flag("ENABLED");
+    odd.default_variant = "maybe".into();
+    assert_eq!(
+        world.set("a", Some(odd), Expects::Anything),
+        Err(RefusalKind::Invalid)
+    );
+    assert_eq!(world.set("a", None, Expects::Known), Ok(1));
+    assert!(world.state.flags.definitions.is_empty() && world.state.flags.histories.is_empty());
+}
+
+#[test]
+fn tenants_have_variants_that_exist() {
+    let mut world = World::new();
+    assert_eq!(
+        world.give("acme", "a", Some("on")),
+        Err(RefusalKind::NotFound)
+    );
+    world.set("a", Some(flag("ENABLED")), Expects::New).unwrap();
+    assert_eq!(
+        world.give("acme", "a", Some("maybe")),
+        Err(RefusalKind::Invalid)
+    );
+    assert_eq!(world.give("acme", "a", Some("on")), Ok(1));
+    assert_eq!(world.give("acme", "a", Some("on")), Ok(0));
+    let mut fewer = flag("ENABLED");
+    fewer.variants.remove("on");
+    fewer.default_variant = "off".into();
+    assert_eq!(
+        world.set("a", Some(fewer), Expects::Known),
+        Err(RefusalKind::Conflict)
+    );
+    assert_eq!(world.give("acme", "a", None), Ok(1));
+    assert!(world.state.flags.overrides.is_empty());
+}
+
+#[test]
+fn the_file_changes_only_what_its_author_changed() {
+    let mut world = World::new();
+    assert_eq!(
+        world.read(&[("a", flag("ENABLED")), ("b", flag("ENABLED"))]),
+        Ok(2)
+    );
+    assert_eq!(
+        world.read(&[("a", flag("ENABLED")), ("b", flag("ENABLED"))]),
+        Ok(0)
+    );
+    // Somebody disables one by hand; the file, read again, does not undo it.
+    world
+        .set("a", Some(flag("DISABLED")), Expects::Known)
+        .unwrap();
+    assert_eq!(
+        world.read(&[("a", flag("ENABLED")), ("b", flag("ENABLED"))]),
+        Ok(0)
+    );
+    assert_eq!(world.flag("a").state, FlagState::Disabled);
+    // One that is deleted by hand does not come back with the next start.
+    world.set("b", None, Expects::Known).unwrap();
+    assert_eq!(
+        world.read(&[("a", flag("ENABLED")), ("b", flag("ENABLED"))]),
+        Ok(0)
+    );
+    assert!(!world.state.flags.definitions.contains_key("b"));
+    // The author changes the first, and removes the second: the newest word counts.
+    let mut changed = flag("ENABLED");
+    changed.serin.owner = Some("team".into());
+    assert_eq!(world.read(&[("a", changed.clone())]), Ok(2));
+    assert_eq!(world.flag("a"), &changed);
+    assert_eq!(world.read(&[("a", changed)]), Ok(0));
+    assert_eq!(world.read(&[]), Ok(1));
+    assert!(world.state.flags.definitions.is_empty() && world.state.flags.histories.is_empty());
+    // What was never in the file is not touched by it.
+    world.set("c", Some(flag("ENABLED")), Expects::New).unwrap();
+    assert_eq!(world.read(&[]), Ok(0));
+}
+
+#[test]
+fn a_release_climbs_and_settles() {
+    let mut world = World::new();
+    assert_eq!(world.release("a"), Err(RefusalKind::NotFound));
+    world
+        .set("a", Some(flag("DISABLED")), Expects::New)
+        .unwrap();
+    world.release("a").unwrap();
+    let snapshot = world.snapshot();
+    assert!((snapshot.flags.releases["a"].percentage - 10.0).abs() < 1e-9);
+    let service = &snapshot.services[0];
+    let split = service.split.as_ref().unwrap();
+    let candidate = &service.versions[split.candidate];
+    assert_eq!(candidate.name.as_str(), "v1+a");
+    assert_eq!(
+        candidate.endpoints,
+        service.versions[service.stable].endpoints
+    );
+    // Who steers it is the rollout.
+    let by_hand = world.set("a", Some(flag("ENABLED")), Expects::Known);
+    assert_eq!(by_hand, Err(RefusalKind::Conflict));
+    assert_eq!(
+        world.read(&[("a", flag("ENABLED"))]),
+        Err(RefusalKind::Conflict)
+    );
+    assert_eq!(world.release("a"), Err(RefusalKind::Conflict));
+    world.promote(false);
+    let after = world.snapshot();
+    assert!((after.flags.releases["a"].percentage - 50.0).abs() < 1e-9);
+    assert_ne!(after.flags_revision, snapshot.flags_revision);
+    world.promote(true);
+    let snapshot = world.snapshot();
+    assert!(snapshot.flags.releases.is_empty() && snapshot.services[0].split.is_none());
+    let settled = world.flag("a");
+    assert_eq!(
+        (settled.state, &*settled.default_variant),
+        (FlagState::Enabled, "on")
+    );
+    assert_eq!(world.state.services[&tools()].stable.as_str(), "v1");
+    // A rollback after the end switches it off again.
+    world.roll_back();
+    assert_eq!(world.flag("a").state, FlagState::Disabled);
+}
+
+#[test]
+fn a_release_that_is_taken_back_is_off_for_everybody() {
+    for abort in [false, true] {
+        let mut world = World::new();
+        world.set("a", Some(flag("ENABLED")), Expects::New).unwrap();
+        world.release("a").unwrap();
+        if abort {
+            world
+                .run(&Command::Abort {
+                    service: tools(),
+                    reason: "no".into(),
+                })
+                .unwrap();
+        } else {
+            world.roll_back();
+        }
+        assert_eq!(world.flag("a").state, FlagState::Disabled);
+        assert!(world.snapshot().flags.releases.is_empty());
+        assert_eq!(world.state.services[&tools()].stable.as_str(), "v1");
+    }
+}
+
+#[test]
+fn what_is_released_must_be_one_variant_that_is_not_off() {
+    let mut world = World::new();
+    let mut many = flag("ENABLED");
+    many.variants = [("a", 1), ("b", 2), ("off", 0)]
+        .map(|(name, value)| (name.into(), json!(value)))
+        .into();
+    many.default_variant = "off".into();
+    world.set("many", Some(many), Expects::New).unwrap();
+    assert_eq!(world.release("many"), Err(RefusalKind::Invalid));
+    for (on, want) in [
+        ("off", Err(RefusalKind::Invalid)),
+        ("c", Err(RefusalKind::Invalid)),
+        ("b", Ok(())),
+    ] {
+        let candidate = Candidate::Flag {
+            flag: key("many"),
+            on: Some(on.into()),
+        };
+        assert_eq!(world.start(candidate, plan(&json!({}))), want, "{on}");
+    }
+}
+
+#[test]
+fn a_rollout_sets_flags_and_leaves_them_as_it_ends() {
+    let plan = plan(&json!({
+        "phases": [{"share": "10 %", "hold": "60s"}, {"share": "60 %", "hold": "60s", "flags": {"newAuth": "on"}}, {"share": "100 %"}],
+        "flags_off": ["risky"]
+    }));
+    let v2 = Candidate::Version("v2".parse().unwrap());
+    for promoted in [false, true] {
+        let mut world = World::new();
+        assert_eq!(
+            world.start(v2.clone(), plan.clone()),
+            Err(RefusalKind::NotFound)
+        );
+        world
+            .set("newAuth", Some(flag("DISABLED")), Expects::New)
+            .unwrap();
+        world
+            .set("risky", Some(flag("ENABLED")), Expects::New)
+            .unwrap();
+        world.start(v2.clone(), plan.clone()).unwrap();
+        assert!(world.snapshot().flags.set_by_rollouts.is_empty());
+        world.promote(false);
+        assert_eq!(&*world.snapshot().flags.set_by_rollouts["newAuth"], "on");
+        assert_eq!(world.flag("newAuth").state, FlagState::Disabled);
+        if promoted {
+            world.promote(true);
+        } else {
+            world.roll_back();
+        }
+        let (state, risky) = if promoted {
+            (FlagState::Enabled, FlagState::Enabled)
+        } else {
+            (FlagState::Disabled, FlagState::Disabled)
+        };
+        assert_eq!(world.flag("newAuth").state, state);
+        assert_eq!(world.flag("risky").state, risky);
+        assert!(world.snapshot().flags.set_by_rollouts.is_empty());
+    }
+}
+
+#[test]
+fn rules_can_read_the_share_of_a_rollout() {
+    let mut world = World::new();
+    assert!(world.snapshot().flags.shares.is_empty());
+    world
+        .start(Candidate::Version("v2".parse().unwrap()), plan(&json!({})))
+        .unwrap();
+    let share = |world: &World| world.snapshot().flags.shares["tools"];
+    assert!((share(&world) - 10.0).abs() < 1e-9);
+    world
+        .run(&Command::SetShare {
+            service: tools(),
+            share: Share::from_percent(60.0).unwrap(),
+            reason: "test".into(),
+        })
+        .unwrap();
+    assert!((share(&world) - 60.0).abs() < 1e-9);
+    // A promotion keeps it at 100, so that what reads it does not fall back.
+    world.promote(true);
+    assert!((share(&world) - 100.0).abs() < 1e-9);
+    assert_eq!(world.state.rollouts[0].status, Status::Promoted);
+}
