@@ -1,7 +1,7 @@
 //! Who may use the admin API: holders of the local token, or those whom the file system lets reach the socket; and only under
 //! a name and from a page that are ours, so that no web page can reach it through a browser (DNS rebinding).
 
-use crate::{App, problem::Problem};
+use crate::{App, ofrep, problem::Problem};
 use axum::{
     extract::{Request, State},
     middleware::Next,
@@ -38,9 +38,13 @@ pub struct Access {
     pub token: Option<Token>,
     /// Names under which the API may be called, beside `localhost` and addresses; lower case, without a port.
     pub hosts: Vec<String>,
+    /// The token that opens the asking of flags, and nothing else.
+    pub flags_token: Option<Token>,
+    /// `Origin` values of the pages that may ask for flags.
+    pub flag_origins: Vec<String>,
 }
 
-/// The local token.
+/// A token in a file of its owner's.
 pub struct Token(String);
 
 /// Why there is no token.
@@ -146,6 +150,11 @@ impl Token {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether that is it. The time it takes does not tell how much of it was right.
+    pub(crate) fn is(&self, given: &[u8]) -> bool {
+        given.ct_eq(self.0.as_bytes()).into()
+    }
 }
 
 /// Never shows the token.
@@ -157,6 +166,9 @@ impl fmt::Debug for Token {
 
 /// Lets a request through, or answers it. Fails closed: what is not in [`OPEN`] needs everything.
 pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with(ofrep::PREFIX) {
+        return ofrep::door::guard(&app, request, next).await;
+    }
     if !OPEN.contains(&request.uri().path())
         && let Err(problem) = app.access.check(
             request.headers(),
@@ -169,21 +181,26 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
 }
 
 impl Access {
-    /// `authority` is what HTTP/2 has in place of a Host header.
+    /// The name under which the API is called, if it is one of ours. `authority` is what HTTP/2 has in place of a Host header.
+    pub(crate) fn host<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        authority: Option<&'a str>,
+    ) -> Option<&'a str> {
+        let host = asked_host(headers, authority);
+        self.knows(host).then_some(host)
+    }
+
     fn check(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .or(authority)
-            .unwrap_or_default();
-        if !self.knows(host) {
+        let Some(host) = self.host(headers, authority) else {
+            let host = asked_host(headers, authority);
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "host",
                 format!("`{}` is no name of the admin API", cut(host)),
             )
             .help("call it by its address or as localhost, or add the name to `gateway.hosts`"));
-        }
+        };
         if let Some(origin) = headers.get(header::ORIGIN)
             && origin
                 .to_str()
@@ -203,18 +220,11 @@ impl Access {
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let Some(Token(token)) = &self.token else {
+        let Some(token) = &self.token else {
             return Ok(());
         };
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .map(http::HeaderValue::as_bytes);
-        let given = given.and_then(|value| {
-            let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-            scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
-        });
-        let what = match given {
-            Some(given) if bool::from(given.ct_eq(token.as_bytes())) => return Ok(()),
+        let what = match bearer(headers) {
+            Some(given) if token.is(given) => return Ok(()),
             Some(_) => "the token is not that of this process",
             None => "the admin API needs its local token",
         };
@@ -229,6 +239,21 @@ impl Access {
         let address = name.trim_start_matches('[').trim_end_matches(']');
         name == "localhost" || address.parse::<IpAddr>().is_ok() || self.hosts.contains(&name)
     }
+}
+
+fn asked_host<'a>(headers: &'a HeaderMap, authority: Option<&'a str>) -> &'a str {
+    headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .or(authority)
+        .unwrap_or_default()
+}
+
+/// The token that a request carries as `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 /// Who acts, as the caller says: whoever holds the token is trusted to.
@@ -273,6 +298,8 @@ mod tests {
         let access = Access {
             token: None,
             hosts: vec!["serin.internal".into()],
+            flags_token: None,
+            flag_origins: vec![],
         };
         for (host, origin, fine) in [
             ("127.0.0.1:9090", None, true),
@@ -309,6 +336,8 @@ mod tests {
         let access = Access {
             token: Some(Token("s".repeat(64))),
             hosts: vec![],
+            flags_token: None,
+            flag_origins: vec![],
         };
         let with = |value: &str| {
             access

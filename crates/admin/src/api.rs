@@ -6,7 +6,7 @@ mod health;
 mod rollout;
 mod service;
 
-use crate::{App, access, metrics, problem::Problem};
+use crate::{App, access, metrics, ofrep, problem::Problem};
 use axum::{
     Extension, Json, Router,
     extract::State,
@@ -52,6 +52,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(apply::apply))
         .routes(routes!(apply::diff))
         .routes(routes!(description))
+        .merge(ofrep::routes())
 }
 
 pub(crate) fn router(app: App) -> Router {

@@ -1,7 +1,7 @@
 //! The admin API, health and metrics.
 //!
 //! One router on one listener that `main` has bound: `/health`, `/ready` and `/metrics` for anyone who reaches it, and
-//! everything else behind the local token ([`access`]). Whatever is refused is an RFC 9457 problem document ([`problem`]).
+//! everything else behind the local token ([`access`]); flags, for OpenFeature clients, also behind a token of their own. Whatever is refused is an RFC 9457 problem document ([`problem`]).
 //!
 //! **Invariant:** this crate changes nothing itself. Each route is a command to, or a question of, [`Control`].
 
@@ -9,6 +9,7 @@ pub mod access;
 mod api;
 mod extract;
 mod metrics;
+mod ofrep;
 pub mod problem;
 
 pub use access::{Access, TOKEN_CHARS, Token, TokenError};
@@ -18,7 +19,10 @@ use axum::{Router, serve::ListenerExt as _};
 use prometheus_client::registry::Registry;
 use serin_control::Control;
 use std::{io, sync::Arc};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What the binary is, for `serin_build_info`.
@@ -47,6 +51,8 @@ pub(crate) struct App {
     pub(crate) registry: Arc<Registry>,
     /// Cancelled when the process begins to end: streams that would never end by themselves end then.
     pub(crate) stop: CancellationToken,
+    /// The event streams of flags that may still be opened.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 /// The router by itself: what [`serve`] serves.
@@ -57,6 +63,7 @@ pub fn router(control: Control, access: Access, build: Build, stop: Cancellation
         access: Arc::new(access),
         registry,
         stop,
+        streams: ofrep::places(),
     })
 }
 

@@ -86,6 +86,8 @@ impl World {
         let access = Access {
             token: Some(token),
             hosts: vec![],
+            flags_token: Some(Token::random().unwrap()),
+            flag_origins: vec![],
         };
         let build = Build {
             version: "0.0.0",

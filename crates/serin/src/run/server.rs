@@ -2,7 +2,7 @@
 
 use super::{
     failed,
-    files::Files,
+    files::{Files, Fresh},
     listen::{AdminListener, Bound, SocketFile},
 };
 use crate::problem::Problem;
@@ -60,19 +60,20 @@ impl Server {
         let checked = Config::load(config).map_err(crate::problem::refused)?;
         crate::problem::warn(checked.warnings);
         let bound = Bound::open(&checked.value)?;
-        Self::start_on(checked.value, bound, false).await
+        Self::start_on(checked.value, bound, Fresh::default()).await
     }
 
     /// Starts on listeners that are bound.
     pub(super) async fn start_on(
         config: Config,
         bound: Bound,
-        new_keys: bool,
+        fresh: Fresh,
     ) -> miette::Result<Self> {
-        let files = Files::open(&config, new_keys).await?;
+        let files = Files::open(&config, fresh).await?;
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (observed, observations) = mpsc::channel(OBSERVATIONS_MAX);
-        let gateway_options = gateway_options(&config, &bound.gateway)?;
+        let mut gateway_options = gateway_options(&config, &bound.gateway)?;
+        gateway_options.latch = files.kills.latch();
         let options = Options {
             log: files.log.clone(),
             blocks: files.blocks.clone(),
@@ -84,6 +85,7 @@ impl Server {
             environment: config.environment,
             forced: Forced::default(),
             flag_file: None,
+            kills: files.kills,
         };
         let control = Control::start(options).await.map_err(not_started)?;
         let gateway = Gateway::start(
@@ -101,14 +103,20 @@ impl Server {
             )
         })?;
         let stop = CancellationToken::new();
-        let hosts = config.gateway.hosts.clone();
-        let (admin, admin_place) = start_admin(
-            control.clone(),
-            bound.admin,
-            hosts,
-            files.token,
-            stop.clone(),
-        )?;
+        let flags_token = Token::read_or_create(&config.flags.token_file).map_err(|error| {
+            failed(
+                "the token for asking flags cannot be used",
+                "the cause above says what to do, or set `flags.token_file` to another file",
+                error,
+            )
+        })?;
+        let access = Access {
+            token: Some(files.token),
+            hosts: config.gateway.hosts.clone(),
+            flags_token: Some(flags_token),
+            flag_origins: config.flags.origins.clone(),
+        };
+        let (admin, admin_place) = start_admin(control.clone(), bound.admin, access, stop.clone())?;
         let token_file = config.admin.token_file;
         tracing::info!(token_file = %token_file.display(), "the admin API's token is in this file");
         Ok(Self {
@@ -212,6 +220,7 @@ fn gateway_options(
     if let Cores::Count(count) = settings.cores {
         options.cores = count.get();
     }
+    options.environment = config.environment;
     options.hosts.extend(settings.hosts.iter().cloned());
     options.origins.clone_from(&settings.origins);
     options
@@ -225,8 +234,7 @@ fn gateway_options(
 fn start_admin(
     control: Control,
     listener: AdminListener,
-    hosts: Vec<String>,
-    token: Token,
+    access: Access,
     stop: CancellationToken,
 ) -> miette::Result<(JoinHandle<io::Result<()>>, String)> {
     let cannot = |error| {
@@ -236,14 +244,14 @@ fn start_admin(
             error,
         )
     };
-    let (listener, place, token) = match listener {
+    let (listener, place, access) = match listener {
         AdminListener::Tcp(listener) => {
             let address = listener.local_addr().map_err(cannot)?;
             let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
             (
                 serin_admin::Listener::Tcp(listener),
                 format!("http://{address}"),
-                Some(token),
+                access,
             )
         }
         AdminListener::Socket(listener, path) => {
@@ -251,11 +259,16 @@ fn start_admin(
             (
                 serin_admin::Listener::Unix(listener),
                 format!("unix:{}", path.display()),
-                None,
+                // Its permissions say who may connect.
+                Access {
+                    token: None,
+                    flags_token: None,
+                    ..access
+                },
             )
         }
     };
-    let router = serin_admin::router(control, Access { token, hosts }, BUILD, stop.clone());
+    let router = serin_admin::router(control, access, BUILD, stop.clone());
     Ok((
         tokio::spawn(serin_admin::serve(listener, router, stop)),
         place,
