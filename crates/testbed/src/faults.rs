@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,13 @@ pub struct Fault {
     /// before the fourth. 1 where nothing is said.
     #[serde(default = "every_time")]
     pub ratio: f64,
+    /// Strikes only requests whose `X-Serin-Flags` has this, such as `new_search=on`: a fault of a feature and not of the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_flag: Option<String>,
 }
+
+/// The header by which the gateway says which variant of a released flag a caller has.
+const FLAGS_HEADER: &str = "x-serin-flags";
 
 fn every_time() -> f64 {
     1.0
@@ -56,6 +62,7 @@ impl Fault {
             kind,
             target: Target::default(),
             ratio: every_time(),
+            with_flag: None,
         }
     }
 
@@ -76,6 +83,13 @@ impl Fault {
     #[must_use]
     pub fn with_ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
+        self
+    }
+
+    /// Strikes only requests of callers with a variant of a flag, such as `new_search=on`.
+    #[must_use]
+    pub fn with_flag(mut self, variant: impl Into<String>) -> Self {
+        self.with_flag = Some(variant.into());
         self
     }
 
@@ -226,7 +240,13 @@ impl FaultSwitch {
             kind,
             target,
             ratio,
+            with_flag,
         } = &active.fault;
+        let has_flag =
+            |variant: &String| called.flags.split(',').any(|flag| flag.trim() == variant);
+        if !with_flag.as_ref().is_none_or(has_flag) {
+            return None;
+        }
         let hit = match target {
             Target::Everything => true,
             Target::Calls => called.tool.is_some(),
@@ -254,10 +274,17 @@ pub(crate) struct FailTool(pub(crate) String);
 struct Called<'a> {
     tool: Option<std::borrow::Cow<'a, str>>,
     id: Option<&'a RawValue>,
+    /// What `X-Serin-Flags` says.
+    flags: String,
 }
 
 impl<'a> Called<'a> {
-    fn read(body: &'a [u8]) -> Self {
+    fn read(body: &'a [u8], headers: &HeaderMap) -> Self {
+        let flags = headers
+            .get(FLAGS_HEADER)
+            .and_then(|flags| flags.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
         #[derive(Deserialize)]
         struct Envelope<'a> {
             #[serde(borrow, default)]
@@ -279,10 +306,12 @@ impl<'a> Called<'a> {
                     .then(|| envelope.params.and_then(|params| params.name))
                     .flatten(),
                 id: envelope.id,
+                flags,
             },
             Err(_) => Self {
                 tool: None,
                 id: None,
+                flags,
             },
         }
     }
@@ -300,7 +329,7 @@ pub(crate) async fn inject<F>(
 where
     F: Future<Output = Response<Body>>,
 {
-    let called = Called::read(body);
+    let called = Called::read(body, request.headers());
     match switch.strike(&called) {
         None => next(request).await,
         Some(FaultKind::Latency { add_ms }) => {
