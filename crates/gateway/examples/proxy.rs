@@ -6,6 +6,7 @@
 use arc_swap::ArcSwap;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
+    access::Gates,
     name::{EndpointId, RolloutId},
     observe::Outcome,
     service::{Protocol, ServiceSettings, VersionStage},
@@ -48,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect::<Result<_, _>>()?,
         stable: 0,
         settings: ServiceSettings::default(),
+        gates: Gates::default(),
     };
     let snapshot = Snapshot {
         position: 1,

@@ -5,6 +5,7 @@ use crate::{
     trials::{Trial, key_hash},
 };
 use serin_model::{
+    access::Gates,
     name::RolloutId,
     observe::CallEra,
     service::{Protocol, ServiceSettings, VersionStage},
@@ -148,5 +149,6 @@ fn service() -> ServiceRoute {
             values: [].into(),
         }),
         settings: ServiceSettings::default(),
+        gates: Gates::default(),
     }
 }

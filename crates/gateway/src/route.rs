@@ -144,6 +144,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use serin_model::{
+        access::Gates,
         name::RolloutId,
         service::{Protocol, ServiceSettings},
         share::Share,
@@ -187,6 +188,7 @@ pub(crate) mod tests {
                 values: [].into(),
             }),
             settings: ServiceSettings::default(),
+            gates: Gates::default(),
         }
     }
 

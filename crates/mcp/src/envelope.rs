@@ -67,6 +67,11 @@ pub struct Message<'a> {
     pub meta_protocol_version: Option<Cow<'a, str>>,
     /// `params.requestId` as it stands in the body, of `notifications/cancelled`.
     pub request_id: Option<&'a str>,
+    /// `params.task` is there: the call is to go on as a task.
+    pub wants_task: bool,
+    /// A key that is not one of those read here, but that a reader who does not tell capitals from small letters takes for one:
+    /// which one it takes it for.
+    pub lookalike: Option<&'static str>,
     /// Values that some version made, in the order of the body: `params.taskId`, `.cursor`,
     /// `.requestState`, and the related task's id in `_meta` of `params` or `result`.
     pub minted: Vec<MintedValue<'a>>,

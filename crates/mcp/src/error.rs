@@ -34,6 +34,8 @@ pub enum GatewayError {
     InvalidParams,
     /// -32603: the gateway failed; a defect.
     Internal,
+    /// -32020: header and body disagree. MCP's own code: the gateway says what the server would have to.
+    HeaderMismatch,
     /// -31001: no endpoint of the version could be reached; nothing was sent to it.
     UpstreamUnavailable,
     /// -31002: the upstream accepted the call and then broke the connection or its framing.
@@ -54,12 +56,13 @@ pub enum GatewayError {
 
 impl GatewayError {
     /// All of them, for documentation and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Parse,
         Self::InvalidRequest,
         Self::MethodNotFound,
         Self::InvalidParams,
         Self::Internal,
+        Self::HeaderMismatch,
         Self::UpstreamUnavailable,
         Self::UpstreamBroken,
         Self::UpstreamTimeout,
@@ -78,6 +81,7 @@ impl GatewayError {
             Self::MethodNotFound => METHOD_NOT_FOUND,
             Self::InvalidParams => INVALID_PARAMS,
             Self::Internal => INTERNAL_ERROR,
+            Self::HeaderMismatch => crate::header::MISMATCH_CODE,
             Self::UpstreamUnavailable => -31001,
             Self::UpstreamBroken => -31002,
             Self::UpstreamTimeout => -31003,
@@ -97,6 +101,7 @@ impl GatewayError {
             Self::MethodNotFound => "method_not_found",
             Self::InvalidParams => "invalid_params",
             Self::Internal => "internal",
+            Self::HeaderMismatch => "header_mismatch",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -174,6 +179,7 @@ mod tests {
             METHOD_NOT_FOUND,
             INVALID_PARAMS,
             INTERNAL_ERROR,
+            crate::header::MISMATCH_CODE,
         ];
         for error in GatewayError::ALL {
             let code = error.code();
@@ -184,6 +190,6 @@ mod tests {
         }
         let codes: HashSet<_> = GatewayError::ALL.map(GatewayError::code).into();
         let names: HashSet<_> = GatewayError::ALL.map(GatewayError::name).into();
-        assert_eq!((codes.len(), names.len()), (13, 13));
+        assert_eq!((codes.len(), names.len()), (14, 14));
     }
 }

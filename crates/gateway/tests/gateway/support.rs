@@ -12,6 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
+    access::Gates,
     name::{EndpointId, RolloutId},
     observe::{CallEra, Counts, Outcome, Rejection, Sealed},
     service::{Protocol, ServiceSettings, VersionStage},
@@ -303,6 +304,7 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
             values: [].into(),
         }),
         settings: ServiceSettings::default(),
+        gates: Gates::default(),
     }
 }
 

@@ -28,6 +28,18 @@ pub(super) fn read(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     envelope
 }
 
+/// The one of `names` for which a reader takes `key` that does not tell capitals from small letters, as Go's does: to it a long s
+/// is an s and the Kelvin sign is a k.
+fn lookalike(key: &str, names: &[&'static str]) -> Option<&'static str> {
+    let folded = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    let is_like = |name: &&&str| key.chars().map(folded).eq(name.chars());
+    names.iter().find(is_like).copied()
+}
+
 const RELATED_TASK_ID: &str = "the related task's taskId";
 
 /// Where a value stands, and of what type it is.
@@ -87,6 +99,8 @@ impl<'a> Reader<'a> {
             protocol_version: None,
             meta_protocol_version: None,
             request_id: None,
+            wants_task: false,
+            lookalike: None,
             minted: Vec::new(),
         };
         let (mut is_version_2, mut has_result, mut has_error) = (false, false, false);
@@ -107,7 +121,9 @@ impl<'a> Reader<'a> {
                     has_error = true;
                     self.value()?;
                 }
-                _ => {
+                key => {
+                    let like = lookalike(key, &["method", "params", "id"]);
+                    message.lookalike = message.lookalike.or(like);
                     self.value()?;
                 }
             }
@@ -153,7 +169,13 @@ impl<'a> Reader<'a> {
                     self.minted(message, Minted::RequestState, "params.requestState")?;
                 }
                 "_meta" => self.meta(message, "params._meta")?,
-                _ => {
+                "task" => {
+                    let value = self.value()?;
+                    message.wants_task = self.text.get(value.span) != Some("null");
+                }
+                key => {
+                    let like = lookalike(key, &["name", "task", "_meta", "capabilities"]);
+                    message.lookalike = message.lookalike.or(like.filter(|like| *like != key));
                     self.value()?;
                 }
             }
