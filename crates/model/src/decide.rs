@@ -7,7 +7,7 @@ mod wish;
 pub use flags::{Expects, FlagFile, REASON_CHARS_MAX, SetFlag, SetOverride};
 
 use crate::{
-    event::{Event, Preflight},
+    event::{Actor, Event, Preflight, Recorded},
     flags::{FlagChange, Origin},
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
@@ -102,6 +102,8 @@ pub enum Command {
     ReadFlags(Box<FlagFile>),
     /// Copy the records of the kill file that the log has not yet.
     CopyKills(Vec<Kill>),
+    /// All of these in their order, or none.
+    All(Vec<Command>),
     /// How a candidate stands.
     Judge {
         /// The rollout.
@@ -212,6 +214,7 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
         Command::SetOverride(wish) => flags::set_override(state, wish),
         Command::ReadFlags(file) => flags::read_file(state, file),
         Command::CopyKills(kills) => Ok(copy_kills(state, kills)),
+        Command::All(commands) => all(state, commands, now),
         Command::SetShare {
             service,
             share,
@@ -263,6 +266,26 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             .map(|r| r.catastrophe(cause.clone()))
             .unwrap_or_default()),
     }
+}
+
+/// Each is decided as if those before it had happened.
+fn all(state: &State, commands: &[Command], now: Timestamp) -> Result<Vec<Event>, Refusal> {
+    let mut state = state.clone();
+    let mut events = Vec::new();
+    for command in commands {
+        for event in decide(&state, command, now)? {
+            let recorded = Recorded {
+                position: state.position + 1,
+                at: now,
+                actor: Actor::named(""),
+                epoch: 0,
+                event,
+            };
+            state.apply(&recorded);
+            events.push(recorded.event);
+        }
+    }
+    Ok(events)
 }
 
 /// A flag whose rollout was promoted is disabled again.

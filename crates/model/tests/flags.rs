@@ -433,3 +433,32 @@ fn rules_can_read_the_share_of_a_rollout() {
     assert!((share(&world) - 100.0).abs() < 1e-9);
     assert_eq!(world.state.rollouts[0].status, Status::Promoted);
 }
+
+#[test]
+fn many_commands_happen_all_or_not_at_all() {
+    let mut world = World::new();
+    let create = |name: &str, expects| {
+        Command::SetFlag(Box::new(SetFlag {
+            flag: key(name),
+            definition: Some(Box::new(flag("ENABLED"))),
+            expects,
+            reason: String::new(),
+        }))
+    };
+    let variant = |name: &str| {
+        Command::SetOverride(Box::new(SetOverride {
+            tenant: "acme".parse().unwrap(),
+            flag: key(name),
+            variant: Some("off".into()),
+            reason: String::new(),
+        }))
+    };
+    // The second one sees what the first has done.
+    let both = vec![create("a", Expects::New), variant("a")];
+    assert_eq!(world.run(&Command::All(both)).unwrap().len(), 2);
+    let broken = vec![create("b", Expects::New), variant("c")];
+    let refused = world.run(&Command::All(broken));
+    assert_eq!(refused, Err(RefusalKind::NotFound));
+    assert!(!world.state.flags.definitions.contains_key(&key("b")));
+    assert!(world.run(&Command::All(vec![])).unwrap().is_empty());
+}
