@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use crate::error::{AppendError, Problem, StoreError, TooLarge};
 use crate::file::{File, READ_BYTES_MAX, READ_ROWS_MAX, Schema, to_sql};
 
-/// Bytes of one record's body. The largest events hold a plan or a manifest,
-/// some tens of kilobytes.
-pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one record's body. Most events hold a few hundred bytes, a plan or
+/// a manifest some tens of kilobytes; the largest hold what a file of flags
+/// says of tens of thousands of tenants.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of a record's actor and of its kind.
 pub const NAME_BYTES_MAX: usize = 256;
