@@ -7,7 +7,8 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serin_config::ConfigError;
-use serin_control::ControlError;
+use serin_control::{ControlError, kills::SwitchboardError};
+use serin_flags::kill::KillError;
 use serin_model::decide::RefusalKind;
 use utoipa::ToSchema;
 
@@ -94,6 +95,21 @@ impl From<ControlError> for Problem {
                     RefusalKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
                 };
                 Self::new(status, kind, refusal.what.clone()).help(refusal.help.clone())
+            }
+            ControlError::Kill(SwitchboardError::Refused(refused)) => {
+                let (status, kind) = match refused {
+                    _ if refused.is_invalid() => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+                    KillError::NotKilled(_) => (StatusCode::NOT_FOUND, "not_found"),
+                    _ => (StatusCode::CONFLICT, "conflict"),
+                };
+                Self::new(status, kind, refused.to_string()).help(refused.help())
+            }
+            // In force, or still killed: the safe side of it. What is missing is that it lasts.
+            ControlError::Kill(_) => {
+                tracing::error!(error = %chain(&error), "the kill file cannot be written");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "not_saved", chain(&error)).help(
+                    "make room on the disk; the file is tried again each second, and `serin kills` shows what is in force",
+                )
             }
             ControlError::NotLeader => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -77,6 +77,7 @@ impl World {
             environment: Environment::default(),
             forced: Forced::default(),
             flag_file: None,
+            kills: serin_control::kills::Switchboard::default(),
         })
         .await
         .unwrap();

@@ -13,6 +13,7 @@ mod ask;
 pub mod flags;
 pub mod health;
 mod journal;
+pub mod kills;
 mod orchestrator;
 mod picture;
 mod preflight;
@@ -25,7 +26,8 @@ mod watch;
 use arc_swap::ArcSwap;
 use flags::{FlagChanges, FlagFile, FlagsNow};
 use health::Health;
-use serin_flags::{Environment, FlagKey, Latch, Reason, table::Forced};
+use kills::Switchboard;
+use serin_flags::{Environment, FlagKey, Reason, table::Forced};
 use serin_model::{
     decide::{Candidate, Command, Refusal, RefusalKind, Source, Start},
     event::{Actor, Recorded},
@@ -79,6 +81,8 @@ pub struct Options {
     pub forced: Forced,
     /// The file of flags, if there is one.
     pub flag_file: Option<FlagFile>,
+    /// What is killed. The data plane reads its latch.
+    pub kills: Switchboard,
 }
 
 /// Why something did not happen.
@@ -93,6 +97,9 @@ pub enum ControlError {
     /// The log was written by something else, or is damaged.
     #[error("the log holds something that cannot be read")]
     Decode(#[source] serin_model::event::DecodeError),
+    /// Something is not killed, not revived, or not for good.
+    #[error(transparent)]
+    Kill(#[from] kills::SwitchboardError),
     /// Another process decides now.
     #[error(
         "another process has opened the log and decides now; this one goes on routing as it was last told. Send commands to the other, or stop it and restart this one"
@@ -111,7 +118,7 @@ pub struct Control {
     totals: Arc<Mutex<Totals>>,
     health: Arc<Mutex<Health>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    latch: Arc<ArcSwap<Latch>>,
+    kills: Switchboard,
     flag_changes: FlagChanges,
     log: Log,
     blocks: Blocks,
@@ -160,6 +167,8 @@ impl Control {
         let (log, blocks) = (options.log.clone(), options.blocks.clone());
         let snapshot = Arc::clone(&options.snapshot);
         let flag_changes = FlagChanges::new();
+        let kills = options.kills.clone();
+        tokio::spawn(kills::tell(kills.changes(), flag_changes.clone()));
         let view = orchestrator::spawn(
             options,
             Arc::clone(&totals),
@@ -175,7 +184,7 @@ impl Control {
             totals,
             health,
             snapshot,
-            latch: Arc::default(),
+            kills,
             flag_changes,
             log,
             blocks,
@@ -198,7 +207,7 @@ impl Control {
     pub fn flags(&self) -> FlagsNow {
         FlagsNow {
             snapshot: self.snapshot.load_full(),
-            latch: self.latch.load_full(),
+            latch: self.kills.latch().load_full(),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{
     ControlError, Options,
     flags::{FlagChanges, a_date_has_come},
     health::Health,
+    kills::Switchboard,
     journal::{AppendFailure, Journal},
     picture::{self, Recent},
     probe::{Found, Probes},
@@ -53,6 +54,9 @@ const FOUND_MAX: usize = 256;
 /// Most blocks of a rollout that wait for a disk which refuses them: ten minutes of ticks of a second.
 const UNSTORED_MAX: usize = 600;
 
+/// How soon kills are copied again after the log refused them.
+const COPY_AGAIN: Duration = Duration::from_secs(1);
+
 /// A block that waits for the disk.
 struct Unstored {
     key: BlockKey,
@@ -84,6 +88,10 @@ pub(crate) async fn spawn(
     inbox: mpsc::Receiver<Request>,
 ) -> Result<channel::Receiver<Arc<View>>, ControlError> {
     let (journal, state, recent) = Journal::open(options.log).await?;
+    // Before anything is served: a kill file that was lost is made up from the log.
+    if let Err(error) = options.kills.take_from_log(&state.kills) {
+        tracing::error!(%error, "the kill file cannot be written; what the log has revived stays killed until it can be");
+    }
     let (report, found) = mpsc::channel(FOUND_MAX);
     let first = View {
         at: Timestamp::now(),
@@ -118,6 +126,8 @@ pub(crate) async fn spawn(
         pruned: None,
         flag_changes,
         flags_looked_at: Timestamp::now(),
+        kills: options.kills,
+        kills_copied: None,
     };
     let manifest = Box::new(options.manifest);
     orchestrator
@@ -167,6 +177,9 @@ struct Orchestrator {
     flag_changes: FlagChanges,
     /// Until when the dates of flags have been looked at.
     flags_looked_at: Timestamp,
+    kills: Switchboard,
+    /// When kills were last tried to be copied in vain.
+    kills_copied: Option<Instant>,
 }
 
 impl Orchestrator {
@@ -177,6 +190,7 @@ impl Orchestrator {
         mut found: mpsc::Receiver<Found>,
         tick: Duration,
     ) {
+        let kills = self.kills.clone();
         // The data plane routes meanwhile: there may be days of blocks.
         if let Err(error) = self.remember_blocks().await {
             tracing::error!(error = %chain(&error), "stored blocks of counts cannot be read; rollouts under way begin their step anew");
@@ -191,6 +205,7 @@ impl Orchestrator {
                 },
                 Some(sealed) = observations.recv() => self.observe(&sealed).await,
                 Some(found) = found.recv() => self.learn(found).await,
+                () = kills.nudged() => self.copy_kills().await,
                 _ = timer.tick() => self.tick().await,
             }
         }
@@ -342,6 +357,7 @@ impl Orchestrator {
         let now = Timestamp::now();
         self.look_at_dates(now);
         self.retry_taken_back().await;
+        self.copy_kills().await;
         let state = Arc::clone(&self.state);
         for rollout in active(&state) {
             // What was taken back is not judged again, whatever the log says of it so far.
@@ -717,6 +733,36 @@ impl Orchestrator {
             }
         }
         Ok(())
+    }
+
+    /// Copies to the log what was killed and revived since. What the log refuses is tried again, but not at each tick: one that is
+    /// locked keeps the rest waiting.
+    async fn copy_kills(&mut self) {
+        if !self.leader || self.kills_copied.is_some_and(|at| at.elapsed() < COPY_AGAIN) {
+            return;
+        }
+        self.kills_copied = None;
+        let records = self.kills.to_copy(&self.state.kills);
+        // Each is its actor's.
+        for of_one in records.chunk_by(|a, b| a.actor == b.actor) {
+            let actor = Actor::named(&of_one[0].actor);
+            let copied = self.carry_out(&actor, &Command::CopyKills(of_one.to_vec())).await;
+            if let Err(error) = copied {
+                self.kills_copied = Some(Instant::now());
+                tracing::error!(error = %chain(&error), "kills are in force, but not in the log yet");
+                return;
+            }
+            self.kills.copied(of_one);
+        }
+        // An answer of the log that got lost was about something that is in it all the same.
+        if self.kills.is_behind(&self.state.kills) {
+            let (kills, logged) = (self.kills.clone(), self.state.kills.clone());
+            let taken = tokio::task::spawn_blocking(move || kills.take_from_log(&logged)).await;
+            if let Ok(Err(error)) = taken {
+                self.kills_copied = Some(Instant::now());
+                tracing::error!(%error, "the kill file cannot be written; what the log has revived stays killed until it can be");
+            }
+        }
     }
 
     /// Says so when the date of a flag has come.

@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 use serin_control::{
     Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
+    kills::Switchboard,
     view::{RolloutView, View},
 };
 use serin_flags::{Environment, table::Forced};
@@ -94,6 +95,7 @@ impl Plane {
             environment: Environment::default(),
             forced: Forced::default(),
             flag_file: None,
+            kills: Switchboard::default(),
         })
         .await
         .unwrap();

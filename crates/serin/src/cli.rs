@@ -83,6 +83,9 @@ pub(crate) struct RunArgs {
     /// Make new sealing keys although the log is not empty: sessions sealed with the old ones end.
     #[arg(long)]
     pub(crate) new_keys: bool,
+    /// Make a new kill file in place of one that is damaged: its kills are taken from the log.
+    #[arg(long)]
+    pub(crate) rebuild_kills: bool,
     /// What is logged to standard error, such as `info` or `serin_gateway=debug`.
     #[arg(
         long,

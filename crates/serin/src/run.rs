@@ -15,6 +15,7 @@ use crate::{
     problem::{self, Problem},
 };
 use ending::{Ending, Endings};
+use files::Fresh;
 use listen::Bound;
 use miette::Report;
 use serin_config::Config;
@@ -63,9 +64,13 @@ async fn serve(
     mut endings: Endings,
 ) -> miette::Result<Exit> {
     endings.arm(args)?;
+    let fresh = Fresh {
+        keys: args.new_keys,
+        kills: args.rebuild_kills,
+    };
     // Nothing is being served yet, so there is nothing to wait for.
     let server = tokio::select! {
-        server = Server::start_on(config, bound, args.new_keys) => server?,
+        server = Server::start_on(config, bound, fresh) => server?,
         ending = endings.next() => return Ok(ending.exit()),
     };
     announce(&server)?;

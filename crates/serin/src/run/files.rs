@@ -1,32 +1,49 @@
-//! The files of a store: the log, the blocks, the sealing keys and the admin token, side by side.
+//! The files of a store: the kills, the log, the blocks, the sealing keys and the admin token, side by side.
 
 use super::failed;
 use crate::problem::Problem;
 use miette::Report;
 use serin_admin::Token;
 use serin_config::Config;
+use serin_control::kills::Switchboard;
 use serin_gateway::{Keyring, KeyringError};
 use serin_store::{Blocks, Log, StoreError};
 use std::io;
 
 /// What is open.
 pub(super) struct Files {
+    pub(super) kills: Switchboard,
     pub(super) log: Log,
     pub(super) blocks: Blocks,
     pub(super) keys: Keyring,
     pub(super) token: Token,
 }
 
+/// What is made anew although it is missing or damaged beside a log that is not empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fresh {
+    pub(super) keys: bool,
+    pub(super) kills: bool,
+}
+
 impl Files {
-    /// For a log `serin.db`: `serin.blocks.db`, `serin.keys`, and the token as the configuration says.
-    pub(super) async fn open(config: &Config, new_keys: bool) -> miette::Result<Self> {
+    /// For a log `serin.db`: `serin.kills`, `serin.blocks.db`, `serin.keys`, and the token as the configuration says.
+    pub(super) async fn open(config: &Config, fresh: Fresh) -> miette::Result<Self> {
         let path = config.store.path();
+        // Before anything else: whatever is wrong with the rest, what is killed stays so.
+        let kills = Switchboard::open(path, fresh.kills).map_err(|error| {
+            failed(
+                "the kill file cannot be used",
+                "the cause above says what to do",
+                error,
+            )
+        })?;
         let log = Log::open(path).await.map_err(store)?;
         let empty = log.head().await.map_err(store)? == 0;
         let keys_path = path.with_extension("keys");
         let keys = match Keyring::open(&keys_path) {
             Err(KeyringError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                if !empty && !new_keys {
+                if !empty && !fresh.keys {
                     return Err(Report::new(Problem::new(
                         format!(
                             "the sealing keys {} are missing, while the log {} is not empty: live sessions could not be read",
@@ -58,6 +75,7 @@ impl Files {
             )
         })?;
         Ok(Self {
+            kills,
             log,
             blocks,
             keys,
