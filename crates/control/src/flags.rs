@@ -2,6 +2,10 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+mod file;
+
+pub(crate) use file::Follower;
+
 use serin_flags::{Flags, Latch, Table};
 use serin_model::snapshot::Snapshot;
 use std::{path::PathBuf, sync::Arc, time::Duration};

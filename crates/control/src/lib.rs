@@ -24,7 +24,7 @@ pub mod view;
 mod watch;
 
 use arc_swap::ArcSwap;
-use flags::{FlagChanges, FlagFile, FlagsNow};
+use flags::{FlagChanges, FlagFile, FlagFileStatus, FlagsNow, Follower};
 use health::Health;
 use kills::Switchboard;
 use serin_flags::{Environment, FlagKey, Reason, table::Forced};
@@ -120,6 +120,7 @@ pub struct Control {
     snapshot: Arc<ArcSwap<Snapshot>>,
     kills: Switchboard,
     flag_changes: FlagChanges,
+    flag_file: Option<channel::Receiver<FlagFileStatus>>,
     log: Log,
     blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
@@ -169,15 +170,23 @@ impl Control {
         let flag_changes = FlagChanges::new();
         let kills = options.kills.clone();
         tokio::spawn(kills::tell(kills.changes(), flag_changes.clone()));
+        let file = options.flag_file.clone();
+        let mut follower = file.map(|file| Follower::new(file, &requests));
         let view = orchestrator::spawn(
             options,
             Arc::clone(&totals),
             Arc::clone(&health),
             client.clone(),
             flag_changes.clone(),
+            follower.as_mut(),
             inbox,
         )
         .await?;
+        let flag_file = follower.map(|follower| {
+            let status = follower.status();
+            tokio::spawn(follower.follow());
+            status
+        });
         Ok(Self {
             requests,
             view,
@@ -186,6 +195,7 @@ impl Control {
             snapshot,
             kills,
             flag_changes,
+            flag_file,
             log,
             blocks,
             plans,
@@ -209,6 +219,11 @@ impl Control {
             snapshot: self.snapshot.load_full(),
             latch: self.kills.latch().load_full(),
         }
+    }
+
+    /// How the file of flags was when it was last looked at, if there is one.
+    pub fn flag_file(&self) -> Option<FlagFileStatus> {
+        Some(self.flag_file.as_ref()?.borrow().clone())
     }
 
     /// Tells whenever flags may answer something else.

@@ -2,10 +2,10 @@
 
 use crate::{
     ControlError, Options,
-    flags::{FlagChanges, a_date_has_come},
+    flags::{FlagChanges, Follower, a_date_has_come},
     health::Health,
-    kills::Switchboard,
     journal::{AppendFailure, Journal},
+    kills::Switchboard,
     picture::{self, Recent},
     probe::{Found, Probes},
     resources::Scrapes,
@@ -85,6 +85,7 @@ pub(crate) async fn spawn(
     health: Arc<Mutex<Health>>,
     client: Client,
     flag_changes: FlagChanges,
+    flag_file: Option<&mut Follower>,
     inbox: mpsc::Receiver<Request>,
 ) -> Result<channel::Receiver<Arc<View>>, ControlError> {
     let (journal, state, recent) = Journal::open(options.log).await?;
@@ -140,6 +141,12 @@ pub(crate) async fn spawn(
             },
         )
         .await?;
+    if let Some(file) = flag_file {
+        file.begin(async |actor: &Actor, command: &Command| {
+            orchestrator.carry_out(actor, command).await.map(drop)
+        })
+        .await;
+    }
     orchestrator.publish();
     tokio::spawn(orchestrator.run(
         inbox,
@@ -738,7 +745,11 @@ impl Orchestrator {
     /// Copies to the log what was killed and revived since. What the log refuses is tried again, but not at each tick: one that is
     /// locked keeps the rest waiting.
     async fn copy_kills(&mut self) {
-        if !self.leader || self.kills_copied.is_some_and(|at| at.elapsed() < COPY_AGAIN) {
+        if !self.leader
+            || self
+                .kills_copied
+                .is_some_and(|at| at.elapsed() < COPY_AGAIN)
+        {
             return;
         }
         self.kills_copied = None;
@@ -746,7 +757,9 @@ impl Orchestrator {
         // Each is its actor's.
         for of_one in records.chunk_by(|a, b| a.actor == b.actor) {
             let actor = Actor::named(&of_one[0].actor);
-            let copied = self.carry_out(&actor, &Command::CopyKills(of_one.to_vec())).await;
+            let copied = self
+                .carry_out(&actor, &Command::CopyKills(of_one.to_vec()))
+                .await;
             if let Err(error) = copied {
                 self.kills_copied = Some(Instant::now());
                 tracing::error!(error = %chain(&error), "kills are in force, but not in the log yet");
