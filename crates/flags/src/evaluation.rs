@@ -20,7 +20,7 @@ pub struct Context<'a> {
     pub now: Timestamp,
 }
 
-/// Why a flag answers what it answers, as OpenFeature names it.
+/// Why a flag answers what it answers, as `OpenFeature` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Reason {
@@ -39,7 +39,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// As OpenFeature writes it.
+    /// As `OpenFeature` writes it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Static => "STATIC",
@@ -97,7 +97,7 @@ pub struct Evaluation<'f> {
     pub variant: &'f str,
     /// Its value.
     pub value: &'f Value,
-    /// Why, as OpenFeature names it.
+    /// Why, as `OpenFeature` names it.
     pub reason: Reason,
     /// Why, as the order of evaluation names it.
     pub why: Why,

@@ -4,7 +4,12 @@ use crate::{environment::Environment, rule::Rule};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// Largest flag as JSON, in bytes: it stands in one event of the log, and the whole table is held in memory.
+pub const FLAG_BYTES_MAX: usize = 256 * 1024;
+/// After so many problems nobody reads on.
+const PROBLEMS_MAX: usize = 50;
 
 /// Whether a flag does anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,11 +104,13 @@ pub enum FailMode {
 }
 
 impl FailMode {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_default_bucketing(bucketing: &Bucketing) -> bool {
     *bucketing == Bucketing::default()
 }
@@ -135,21 +142,195 @@ pub struct Problem {
     pub help: String,
 }
 
-impl Flag {
-    /// Everything that is wrong with it; nothing when it can be evaluated.
-    pub fn problems(&self) -> Vec<Problem> {
-        let named = [
-            ("defaultVariant", &self.default_variant),
-            ("serin.offVariant", &self.serin.off_variant),
-        ];
-        let unknown = named
-            .into_iter()
-            .filter(|(_, variant)| !self.variants.contains_key(*variant));
-        let problem = |(at, variant): (&str, &Arc<str>)| Problem {
-            at: at.to_owned(),
-            what: format!("`{variant}` is none of its variants"),
-            help: "name one of `variants`".to_owned(),
+impl Problem {
+    pub(crate) fn new(
+        at: impl Into<String>,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self {
+            at: at.into(),
+            what: what.into(),
+            help: help.into(),
+        }
+    }
+
+    /// Something that the rule engine alone knows.
+    pub(crate) fn of_rule(what: String) -> Self {
+        Self::new(
+            "",
+            what,
+            "see https://jsonlogic.com and https://flagd.dev for what rules may be",
+        )
+    }
+
+    /// The same, in a field of something larger.
+    pub(crate) fn within(&self, field: &str) -> Self {
+        let dot = if self.at.is_empty() || self.at.starts_with('[') {
+            ""
+        } else {
+            "."
         };
-        unknown.map(problem).collect()
+        Self {
+            at: format!("{field}{dot}{}", self.at),
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.at.is_empty() {
+            write!(f, "{}: ", self.at)?;
+        }
+        write!(f, "{}: {}", self.what, self.help)
+    }
+}
+
+impl Flag {
+    /// Everything that is wrong with it; nothing when it can be evaluated as it was meant. A flag with problems is evaluated all the
+    /// same as far as that goes, so that whatever is in the log has an answer.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.check_variants(&mut problems);
+        self.check_names(&mut problems);
+        self.check_schedule(&mut problems);
+        self.check_rule(&mut problems);
+        let bytes = serde_json::to_vec(self).map_or(0, |json| json.len());
+        if bytes > FLAG_BYTES_MAX {
+            problems.push(Problem::new(
+                "",
+                format!("it has {bytes} bytes, more than {FLAG_BYTES_MAX}"),
+                "compare an attribute of the callers instead of listing them, and keep large values elsewhere",
+            ));
+        }
+        problems.truncate(PROBLEMS_MAX);
+        problems
+    }
+
+    /// The variant that means on: `true`, or named so, or the default one, or the only other one.
+    pub fn on_variant(&self) -> &Arc<str> {
+        let off = &self.serin.off_variant;
+        let is_true = |value: &Value| value.as_bool() == Some(true);
+        let of_value = self.variants.iter().find(|(_, value)| is_true(value));
+        let of_name = || self.variants.get_key_value("on");
+        let other = || self.variants.iter().find(|(name, _)| *name != off);
+        let found = of_value.or_else(of_name).map(|(name, _)| name);
+        match found {
+            Some(found) => found,
+            None if self.default_variant != *off => &self.default_variant,
+            None => other().map_or(off, |(name, _)| name),
+        }
+    }
+
+    fn check_variants(&self, problems: &mut Vec<Problem>) {
+        let Some((first, value)) = self.variants.first_key_value() else {
+            problems.push(Problem::new(
+                "variants",
+                "there are none",
+                "write at least one, such as {\"on\": true, \"off\": false}",
+            ));
+            return;
+        };
+        for (name, other) in &self.variants {
+            let at = || format!("variants.{name}");
+            if name.is_empty() {
+                problems.push(Problem::new("variants", "a variant has no name", "name it"));
+            }
+            match kind(other) {
+                None => problems.push(Problem::new(
+                    at(),
+                    "null and lists are no values of a flag",
+                    "use a boolean, a number, a text or an object",
+                )),
+                Some(other) if kind(value).is_some_and(|first| first != other) => {
+                    problems.push(Problem::new(
+                        at(),
+                        format!(
+                            "it is {other}, but `{first}` is {}",
+                            kind(value).unwrap_or("none")
+                        ),
+                        "give all variants values of one type",
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The variants that are named elsewhere.
+    fn check_names(&self, problems: &mut Vec<Problem>) {
+        let mut check = |at: String, variant: &str| {
+            if !self.variants.contains_key(variant) {
+                problems.push(Problem::new(
+                    at,
+                    format!("`{variant}` is none of its variants"),
+                    "name one of `variants`",
+                ));
+            }
+        };
+        check("defaultVariant".to_owned(), &self.default_variant);
+        check("serin.offVariant".to_owned(), &self.serin.off_variant);
+        for (environment, variant) in &self.serin.environments {
+            check(format!("serin.environments.{environment}"), variant);
+        }
+        for (n, stage) in self.serin.schedule.iter().enumerate() {
+            if let Some(variant) = &stage.variant {
+                check(format!("serin.schedule[{n}].variant"), variant);
+            }
+        }
+    }
+
+    fn check_schedule(&self, problems: &mut Vec<Problem>) {
+        let stages = &self.serin.schedule;
+        for (n, stage) in stages.iter().enumerate() {
+            if !(0.0..=100.0).contains(&stage.percentage) {
+                problems.push(Problem::new(
+                    format!("serin.schedule[{n}].percentage"),
+                    format!("{} is not from 0 to 100", stage.percentage),
+                    "write a percentage, such as 25",
+                ));
+            }
+            if n > 0 && stages[n - 1].from >= stage.from {
+                problems.push(Problem::new(
+                    format!("serin.schedule[{n}].from"),
+                    "it is not after the line before",
+                    "order the lines by `from`, each later than the one before",
+                ));
+            }
+        }
+    }
+
+    fn check_rule(&self, problems: &mut Vec<Problem>) {
+        let Some(rule) = &self.targeting else {
+            return;
+        };
+        problems.extend(
+            rule.problems()
+                .iter()
+                .map(|problem| problem.within("targeting")),
+        );
+        for branch in rule.branches() {
+            if !self.variants.contains_key(branch.variant.as_str()) {
+                let variant: String = branch.variant.chars().take(80).collect();
+                let problem = Problem::new(
+                    branch.at.as_str(),
+                    format!("`{variant}` is none of its variants"),
+                    "answer one of `variants`, or null for the default",
+                );
+                problems.push(problem.within("targeting"));
+            }
+        }
+    }
+}
+
+/// What type a variant is of; nothing where flags have no such type.
+const fn kind(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Bool(_) => Some("a boolean"),
+        Value::Number(_) => Some("a number"),
+        Value::String(_) => Some("a text"),
+        Value::Object(_) => Some("an object"),
+        Value::Null | Value::Array(_) => None,
     }
 }
