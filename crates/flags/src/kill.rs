@@ -7,7 +7,7 @@ use crate::{
     environment::Environment,
     key::{FlagKey, TenantId},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, de::Error as _};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,6 +27,9 @@ pub const ACTOR_CHARS_MAX: usize = 100;
 pub const RECORDS_MAX: usize = 1000;
 /// Longest time that calls in flight may go on for after a kill, in seconds: an hour.
 pub const GRACE_SECONDS_MAX: u32 = 3600;
+
+/// What a kill switch kills again so soon after it came back by itself has not recovered: its attempts count on.
+pub const RELAPSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a kill stops.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -432,6 +435,13 @@ impl Kills {
         if needs_room && self.records.len() >= RECORDS_MAX && self.oldest_revived().is_none() {
             return Err(KillError::Full);
         }
+        // Whoever revived it by hand has set its attempts to 0.
+        let relapsed = before.filter(|before| {
+            before.cause == wish.cause
+                && matches!(wish.cause, Cause::Switch(_))
+                && at.duration_since(before.at) < RELAPSE
+        });
+        let attempts = relapsed.map_or(0, |before| before.attempts);
         Ok(Some(Kill {
             target: wish.target,
             generation: self.generation() + 1,
@@ -442,7 +452,7 @@ impl Kills {
             cause: wish.cause,
             priority: wish.priority,
             grace_seconds: wish.grace_seconds,
-            attempts: 0,
+            attempts,
         }))
     }
 
@@ -461,9 +471,11 @@ impl Kills {
             });
         }
         refuse_others(active, &wish.cause)?;
+        let by_itself = matches!(wish.cause, Cause::Switch(_));
         Ok(Kill {
             generation: self.generation() + 1,
             position: Position::Revived,
+            attempts: if by_itself { active.attempts } else { 0 },
             at,
             actor: wish.actor,
             reason: wish.reason,
@@ -554,6 +566,8 @@ impl Kills {
                 Target::Tenant(tenant) => {
                     latch.tenants.insert(tenant.as_str().into(), stop);
                 }
+                // A flag answers one thing or the other: there is no half of it to try.
+                Target::Flag(_) | Target::Flags if stop.one_in.is_some() => {}
                 Target::Flag(flag) => {
                     latch.flags.insert(flag.as_str().into());
                 }
@@ -943,6 +957,60 @@ mod tests {
     }
 
     #[test]
+    fn what_relapses_has_used_up_its_attempts() {
+        let cause = Cause::Switch("s".into());
+        let mut book = Kills::default();
+        let mut at = Timestamp::UNIX_EPOCH;
+        let kill = |book: &mut Kills, at| {
+            book.take(
+                book.kill(wish("system", cause.clone()), at)
+                    .unwrap()
+                    .unwrap(),
+            );
+            book.get(&Target::System).unwrap().clone()
+        };
+        let revive = |book: &mut Kills, cause: Cause, at| {
+            let seen = book.get(&Target::System).unwrap().generation;
+            book.take(
+                book.revive(
+                    Revival {
+                        cause,
+                        ..revival("system", seen)
+                    },
+                    at,
+                )
+                .unwrap(),
+            );
+        };
+        assert_eq!(kill(&mut book, at).attempts, 0);
+        let probing = (Position::Probing { one_in: 2 }, 1);
+        book.take(
+            book.shift(&Target::System, &"s".into(), probing, "try".into(), at)
+                .unwrap(),
+        );
+        revive(&mut book, cause.clone(), at);
+        at += RELAPSE - SignedDuration::from_secs(1);
+        assert_eq!(
+            kill(&mut book, at).attempts,
+            1,
+            "it came back and broke again"
+        );
+        revive(&mut book, cause.clone(), at);
+        at += RELAPSE;
+        assert_eq!(kill(&mut book, at).attempts, 0, "that is another time");
+        book.take(
+            book.shift(&Target::System, &"s".into(), probing, "try".into(), at)
+                .unwrap(),
+        );
+        revive(&mut book, Cause::Manual, at);
+        assert_eq!(
+            kill(&mut book, at).attempts,
+            0,
+            "a person says that it is mended"
+        );
+    }
+
+    #[test]
     fn a_full_book_drops_what_was_revived_and_refuses_nothing_broad() {
         let at = Timestamp::UNIX_EPOCH;
         let names: Vec<_> = (0..RECORDS_MAX).map(|n| format!("tool:a/{n}")).collect();
@@ -1077,7 +1145,11 @@ mod tests {
             };
             let of_stop = |stop: Option<&Stop>| stop.map(|stop| stop.one_in.unwrap_or(u32::MAX));
             let stops = |texts: &[String]| {
-                book.active().any(|kill| texts.contains(&kill.target.to_string()))
+                let mut stopped = book.active().filter(|kill| {
+                    let is_flag = matches!(kill.target, Target::Flag(_) | Target::Flags);
+                    kill.position == Position::Killed || !is_flag
+                });
+                stopped.any(|kill| texts.contains(&kill.target.to_string()))
             };
             let mut of_service = vec!["system".to_owned(), format!("environment:{environment}"), format!("service:{service}")];
             let mut of_flags = vec!["system".to_owned(), format!("environment:{environment}"), "flags".to_owned()];
