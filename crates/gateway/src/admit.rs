@@ -1,6 +1,7 @@
 //! Admit: what a request is and whether it may pass. Its host and origin, its service, its era, the session or the minted
 //! values it brings back, the version it asks for by hand.
 mod checks;
+mod guard;
 mod legacy;
 mod mcp;
 mod modern;
@@ -9,6 +10,7 @@ use self::checks::{
     admits_host, check_head, check_origin, chosen_version, health, host, no_service,
 };
 use crate::{
+    access::Rules,
     affinity,
     body::{ToClient, ToUpstream},
     connection::Connection,
@@ -20,6 +22,7 @@ use crate::{
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use serin_mcp::error::GatewayError;
 use serin_model::{
     observe::{CallEra, Rejection},
@@ -27,7 +30,7 @@ use serin_model::{
     snapshot::ServiceRoute,
 };
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -70,6 +73,14 @@ struct Admitted<'a> {
     host: &'a str,
     /// The version asked for by hand.
     chosen: Option<usize>,
+    /// Whose it is.
+    tenant: Option<Box<str>>,
+    /// The flags and kills, where they have a say.
+    rules: Option<Rules>,
+    /// The core's alarm when the kills were read.
+    alarm: u64,
+    /// What stops that let some calls through said to this one.
+    passes: RefCell<Vec<(Timestamp, &'static str, bool)>>,
     /// When all of it was there.
     complete: Instant,
 }
@@ -83,9 +94,12 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     let host = host(&parts)?;
     let path = parts.uri.path();
     let name = host.host();
-    let (service, position) = core.with_snapshot(|snapshot| {
+    let (alarm, latch) = (core.alarm(), core.latch());
+    let (service, position, flags) = core.with_snapshot(|snapshot| {
         let service = snapshot.find(Some(name), path);
-        (service.cloned(), snapshot.position)
+        let flags = service.filter(|service| Rules::concern(service, latch.as_deref()));
+        let flags = flags.map(|_| snapshot.flags.clone());
+        (service.cloned(), snapshot.position, flags)
     });
     if !admits_host(core, service.as_deref(), &host) {
         let text = format!(
@@ -113,9 +127,14 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
         host: host.as_str(),
         chosen: chosen_version(service, &parts.headers)?,
         method: parts.method,
+        tenant: guard::tenant(service, &parts.headers)?,
         headers: parts.headers,
+        rules: flags.map(|flags| Rules::new(flags, latch)),
+        alarm,
+        passes: RefCell::default(),
         complete: Instant::now(),
     };
+    admitted.check_stopped()?;
     match service.protocol {
         Protocol::Http => admitted.plain(body, CallEra::None).await,
         Protocol::Mcp => admitted.mcp(body).await,
@@ -154,20 +173,49 @@ impl Admitted<'_> {
             self.service = self.newer.get_or_init(|| now);
             self.chosen = chosen_version(self.service, &self.headers)?;
         }
-        Ok(())
+        let core = self.core;
+        self.alarm = core.alarm();
+        let latch = core.latch();
+        self.rules = Rules::concern(self.service, latch.as_deref()).then(|| {
+            let flags = core.with_snapshot(|snapshot| snapshot.flags.clone());
+            Rules::new(flags, latch)
+        });
+        self.check_stopped()
     }
 
-    /// Where a caller goes.
+    /// Where a caller goes. From a version that is killed callers go to stable, if that is another one; what a killed version made
+    /// nobody else can read.
     pub(super) fn route(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
         let service = self.service;
-        route::route(service, caller).map_err(|nowhere| match nowhere {
-            Nowhere::EndpointGone => {
-                let text = "the version that made this value is gone; start again without it";
-                let status = StatusCode::BAD_REQUEST;
-                Refusal::rpc(status, None, GatewayError::VersionGone, text)
-                    .counted(Rejection::Session)
-                    .of(&service.name)
+        let to = self.destination(caller)?;
+        if !self.is_killed(to.version) {
+            return Ok(to);
+        }
+        match caller {
+            _ if to.version == service.stable || self.is_killed(service.stable) => {
+                Err(Refusal::killed(&service.name))
             }
+            Caller::Pinned(_) => Err(self.version_gone(Rejection::Kill)),
+            Caller::New { key, .. } => self.destination(Caller::New {
+                key,
+                chosen: Some(service.stable),
+                stable_only: false,
+            }),
+        }
+    }
+
+    fn version_gone(&self, why: Rejection) -> Refusal {
+        let text = "the version that made this value is gone; start again without it";
+        let status = StatusCode::BAD_REQUEST;
+        Refusal::rpc(status, None, GatewayError::VersionGone, text)
+            .counted(why)
+            .of(&self.service.name)
+    }
+
+    fn destination(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
+        let service = self.service;
+        route::route(service, caller).map_err(|nowhere| match nowhere {
+            Nowhere::EndpointGone => self.version_gone(Rejection::Session),
             Nowhere::NoEndpoints { version } => {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
                 let text = format!(
@@ -203,6 +251,8 @@ impl Admitted<'_> {
             is_tester: self.chosen.is_some(),
             compared: to.by_split,
             session: None,
+            tenant: self.tenant.as_deref(),
+            alarm: self.alarm,
             complete: self.complete,
         }
     }
@@ -215,8 +265,14 @@ impl Admitted<'_> {
             chosen: self.chosen,
             stable_only: false,
         })?;
+        let viewer = self.viewer(None, era);
+        let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        if era == CallEra::None {
+            self.check_route(viewer.as_ref())?;
+        }
         let mut headers = std::mem::take(&mut self.headers);
         headers::for_endpoint(&mut headers, self.connection, self.host);
+        let to = self.steer(to, viewer.as_ref(), &mut headers);
         let asks = match era {
             CallEra::None => Asks::Call(Call::default()),
             // A method that MCP does not know is no call.
@@ -225,6 +281,6 @@ impl Admitted<'_> {
         let mut outbound = self.outbound(headers, to, ToUpstream::stream(body), era, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
-        Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain).await)
+        Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain, None).await)
     }
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::{borrow::Cow, net::IpAddr, time::Duration};
+use uuid::Uuid;
 
 /// Longest JWT payload that is looked into, in base64 characters.
 const JWT_PAYLOAD_MAX: usize = 8 * 1024;
@@ -43,6 +44,30 @@ pub(crate) fn key(
     match client_address(headers, connection, trusted) {
         IpAddr::V4(address) => tagged(b'i', &address.octets()),
         IpAddr::V6(address) => tagged(b'i', &address.octets()),
+    }
+}
+
+/// What keeps a caller in one bucket of a flag: the text behind the affinity key, so that who asks for flags by other ways with the
+/// same text gets the same answers. A session comes before the address, which many may share.
+pub(crate) fn targeting_key(
+    headers: &HeaderMap,
+    affinity_header: Option<&str>,
+    session: Option<Uuid>,
+    connection: &Connection,
+    trusted: &[IpNet],
+) -> String {
+    if let Some(value) = affinity_header.and_then(|name| headers.get(name)) {
+        return String::from_utf8_lossy(value.as_bytes()).into_owned();
+    }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        return match principal(value.as_bytes()) {
+            Some((_, subject)) => subject,
+            None => blake3::hash(value.as_bytes()).to_hex().to_string(),
+        };
+    }
+    match session {
+        Some(session) => session.to_string(),
+        None => client_address(headers, connection, trusted).to_string(),
     }
 }
 

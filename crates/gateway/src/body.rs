@@ -1,11 +1,15 @@
 //! Bodies on their way: a request's, collected or streamed, and an answer's, which passes through the scanner frame by frame.
 
 use crate::{
+    access::{Hidden, View},
     connection::Busy,
+    core::Core,
+    forward::{Life, Refuser},
     observe::Observation,
     pool::Lease,
     seal::{Keyring, Purpose},
     session::{self, Sessions, Token},
+    sieve::Sieve,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -238,6 +242,10 @@ pub(crate) enum RelayError {
     Broken(#[source] hyper::Error),
     #[error("the endpoint sent nothing for too long")]
     Idle,
+    #[error("something of the call is killed")]
+    Killed,
+    #[error("the endpoint sent an event that is too large")]
+    TooLarge,
 }
 
 /// Seals what a version mints, on its way to the client.
@@ -353,8 +361,43 @@ impl Drop for Reading {
     }
 }
 
+/// Who hears when other tools are visible than before.
+pub(crate) struct Listener {
+    message: Bytes,
+    /// Events that come before the first message.
+    after: u64,
+    /// What was hidden when it looked last.
+    hidden: Hidden,
+    /// A message waits until it may be put in.
+    is_due: bool,
+}
+
+impl Listener {
+    pub(crate) fn new(message: Bytes, after: u64) -> Self {
+        Self {
+            message,
+            after,
+            hidden: Hidden::default(),
+            is_due: false,
+        }
+    }
+}
+
+/// A stream of events that agrees with what its caller may call.
+struct Seen {
+    sieve: Sieve,
+    view: Rc<View>,
+    listener: Option<Listener>,
+    refuser: Option<Refuser>,
+}
+
 /// An answer that passes from an endpoint to a client.
 pub(crate) struct Relay {
+    core: Rc<Core>,
+    life: Life,
+    /// The core's alarm at which it looked whether to end or to announce.
+    alarm: u64,
+    seen: Option<Box<Seen>>,
     upstream: Incoming,
     reading: Reading,
     lease: Option<Lease>,
@@ -429,9 +472,19 @@ pub(crate) struct Recheck {
 }
 
 impl Relay {
-    pub(crate) fn new(upstream: Incoming, reading: Reading, lease: Lease) -> Self {
+    pub(crate) fn new(
+        core: Rc<Core>,
+        upstream: Incoming,
+        reading: Reading,
+        lease: Lease,
+        life: Life,
+    ) -> Self {
         let keeps_length = reading.minter.is_none();
         Self {
+            alarm: core.alarm(),
+            core,
+            life,
+            seen: None,
             upstream,
             reading,
             lease: Some(lease),
@@ -467,6 +520,27 @@ impl Relay {
         self
     }
 
+    /// Takes it through a sieve.
+    pub(crate) fn through(
+        mut self,
+        sieve: Sieve,
+        view: Rc<View>,
+        mut listener: Option<Listener>,
+        refuser: Option<Refuser>,
+    ) -> Self {
+        if let Some(listener) = &mut listener {
+            listener.hidden = view.hidden(&self.core);
+        }
+        self.keeps_length = false;
+        self.seen = Some(Box::new(Seen {
+            sieve,
+            view,
+            listener,
+            refuser,
+        }));
+        self
+    }
+
     pub(crate) fn recheck(mut self, recheck: Recheck) -> Self {
         self.recheck = Some(recheck);
         self
@@ -487,6 +561,13 @@ impl Relay {
         if let Some(piece) = self.ahead.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
+        if !self.ended && self.is_cut(context) {
+            self.reading.observation.void();
+            self.lease = None;
+            self.ended = true;
+            let is_stream = self.reading.observation.is_stream();
+            return Poll::Ready((!is_stream).then_some(Err(RelayError::Killed)));
+        }
         loop {
             if self.ended {
                 let trailers = self.trailers.take();
@@ -501,6 +582,11 @@ impl Relay {
                         let is_keep_alive = is_keep_alive(&data);
                         let mut data = self.reading.feed(data);
                         self.heard(is_keep_alive);
+                        if !self.sift(&mut data) {
+                            self.reading.broke_off(Outcome::Transport);
+                            self.lease = None;
+                            return Poll::Ready(Some(Err(RelayError::TooLarge)));
+                        }
                         // With a known length nobody asks for what comes after the last byte.
                         if self.upstream.is_end_stream() {
                             let rest = self.end();
@@ -543,7 +629,63 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
-        self.reading.finish()
+        let mut rest = self.reading.finish();
+        self.sift(&mut rest);
+        match &mut self.seen {
+            Some(seen) => joined(rest, &seen.sieve.finish()),
+            None => rest,
+        }
+    }
+
+    /// Whether something of the call is killed and its time is over.
+    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
+        let Life {
+            watch,
+            tenant,
+            unlisted,
+        } = &mut self.life;
+        let (core, observation) = (&self.core, &self.reading.observation);
+        watch.poll(core, context, |latch| {
+            observation.ends(
+                latch,
+                core.options().environment,
+                tenant.as_deref(),
+                unlisted,
+            )
+        })
+    }
+
+    /// Takes a piece through the sieve, if there is one; false if an event is too large for it.
+    fn sift(&mut self, data: &mut Bytes) -> bool {
+        let Some(seen) = &mut self.seen else {
+            return true;
+        };
+        let Ok(sifted) = seen.sieve.feed(data) else {
+            return false;
+        };
+        *data = sifted;
+        for answer in seen.sieve.take_refused() {
+            if let Some(refuser) = &seen.refuser {
+                refuser.send(answer);
+            }
+        }
+        true
+    }
+
+    /// What the listener hears now, if anything. `looks`: whether other tools are visible is asked anew.
+    fn announcement(&mut self, looks: bool) -> Option<Bytes> {
+        let seen = self.seen.as_mut()?;
+        let listener = seen.listener.as_mut()?;
+        if looks {
+            let hidden = seen.view.hidden(&self.core);
+            listener.is_due |= hidden.differs(&listener.hidden);
+            listener.hidden = hidden;
+        }
+        let is_time = listener.is_due && seen.sieve.is_between(listener.after);
+        is_time.then(|| {
+            listener.is_due = false;
+            listener.message.clone()
+        })
     }
 
     /// Nothing has come: is it too long ago, or time to end?
@@ -552,11 +694,17 @@ impl Relay {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if let Some(recheck) = &mut self.recheck {
+            let alarm = self.core.alarm();
+            let mut looks = std::mem::replace(&mut self.alarm, alarm) != alarm;
             while recheck.every.poll_tick(context).is_ready() {
-                if (recheck.is_over)() {
-                    self.ended = true;
-                    return Poll::Ready(None);
-                }
+                looks = true;
+            }
+            if looks && (recheck.is_over)() {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            if let Some(message) = self.announcement(looks) {
+                return Poll::Ready(Some(Ok(Frame::data(message))));
             }
         }
         let Some(idle) = &mut self.idle else {

@@ -14,12 +14,15 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
+use jiff::Timestamp;
+use serin_flags::{Latch, kill::Stop};
 use serin_model::{
     observe::{Rejection, Sealed},
     snapshot::Snapshot,
 };
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -39,6 +42,10 @@ use tokio::{
 
 /// Time from one look at idle connections to the next.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Time from one look at the kills and flags to the next, for what is under way; a new request looks for itself.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// Stops whose probing calls are counted; there are hardly ever two.
+const PROBES_MAX: usize = 1000;
 /// Sweeps from one look at a client connection to the next.
 const CONNECTION_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Wait after a connection could not be accepted: file descriptors may come free.
@@ -63,6 +70,14 @@ pub(crate) enum Phase {
     Cut,
 }
 
+/// What a core tells its connections.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    phase: Phase,
+    /// Counts up when kills or flags changed: what is under way looks whether it may go on.
+    alarm: u64,
+}
+
 /// What the cores share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -79,8 +94,12 @@ pub(crate) struct Core {
     pub(crate) counters: Rc<Counters>,
     pub(crate) warnings: Warnings,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    latch: RefCell<Cache<Arc<ArcSwap<Latch>>, Arc<Latch>>>,
     index: usize,
-    phase: watch::Sender<Phase>,
+    state: watch::Sender<State>,
+    alarm: Cell<u64>,
+    /// Calls that asked at a stop that lets some through, by when and what it stops.
+    probes: RefCell<HashMap<(Timestamp, &'static str), u32>>,
     /// Requests under way.
     in_flight: Rc<Cell<u32>>,
     connection_ended: Notify,
@@ -97,14 +116,21 @@ impl Core {
         observations: mpsc::Sender<Sealed>,
     ) -> Self {
         let counters = Counters::new(index, observations, shared.options.hung_after);
+        let latch = Cache::new(shared.options.latch.clone());
         Self {
             shared,
             pool: Pool::default(),
             counters: Rc::new(counters),
             warnings: Warnings::default(),
             snapshot: RefCell::new(Cache::new(snapshot)),
+            latch: RefCell::new(latch),
             index: usize::from(index),
-            phase: watch::Sender::new(Phase::Running),
+            state: watch::Sender::new(State {
+                phase: Phase::Running,
+                alarm: 0,
+            }),
+            alarm: Cell::new(0),
+            probes: RefCell::default(),
             in_flight: Rc::default(),
             connection_ended: Notify::new(),
         }
@@ -113,6 +139,37 @@ impl Core {
     /// The routing table as it is now.
     pub(crate) fn with_snapshot<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         read(self.snapshot.borrow_mut().load())
+    }
+
+    /// What is killed now; nothing if nothing is.
+    pub(crate) fn latch(&self) -> Option<Arc<Latch>> {
+        let mut latch = self.latch.borrow_mut();
+        let latch = latch.load();
+        (!latch.is_open()).then(|| latch.clone())
+    }
+
+    /// Another number whenever kills or flags changed.
+    pub(crate) fn alarm(&self) -> u64 {
+        self.alarm.get()
+    }
+
+    /// Whether a stop lets this call through, to see whether it works again: the first of so many.
+    pub(crate) fn probes(&self, stop: &Stop, scope: &'static str) -> bool {
+        let Some(one_in) = stop.one_in else {
+            return false;
+        };
+        let mut probes = self.probes.borrow_mut();
+        if probes.len() >= PROBES_MAX {
+            probes.clear();
+        }
+        let asked = probes.entry((stop.at, scope)).or_default();
+        let is_probe = asked.is_multiple_of(one_in.max(1));
+        *asked = asked.wrapping_add(1);
+        is_probe
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.state.send_modify(|state| state.phase = phase);
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -124,7 +181,7 @@ impl Core {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.phase.borrow() != Phase::Running
+        self.state.borrow().phase != Phase::Running
     }
 
     /// Runs until the shutdown is over; returns how many requests it cut.
@@ -137,6 +194,8 @@ impl Core {
         spawn_local(async move { counters.keep_sealing().await });
         let core = self.clone();
         spawn_local(async move { core.keep_sweeping().await });
+        let core = self.clone();
+        spawn_local(async move { core.keep_watching().await });
         let server = Rc::new(self.server());
         let until = loop {
             tokio::select! {
@@ -151,7 +210,7 @@ impl Core {
                 }
             }
         };
-        self.phase.send_replace(Phase::Draining(until));
+        self.set_phase(Phase::Draining(until));
         // Those that were accepted before the shutdown count as connected.
         accepted.close();
         while let Some((stream, peer)) = accepted.recv().await {
@@ -165,7 +224,7 @@ impl Core {
         let in_time = tokio::time::timeout_at(until.into(), drained).await.is_ok();
         let in_flight = if in_time { 0 } else { self.in_flight.get() };
         self.counters.cutting();
-        self.phase.send_replace(Phase::Cut);
+        self.set_phase(Phase::Cut);
         while self.load().load(Relaxed) > 0 {
             self.connection_ended.notified().await;
         }
@@ -188,9 +247,30 @@ impl Core {
         }
     }
 
-    fn server(&self) -> auto::Builder<LocalExecutor> {
+    /// Wakes what is under way when kills or flags changed.
+    async fn keep_watching(&self) {
+        let look = || {
+            let latch = self.latch.borrow_mut().load().clone();
+            let table = self.with_snapshot(|table| (table.position, table.flags_revision));
+            (latch, table)
+        };
+        let (mut latch, mut table) = look();
+        let mut timer = tokio::time::interval(WATCH_EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            let now = look();
+            if !Arc::ptr_eq(&now.0, &latch) || now.1 != table {
+                (latch, table) = now;
+                self.alarm.set(self.alarm.get() + 1);
+                self.state.send_modify(|state| state.alarm += 1);
+            }
+        }
+    }
+
+    fn server(&self) -> auto::Builder<StreamExecutor> {
         let options = self.options();
-        let mut server = auto::Builder::new(LocalExecutor);
+        let mut server = auto::Builder::new(StreamExecutor(self.state.subscribe()));
         let head_bytes_max = options.head_bytes_max.max(HEAD_BYTES_MIN);
         server
             .http1()
@@ -209,7 +289,7 @@ impl Core {
         self: Rc<Self>,
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        server: Rc<auto::Builder<LocalExecutor>>,
+        server: Rc<auto::Builder<StreamExecutor>>,
     ) {
         spawn_local(async move {
             let core = Connected(self);
@@ -223,7 +303,7 @@ impl Core {
         self: &Rc<Self>,
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        server: &auto::Builder<LocalExecutor>,
+        server: &auto::Builder<StreamExecutor>,
     ) -> io::Result<()> {
         let stream = TcpStream::from_std(stream)?;
         let is_trusted = affinity::is_trusted(peer.ip(), &self.options().trusted_proxies);
@@ -237,11 +317,11 @@ impl Core {
             connection: connection.clone(),
         });
         let mut serving = pin!(server.serve_connection(io, service));
-        let mut phase = self.phase.subscribe();
+        let mut state = self.state.subscribe();
         let mut check = tokio::time::interval(CONNECTION_CHECK_EVERY);
         let mut is_draining = false;
         loop {
-            let now = *phase.borrow_and_update();
+            let now = state.borrow_and_update().phase;
             match now {
                 Phase::Cut => return Ok(()),
                 Phase::Draining(_) if !is_draining => {
@@ -257,7 +337,8 @@ impl Core {
                     }
                     return Ok(());
                 }
-                _ = phase.changed() => {}
+                // On an alarm too: what is under way is polled again and looks whether it may go on.
+                _ = state.changed() => {}
                 _ = check.tick() => {
                     if connection.idle_for().is_some_and(|idle| idle > self.options().idle_timeout) {
                         return Ok(());
@@ -334,16 +415,28 @@ fn hand_over(
     })
 }
 
-/// Runs what hyper spawns on the core of its connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
+/// Runs the streams of an HTTP/2 connection on its core, and polls them again on an alarm.
+#[derive(Clone)]
+struct StreamExecutor(watch::Receiver<State>);
 
-impl<F> Executor<F> for LocalExecutor
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
+        let mut state = self.0.clone();
         spawn_local(async move {
+            let mut future = pin!(future);
+            loop {
+                tokio::select! {
+                    _ = &mut future => return,
+                    changed = state.changed() => {
+                        if changed.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
             future.await;
         });
     }

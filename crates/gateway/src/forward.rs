@@ -1,14 +1,18 @@
 //! Forward: a request to its endpoint, and the answer back, frame by frame.
 
 use crate::{
-    body::{Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
+    access::{View, Viewer},
+    body::{Listener, Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
     core::Core,
-    headers, lists,
+    headers,
+    kills::{self, Cut},
+    lists,
     observe::{Calls, Observation, Tool},
-    pool::{Lease, SendError},
+    pool::{Lease, SendError, Target},
     refusal::Refusal,
     route::{self, Destination},
     session::Token,
+    sieve::Sieve,
     trials::Trial,
 };
 use bytes::{Bytes, BytesMut};
@@ -18,6 +22,7 @@ use http::{
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use serin_flags::Latch;
 use serin_mcp::scan::BodyKind;
 use serin_model::{
     name::EndpointId,
@@ -33,8 +38,9 @@ use uuid::Uuid;
 /// Largest list that is changed on its way: a page of tools with their schemas.
 const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Tells the client of a moved session to ask for the tools again (2025-11-25, "List Changed Notification").
-const TOOLS_CHANGED: &[u8] =
-    b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
+pub(crate) const TOOLS_CHANGED: Bytes = Bytes::from_static(
+    b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n",
+);
 /// Time from one look at an open stream to the next: whether it must end.
 const STREAM_CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,6 +64,10 @@ pub(crate) struct Outbound<'a> {
     pub(crate) compared: Option<u64>,
     /// The legacy session, where its client may cancel calls by a notification.
     pub(crate) session: Option<Uuid>,
+    /// Whose it is.
+    pub(crate) tenant: Option<&'a str>,
+    /// The core's alarm when the kills were read.
+    pub(crate) alarm: u64,
     /// When the gateway had all of the request.
     pub(crate) complete: Instant,
 }
@@ -85,7 +95,7 @@ pub(crate) struct Call<'a> {
 
 impl Asks<'_> {
     /// The same in the words of the counters.
-    fn label(self, label: impl Fn(Option<&str>) -> Rc<Tool>) -> Calls {
+    fn label(self, mut label: impl FnMut(Option<&str>) -> Rc<Tool>) -> Calls {
         match self {
             Self::Nothing => Calls::None,
             Self::Stream => Calls::Stream,
@@ -109,6 +119,9 @@ pub(crate) struct Inbound {
     ahead: Bytes,
     lease: Lease,
     observation: Observation,
+    pub(crate) life: Life,
+    /// Answers requests of the server that its client must not get.
+    refuser: Option<Refuser>,
     version: HeaderValue,
     is_candidate: bool,
     /// Time the gateway took before it sent the request.
@@ -116,14 +129,98 @@ pub(crate) struct Inbound {
     begun: Instant,
 }
 
+/// What of a call may be killed while it is under way.
+pub(crate) struct Life {
+    pub(crate) watch: kills::Watch,
+    pub(crate) tenant: Option<Box<str>>,
+    /// The tools that are called and have no label of their own.
+    pub(crate) unlisted: Vec<Box<str>>,
+}
+
+/// How an answer is seen by its caller, where flags or kills have a say in it.
+pub(crate) struct Sight {
+    pub(crate) viewer: Viewer,
+    /// A JSON answer may have to be changed too.
+    pub(crate) edits_json: bool,
+    /// What the caller of a stream hears when other tools are visible than before.
+    pub(crate) announces: Option<Bytes>,
+    /// Events that come before it.
+    pub(crate) announces_after: u64,
+}
+
+/// Answers a server in a session in place of its client.
+pub(crate) struct Refuser {
+    target: Rc<Target>,
+    headers: HeaderMap,
+    connect_timeout: Duration,
+}
+
+impl Refuser {
+    /// Sends an answer; should it be lost, the server waits as for a client that does not answer.
+    pub(crate) fn send(&self, answer: String) {
+        let Some(uri) = self.target.uri("", None) else {
+            return;
+        };
+        let mut headers = self.headers.clone();
+        headers.insert(header::CONTENT_LENGTH, answer.len().into());
+        let mut request = Request::new(ToUpstream::full(answer.into()));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = headers;
+        *request.uri_mut() = uri;
+        let (target, time) = (self.target.clone(), self.connect_timeout);
+        tokio::task::spawn_local(async move {
+            if let Ok((response, lease)) = target.send(request, time).await
+                && response.body().is_end_stream()
+            {
+                lease.give_back();
+            }
+        });
+    }
+}
+
+/// The headers by which a server can be answered in a session.
+fn refusing_headers(sent: &HeaderMap, authority: &HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let names = [
+        &headers::SESSION_ID,
+        &headers::PROTOCOL_VERSION,
+        &header::AUTHORIZATION,
+    ];
+    for name in names {
+        if let Some(value) = sent.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert(header::HOST, authority.clone());
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("application/json, text/event-stream"),
+    );
+    headers
+}
+
 /// Sends a request to its endpoint; where that cannot be reached and another will do, to that one.
 pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbound, Refusal> {
     let Outbound { service, to, .. } = outbound;
     let version = version_of(service, to.version)?;
     let counters = core.counters.of(service, version);
-    let calls = outbound
-        .asks
-        .label(|tool| core.counters.label(&counters, version, tool));
+    let mut unlisted = Vec::new();
+    let calls = outbound.asks.label(|tool| {
+        let label = core.counters.label(&counters, version, tool);
+        if let Some(tool) = tool.filter(|tool| !label.is_named(tool)) {
+            unlisted.push(tool.into());
+        }
+        label
+    });
+    let mut life = Life {
+        watch: kills::Watch::since(outbound.alarm),
+        tenant: outbound.tenant.map(Into::into),
+        unlisted,
+    };
     let mut observation =
         Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
     if outbound.is_tester {
@@ -176,8 +273,26 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         let headers = request.headers_mut();
         headers.insert(header::HOST, target.authority.clone());
         let settings = &service.settings;
+        let may_refuse = outbound.era == CallEra::Legacy && service.gates.has_features();
+        let refuser = may_refuse.then(|| Refuser {
+            target: target.clone(),
+            headers: refusing_headers(headers, &target.authority),
+            connect_timeout: settings.connect_timeout,
+        });
         let sending = target.send(request, settings.connect_timeout);
-        match tokio::time::timeout(settings.response_timeout, sending).await {
+        let sending = tokio::time::timeout(settings.response_timeout, sending);
+        let Life {
+            watch,
+            tenant,
+            unlisted,
+        } = &mut life;
+        let (environment, tenant) = (core.options().environment, tenant.as_deref());
+        let ends = |latch: &Latch| observation.ends(latch, environment, tenant, unlisted);
+        let Ok(sent) = kills::unless_cut(core, watch, ends, sending).await else {
+            observation.void();
+            return Err(Refusal::killed(&service.name));
+        };
+        match sent {
             Ok(Ok((response, lease))) => {
                 return Ok(Inbound {
                     response,
@@ -185,6 +300,8 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                     ahead: Bytes::new(),
                     lease,
                     observation,
+                    life,
+                    refuser,
                     version: header,
                     is_candidate,
                     before,
@@ -257,7 +374,9 @@ pub(crate) async fn answer(
     service: &ServiceRoute,
     inbound: Inbound,
     treatment: Treatment,
+    sight: Option<Sight>,
 ) -> Response<ToClient> {
+    let mut life = inbound.life;
     let (mut head, mut upstream) = inbound.response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
     headers::name_version(
@@ -306,6 +425,19 @@ pub(crate) async fn answer(
         }
         reading.session = Some((core.sessions().clone(), token));
     }
+    let is_seen = head.status.is_success() && kind != BodyKind::Other;
+    let sight = sight.filter(|_| is_seen).map(|sight| {
+        let view = View {
+            viewer: sight.viewer,
+            service: service.name.clone(),
+            endpoint: inbound.endpoint,
+        };
+        let listener = sight
+            .announces
+            .filter(|_| is_stream)
+            .map(|message| Listener::new(message, sight.announces_after));
+        (Rc::new(view), sight.edits_json, listener)
+    });
     if is_stream {
         let session = reading.session.as_ref().map(|(_, token)| token.session);
         recheck = Some(stream_check(core, service, session, inbound.endpoint));
@@ -322,13 +454,37 @@ pub(crate) async fn answer(
         return Response::from_parts(head, ToClient::full(joined(ahead, &rest)));
     }
     let idle = service.settings.idle_timeout;
-    if restricts {
-        let list = restricted_list(head, upstream, kind, reading, inbound.lease, idle);
+    let edits = matches!(&sight, Some((_, true, _))) && kind == BodyKind::Json;
+    if restricts || edits {
+        let view = sight.map(|(view, ..)| view);
+        let whole = Whole {
+            kind,
+            restricts,
+            view,
+            ahead,
+            idle,
+        };
+        let list = edited(
+            core,
+            service,
+            head,
+            upstream,
+            reading,
+            inbound.lease,
+            life,
+            whole,
+        );
         return Box::pin(list).await;
     }
     // A small JSON answer comes in one piece: no need to set up a relay for it.
     if scans && kind == BodyKind::Json {
-        let Ok(frame) = tokio::time::timeout(idle, upstream.frame()).await else {
+        let frame = tokio::time::timeout(idle, upstream.frame());
+        let observation = &reading.observation;
+        let Ok(frame) = life.unless_cut(core, observation, frame).await else {
+            reading.observation.void();
+            return Refusal::killed(&service.name).into_response();
+        };
+        let Ok(frame) = frame else {
             reading.observation.failed(Outcome::Timeout);
             let text = "the endpoint began an answer and sent no more of it in time";
             let refusal = Refusal::plain(StatusCode::GATEWAY_TIMEOUT, text);
@@ -361,7 +517,7 @@ pub(crate) async fn answer(
         if reading.minter.is_some() {
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        let relay = Relay::new(upstream, reading, inbound.lease)
+        let relay = Relay::new(core.clone(), upstream, reading, inbound.lease, life)
             .after(piece)
             .idle_max(idle);
         return Response::from_parts(head, ToClient::relay(relay));
@@ -369,7 +525,14 @@ pub(crate) async fn answer(
     if reading.minter.is_some() {
         head.headers.remove(header::CONTENT_LENGTH);
     }
-    let mut relay = Relay::new(upstream, reading, inbound.lease);
+    let mut relay = Relay::new(core.clone(), upstream, reading, inbound.lease, life);
+    if kind == BodyKind::EventStream
+        && let Some((view, _, listener)) = sight
+    {
+        head.headers.remove(header::CONTENT_LENGTH);
+        let sieve = Sieve::new(core.clone(), view.clone());
+        relay = relay.through(sieve, view, listener, inbound.refuser);
+    }
     if !ahead.is_empty() {
         relay = relay.after(ahead);
     }
@@ -383,23 +546,61 @@ pub(crate) async fn answer(
     }
     if announces {
         head.headers.remove(header::CONTENT_LENGTH);
-        relay = relay.after(Bytes::from_static(TOOLS_CHANGED));
+        relay = relay.after(TOOLS_CHANGED);
     }
     Response::from_parts(head, ToClient::relay(relay))
 }
 
+impl Life {
+    /// Waits for something on behalf of the call, unless it is cut before.
+    pub(crate) async fn unless_cut<F: Future>(
+        &mut self,
+        core: &Core,
+        observation: &Observation,
+        future: F,
+    ) -> Result<F::Output, Cut> {
+        let Self {
+            watch,
+            tenant,
+            unlisted,
+        } = self;
+        let (environment, tenant) = (core.options().environment, tenant.as_deref());
+        let ends = |latch: &Latch| observation.ends(latch, environment, tenant, unlisted);
+        kills::unless_cut(core, watch, ends, future).await
+    }
+}
+
+/// An answer that is read whole before it is changed.
+struct Whole {
+    kind: BodyKind,
+    /// It becomes private and short-lived.
+    restricts: bool,
+    /// It must agree with this.
+    view: Option<Rc<View>>,
+    ahead: Bytes,
+    idle: Duration,
+}
+
 /// A list, read whole before it is changed: unlike the answer of a call it has an end that does not wait for anything.
-async fn restricted_list(
+#[expect(clippy::too_many_arguments, reason = "the parts of an answer")]
+async fn edited(
+    core: &Rc<Core>,
+    service: &ServiceRoute,
     mut head: Parts,
     mut upstream: Incoming,
-    kind: BodyKind,
     mut reading: Reading,
     lease: Lease,
-    idle: Duration,
+    mut life: Life,
+    how: Whole,
 ) -> Response<ToClient> {
-    let mut whole = BytesMut::new();
+    let mut whole = BytesMut::from(&*how.ahead);
     while !upstream.is_end_stream() {
-        match tokio::time::timeout(idle, upstream.frame()).await {
+        let frame = tokio::time::timeout(how.idle, upstream.frame());
+        let Ok(frame) = life.unless_cut(core, &reading.observation, frame).await else {
+            reading.observation.void();
+            return Refusal::killed(&service.name).into_response();
+        };
+        match frame {
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     whole.extend_from_slice(&reading.feed(data));
@@ -421,12 +622,31 @@ async fn restricted_list(
     whole.extend_from_slice(&reading.finish());
     lease.give_back();
     head.headers.remove(header::CONTENT_LENGTH);
-    let whole = whole.freeze();
-    let list = match kind {
-        BodyKind::EventStream => lists::restrict_events(&whole),
-        BodyKind::Json | BodyKind::Other => lists::restrict(&whole),
-    };
-    Response::from_parts(head, ToClient::full(list))
+    let mut whole = whole.freeze();
+    if let Some(view) = how.view {
+        whole = match how.kind {
+            BodyKind::EventStream => {
+                let mut sieve = Sieve::new(core.clone(), view);
+                let mut events = BytesMut::new();
+                if let Ok(ready) = sieve.feed(&whole) {
+                    events.extend_from_slice(&ready);
+                }
+                events.extend_from_slice(&sieve.finish());
+                events.freeze()
+            }
+            BodyKind::Json | BodyKind::Other => match view.edit(core, &whole) {
+                lists::Edit::Replace(other) => other.into(),
+                lists::Edit::Keep | lists::Edit::Refuse(_) => whole,
+            },
+        };
+    }
+    if how.restricts {
+        whole = match how.kind {
+            BodyKind::EventStream => lists::restrict_events(&whole),
+            BodyKind::Json | BodyKind::Other => lists::restrict(&whole),
+        };
+    }
+    Response::from_parts(head, ToClient::full(whole))
 }
 
 impl Inbound {

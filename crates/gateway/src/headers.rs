@@ -5,6 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 pub(crate) static CANARY: HeaderName = HeaderName::from_static("x-canary");
 pub(crate) static VERSION: HeaderName = HeaderName::from_static("x-serin-version");
+/// The variant of a flag under release that a call has, as `KEY=VARIANT`.
+pub(crate) static FLAGS: HeaderName = HeaderName::from_static("x-serin-flags");
 pub(crate) static SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 pub(crate) static METHOD: HeaderName = HeaderName::from_static("mcp-method");
@@ -75,6 +77,7 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
     headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(&CANARY);
     headers.remove(&VERSION);
+    headers.remove(&FLAGS);
     if connection.is_trusted {
         headers.append(&FORWARDED_FOR, connection.address_header.clone());
     } else {

@@ -17,6 +17,7 @@
 //! minted; where a header and a body of a modern request disagree, the specification makes the server refuse, so both pass
 //! as they are.
 
+mod access;
 mod admit;
 mod affinity;
 #[doc(hidden)]
@@ -27,6 +28,7 @@ mod core;
 mod forward;
 mod framing;
 mod headers;
+mod kills;
 mod lists;
 mod observe;
 mod pool;
@@ -35,6 +37,7 @@ mod refusal;
 mod route;
 mod seal;
 mod session;
+mod sieve;
 mod trials;
 
 pub use seal::{Keyring, KeyringError};

@@ -1,13 +1,22 @@
-//! Lists during a rollout that changes the tool contract: each version's list is true for its own callers only, and not for
-//! long, so no cache may share it and none may keep it (2026-07-28, "Caching": `cacheScope` and `ttlMs` of a result).
+//! Lists that are true for some callers only. During a rollout that changes the tool contract each version's list is true for its own
+//! callers, and where flags open and close tools each caller's for itself; not for long, so no cache may share it and none may keep
+//! it (2026-07-28, "Caching": `cacheScope` and `ttlMs` of a result). Tools that a caller may not call are not in its list, and features
+//! that are closed not in the capabilities that a server offers.
 
+use crate::access::Closed;
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use std::fmt;
+use serin_mcp::error::{GatewayError, error_body};
+use std::{borrow::Cow, fmt};
+
+/// The name of the tasks extension (2026-07-28).
+const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
+/// Where a modern request says what its client can do.
+const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// How long a client may keep a list meanwhile: a caller that moves when the share is raised sees the other list soon.
 pub(crate) const LIST_TTL_MS_MAX: u64 = 5_000;
@@ -66,6 +75,217 @@ fn restricted(message: &[u8]) -> Option<Vec<u8>> {
 fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let fields = fields.map(|(key, value)| format!("{}:{value}", serde_json::Value::from(key)));
     format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+}
+
+/// What becomes of a server's message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// It passes as it is.
+    Keep,
+    /// This one passes in its place.
+    Replace(Vec<u8>),
+    /// It is a request of the server that its client must not get: this is the answer to it.
+    Refuse(String),
+}
+
+/// Makes a server's message agree with what the caller may call: lists without the other tools, capabilities without closed features,
+/// and no questions by way of closed features.
+pub(crate) fn edit(
+    message: &[u8],
+    closed: Closed,
+    mut is_visible: impl FnMut(&str) -> bool,
+) -> Edit {
+    if let Ok(batch) = serde_json::from_slice::<Vec<&RawValue>>(message) {
+        let edited = |message: &&RawValue| {
+            let text = message.get();
+            match edit_one(text.as_bytes(), closed, &mut is_visible) {
+                Edit::Keep => (false, Some(text.to_owned())),
+                Edit::Replace(other) => (true, String::from_utf8(other).ok()),
+                // Batches with requests of the server are gone since 2025-06-18; this one stays unanswered.
+                Edit::Refuse(_) => (true, None),
+            }
+        };
+        let (is_edited, messages): (Vec<_>, Vec<_>) = batch.iter().map(edited).unzip();
+        if !is_edited.contains(&true) {
+            return Edit::Keep;
+        }
+        let messages: Vec<_> = messages.into_iter().flatten().collect();
+        return Edit::Replace(format!("[{}]", messages.join(",")).into_bytes());
+    }
+    edit_one(message, closed, &mut is_visible)
+}
+
+fn edit_one(message: &[u8], closed: Closed, is_visible: &mut dyn FnMut(&str) -> bool) -> Edit {
+    let Ok(Fields(fields)) = serde_json::from_slice(message) else {
+        return Edit::Keep;
+    };
+    let field = |name: &str| {
+        fields
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, v)| v.get())
+    };
+    let id = field("id");
+    let text = |raw: &str| serde_json::from_str::<String>(raw).unwrap_or_default();
+    if let Some(method) = field("method").map(text) {
+        return match closed.asked_by(&method) {
+            Some(feature) if id.is_some() => {
+                let text = format!("{feature} is switched off here; go on without it");
+                Edit::Refuse(error_body(id, GatewayError::MethodNotFound, &text, None))
+            }
+            Some(_) | None => Edit::Keep,
+        };
+    }
+    let Some(result) = field("result") else {
+        return Edit::Keep;
+    };
+    if let Some(method) = asks_by(result, closed) {
+        let text = format!("the server asks for `{method}`, which is switched off here");
+        let error = error_body(id, GatewayError::Disabled, &text, None);
+        return Edit::Replace(error.into_bytes());
+    }
+    let change = |key: &str, value: &str| match key {
+        "tools" => visible(value, is_visible),
+        "capabilities" if closed.tasks => without_tasks(value),
+        _ => None,
+    };
+    let Some(result) = changed(result, change) else {
+        return Edit::Keep;
+    };
+    let message = fields.iter().map(|(key, value)| match key.as_str() {
+        "result" => ("result", result.as_str()),
+        key => (key, value.get()),
+    });
+    Edit::Replace(object(message).into_bytes())
+}
+
+/// The method by which an `input_required` result asks for something closed (2026-07-28, `inputRequests`).
+fn asks_by(result: &str, closed: Closed) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Asking<'a> {
+        #[serde(borrow)]
+        method: Cow<'a, str>,
+    }
+    if !closed.sampling && !closed.elicitation {
+        return None;
+    }
+    let Fields(result) = serde_json::from_str(result).ok()?;
+    let (_, requests) = result.iter().find(|(key, _)| key == "inputRequests")?;
+    let Fields(requests) = serde_json::from_str(requests.get()).ok()?;
+    let asked = requests
+        .iter()
+        .filter_map(|(_, request)| serde_json::from_str::<Asking<'_>>(request.get()).ok());
+    let mut methods = asked.map(|asking| asking.method.into_owned());
+    methods.find(|method| closed.asked_by(method).is_some())
+}
+
+/// A list of tools without those that are not visible; nothing if all are.
+fn visible(tools: &str, is_visible: &mut dyn FnMut(&str) -> bool) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        name: Cow<'a, str>,
+    }
+    let tools: Vec<&RawValue> = serde_json::from_str(tools).ok()?;
+    let mut shows = |tool: &&&RawValue| {
+        let named = serde_json::from_str::<Named<'_>>(tool.get());
+        named.is_ok_and(|named| is_visible(&named.name))
+    };
+    let kept: Vec<_> = tools
+        .iter()
+        .filter(&mut shows)
+        .map(|tool| tool.get())
+        .collect();
+    (kept.len() != tools.len()).then(|| format!("[{}]", kept.join(",")))
+}
+
+/// Capabilities without tasks; nothing if there were none.
+fn without_tasks(capabilities: &str) -> Option<String> {
+    let kept = without(capabilities, &["tasks"]);
+    let capabilities = kept.as_deref().unwrap_or(capabilities);
+    let fewer = |key: &str, value: &str| match key {
+        "extensions" => without(value, &[TASKS_EXTENSION]),
+        _ => None,
+    };
+    changed(capabilities, fewer).or(kept)
+}
+
+/// What a client says that it can do, without what is closed; nothing if it said nothing of it.
+fn without_closed(capabilities: &str, closed: Closed) -> Option<String> {
+    let mut names = Vec::new();
+    if closed.sampling {
+        names.push("sampling");
+    }
+    if closed.elicitation {
+        names.push("elicitation");
+    }
+    let kept = without(capabilities, &names);
+    if !closed.tasks {
+        return kept;
+    }
+    let capabilities = kept.as_deref().unwrap_or(capabilities);
+    without_tasks(capabilities).or(kept)
+}
+
+/// The `params` of `initialize`, of a client that cannot do what is closed; nothing if they are so already.
+pub(crate) fn initialize_params(params: &str, closed: Closed) -> Option<String> {
+    changed(params, |key, value| match key {
+        "capabilities" => without_closed(value, closed),
+        _ => None,
+    })
+}
+
+/// A legacy `initialize` with other `params`.
+pub(crate) fn with_params(body: &[u8], params: &str) -> Option<Vec<u8>> {
+    let body = std::str::from_utf8(body).ok()?;
+    let other = |key: &str, _: &str| (key == "params").then(|| params.to_owned());
+    changed(body, other).map(String::into_bytes)
+}
+
+/// A modern request, of a client that cannot do what is closed; nothing if it is so already.
+pub(crate) fn modern_request(body: &[u8], closed: Closed) -> Option<Vec<u8>> {
+    let body = std::str::from_utf8(body).ok()?;
+    let of_meta = |key: &str, value: &str| match key {
+        CLIENT_CAPABILITIES => without_closed(value, closed),
+        _ => None,
+    };
+    let of_params = |key: &str, value: &str| match key {
+        "_meta" => changed(value, of_meta),
+        _ => None,
+    };
+    let of_body = |key: &str, value: &str| match key {
+        "params" => changed(value, of_params),
+        _ => None,
+    };
+    changed(body, of_body).map(String::into_bytes)
+}
+
+/// An object with some of its values changed; nothing if none is.
+fn changed(text: &str, mut change: impl FnMut(&str, &str) -> Option<String>) -> Option<String> {
+    let Fields(fields) = serde_json::from_str(text).ok()?;
+    let values: Vec<_> = fields
+        .iter()
+        .map(|(key, value)| change(key, value.get()))
+        .collect();
+    if values.iter().all(Option::is_none) {
+        return None;
+    }
+    let fields = fields
+        .iter()
+        .zip(&values)
+        .map(|((key, before), value)| (key.as_str(), value.as_deref().unwrap_or(before.get())));
+    Some(object(fields))
+}
+
+/// An object without some of its fields; nothing if it has none of them.
+fn without(text: &str, names: &[&str]) -> Option<String> {
+    let Fields(fields) = serde_json::from_str(text).ok()?;
+    let is_kept = |key: &str| !names.contains(&key);
+    if fields.iter().all(|(key, _)| is_kept(key)) {
+        return None;
+    }
+    let kept = fields.iter().filter(|(key, _)| is_kept(key));
+    Some(object(kept.map(|(key, value)| (key.as_str(), value.get()))))
 }
 
 /// The fields of an object in their order, values as they stand there.

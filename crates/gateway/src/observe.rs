@@ -9,6 +9,8 @@ use crate::{
     trials::{Clock, ServiceTrials, Trial, Watched},
 };
 use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serin_flags::{Environment, FlagKey, Latch, Reason, kill::Stop};
 use serin_judge::{
     DenseHistogram, LogHistogram, ValueSum, bucket_of,
     trial::{Latency, Shown},
@@ -50,6 +52,8 @@ pub(crate) struct Counters {
     services: RefCell<Map<ServiceName, ServiceCounters>>,
     rejections: RefCell<Map<(Option<ServiceName>, Rejection), u64>>,
     moved: RefCell<Map<ServiceName, Moved>>,
+    /// Answers of flags.
+    flags: RefCell<Map<FlagKey, Vec<(Arc<str>, Reason, u64)>>>,
     clock: Clock,
     urgent: Notify,
     hung_after: Duration,
@@ -116,6 +120,11 @@ impl Tool {
         }
     }
 
+    /// Whether it is counted under this name.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        *self.label == *name
+    }
+
     fn change(&self, era: CallEra, change: impl FnOnce(&mut ToolCell)) {
         let [legacy, modern, none] = &mut *self.cells.borrow_mut();
         let cell = match era {
@@ -173,6 +182,7 @@ impl Counters {
             services: RefCell::default(),
             rejections: RefCell::default(),
             moved: RefCell::default(),
+            flags: RefCell::default(),
             clock: Clock::new(),
             urgent: Notify::new(),
             hung_after,
@@ -257,6 +267,21 @@ impl Counters {
         *rejections.entry((service.cloned(), why)).or_default() += 1;
     }
 
+    /// A flag answered.
+    pub(crate) fn evaluated(&self, flag: &FlagKey, variant: &str, reason: Reason) {
+        let mut flags = self.flags.borrow_mut();
+        let answers = match flags.get_mut(flag) {
+            Some(known) => known,
+            None => flags.entry(flag.clone()).or_default(),
+        };
+        let same =
+            |answer: &&mut (Arc<str>, Reason, u64)| *answer.0 == *variant && answer.1 == reason;
+        match answers.iter_mut().find(same) {
+            Some((_, _, n)) => *n += 1,
+            None => answers.push((variant.into(), reason, 1)),
+        }
+    }
+
     pub(crate) fn moved(&self, service: &ServiceName, add: impl FnOnce(&mut Moved)) {
         add(self.moved.borrow_mut().entry(service.clone()).or_default());
     }
@@ -303,6 +328,12 @@ impl Counters {
             .map(|((service, why), n)| (service, why, n))
             .collect();
         sealed.moved = self.moved.borrow_mut().drain().collect();
+        for (flag, answers) in self.flags.borrow_mut().drain() {
+            let answers = answers.into_iter();
+            sealed
+                .flags
+                .extend(answers.map(|(variant, reason, n)| (flag.clone(), variant, reason, n)));
+        }
         permit.send(sealed);
     }
 }
@@ -625,6 +656,38 @@ impl Observation {
     fn transport(&self, outcome: Outcome) {
         self.version
             .transport(&self.counters, self.rollout, outcome);
+    }
+
+    /// When the call has to be over because something of it is killed. `tenant` is whose it is, and `unlisted` are the tools that it
+    /// calls and that have no label of their own.
+    pub(crate) fn ends(
+        &self,
+        latch: &Latch,
+        environment: Environment,
+        tenant: Option<&str>,
+        unlisted: &[Box<str>],
+    ) -> Option<Timestamp> {
+        let service = self.version.service.as_str();
+        let (one, batch) = match &self.calls {
+            Calls::One(tool, _) => (Some(tool), &[][..]),
+            Calls::Batch(calls) => (None, calls.as_slice()),
+            Calls::None | Calls::Stream => (None, &[][..]),
+        };
+        let labels = one.into_iter().chain(batch.iter().map(|(tool, _)| tool));
+        let labels = labels.filter(|tool| tool.is_call).map(|tool| &*tool.label);
+        let tools = labels.chain(unlisted.iter().map(|tool| &**tool));
+        let of_tools = tools.filter_map(|tool| latch.stops_tool(service, tool));
+        let stops = latch
+            .stops_service(environment, service, tenant)
+            .into_iter()
+            .chain(latch.stops_version(service, self.version.version.as_str()))
+            .chain(of_tools);
+        let end = |stop: &Stop| {
+            let grace = Duration::from_secs(stop.grace_seconds.into());
+            stop.at.checked_add(grace).unwrap_or(Timestamp::MAX)
+        };
+        // One that lets calls through again lets those finish that are under way.
+        stops.filter(|stop| stop.one_in.is_none()).map(end).min()
     }
 
     /// The exchange is repeated as another one: this one does not count.

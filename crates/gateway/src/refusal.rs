@@ -5,6 +5,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serin_mcp::error::{GatewayError, error_body};
 use serin_model::{name::ServiceName, observe::Rejection};
 
+/// When a client may ask again whether something killed is back. People revive it, which takes longer; a client that waits for more
+/// than half a minute is taken for broken.
+const RETRY_AFTER_SECONDS: u32 = 30;
+
 /// A request turned away.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -12,6 +16,7 @@ pub(crate) struct Refusal {
     text: String,
     json: bool,
     allow: Option<&'static str>,
+    retry_after_seconds: Option<u32>,
     /// The version that failed, and whether it is the candidate.
     version: Option<(HeaderValue, bool)>,
     /// How it is counted; a failure of an endpoint is counted with its calls instead.
@@ -28,6 +33,7 @@ impl Refusal {
             text: text.into(),
             json: false,
             allow: None,
+            retry_after_seconds: None,
             version: None,
             counted: None,
             service: None,
@@ -68,9 +74,31 @@ impl Refusal {
         self
     }
 
+    /// A whole JSON answer, made elsewhere.
+    pub(crate) fn json(status: StatusCode, text: String) -> Self {
+        Self {
+            json: true,
+            ..Self::plain(status, text)
+        }
+    }
+
+    /// Something of a service is killed. Plain, also to MCP: the client's error then says so, whatever it asked.
+    pub(crate) fn killed(service: &ServiceName) -> Self {
+        let text = format!("service `{service}` is switched off for now; try again later");
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            .retry_after(RETRY_AFTER_SECONDS)
+            .counted(Rejection::Kill)
+            .of(service)
+    }
+
+    fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
     pub(crate) fn into_response(self) -> Response<ToClient> {
         let mut text = self.text;
-        if !self.json {
+        if !self.json && !text.is_empty() {
             text.push('\n');
         }
         let mut response = Response::new(ToClient::full(text));
@@ -87,6 +115,9 @@ impl Refusal {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -71,7 +71,12 @@ pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destin
             chosen,
             stable_only,
         } => {
-            let may_be_split = chosen.is_none() && !stable_only && service.split.is_some();
+            // The sides of a flag under release are told apart afterwards, by the flag.
+            let is_split = service
+                .split
+                .as_ref()
+                .is_some_and(|split| split.flag.is_none());
+            let may_be_split = chosen.is_none() && !stable_only && is_split;
             let by_split = key.filter(|_| may_be_split).map(key_hash);
             let version = match chosen {
                 _ if stable_only => service.stable,

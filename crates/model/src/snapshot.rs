@@ -166,10 +166,14 @@ impl ServiceRoute {
                 || host.is_some_and(|host| self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host))))
     }
 
-    /// The version a new caller gets.
+    /// The version a new caller gets. The sides of a flag under release are told apart by the flag, not here.
     pub fn assign(&self, affinity_key: Option<&[u8]>) -> usize {
         match (&self.split, affinity_key) {
-            (Some(split), Some(key)) if split.share.includes(split.rollout, key) => split.candidate,
+            (Some(split), Some(key))
+                if split.flag.is_none() && split.share.includes(split.rollout, key) =>
+            {
+                split.candidate
+            }
             _ => self.stable,
         }
     }

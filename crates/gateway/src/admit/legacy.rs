@@ -2,17 +2,18 @@
 
 use super::{Admitted, Answered, mcp::asks};
 use crate::{
+    access::Closed,
     body::ToUpstream,
-    forward::{self, Asks, Call, Treatment},
-    headers,
+    forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
+    headers, lists,
     rebind::{self, Because},
     refusal::Refusal,
-    route::{self, Caller},
+    route::{self, Caller, Destination},
     session::{self, Place, Token},
     trials::{began_in, key_hash},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},
@@ -20,7 +21,7 @@ use serin_mcp::{
     error::GatewayError,
 };
 use serin_model::observe::{CallEra, Rejection};
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 use uuid::Uuid;
 
 /// Largest 404 that is read to see whether it answers the call. Those that say that a session is unknown are shorter; a
@@ -38,9 +39,31 @@ impl Admitted<'_> {
             chosen: self.chosen,
             stable_only: version == Some(ProtocolVersion::V2024_11_05),
         })?;
+        let viewer = self.viewer(Some(session), CallEra::Legacy);
+        let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        let closed = match (&viewer, &self.rules) {
+            (Some(viewer), Some(rules)) => viewer.closed(self.core, self.service, rules),
+            _ => Closed::default(),
+        };
+        let params = message.params.map(|params| {
+            let fewer = closed
+                .any()
+                .then(|| lists::initialize_params(params, closed));
+            fewer.flatten().map_or(Cow::Borrowed(params), Cow::Owned)
+        });
+        let body = match &params {
+            Some(Cow::Owned(params)) => lists::with_params(&body, params).map_or(body, Bytes::from),
+            _ => body,
+        };
+        let is_edited = matches!(params, Some(Cow::Owned(_)));
+        let sight = self.sight(viewer.as_ref(), None, CallEra::Legacy);
         // A version that is withdrawn while it answers is left again.
         let issued_ms = session::now_ms();
-        let headers = self.take_headers();
+        let mut headers = self.take_headers();
+        if is_edited {
+            headers.insert(header::CONTENT_LENGTH, body.len().into());
+        }
+        let to = self.steer(to, viewer.as_ref(), &mut headers);
         let asks = Asks::Call(Call {
             tool: None,
             id: message.id,
@@ -66,7 +89,7 @@ impl Admitted<'_> {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
                     None => None,
                 },
-                init: message.params.map(Into::into),
+                init: params.map(|params| params.into()),
             };
             let sealed = token
                 .seal(&self.core.shared.keys, self.service.name.as_str())
@@ -79,7 +102,7 @@ impl Admitted<'_> {
             session: None,
             announces_move: false,
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 
     /// A legacy message in a session: to where the session lives, byte for byte.
@@ -97,11 +120,31 @@ impl Admitted<'_> {
             .iter()
             .any(|message| message.kind == Kind::Request);
         let mut place = self.place(&token, moves).await?;
+        if !moves && self.is_killed_at(&place) {
+            // Nobody else knows the call that it is about.
+            return Ok(Refusal::plain(StatusCode::ACCEPTED, "").into_response());
+        }
         let to = self
-            .route(Caller::Pinned(place.endpoint))
+            .destination(Caller::Pinned(place.endpoint))
             .map_err(|_| self.gone())?;
-        let headers = self.take_headers();
+        let viewer = self.viewer(Some(token.session), CallEra::Legacy);
+        let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
+        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy);
+        let mut headers = self.take_headers();
+        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let is_flag = (self.service.split.as_ref()).is_some_and(|split| split.flag.is_some());
         let compared = self.compared(&token);
+        // Of a flag the caller's key decides, in all of its sessions.
+        let compared = if is_flag {
+            compared.and(to.by_split)
+        } else {
+            compared
+        };
+        let to = Destination {
+            by_split: None,
+            ..to
+        };
         let outbound = |place: &Place, to| {
             let mut headers = headers.clone();
             set_session(&mut headers, place);
@@ -138,7 +181,7 @@ impl Admitted<'_> {
             session: Some((token, session)),
             announces_move: false,
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 
     /// GET: the stream of a session. DELETE: its end.
@@ -147,9 +190,16 @@ impl Admitted<'_> {
         let is_end = self.method == Method::DELETE;
         let place = self.place(&token, !is_end).await?;
         let to = self
-            .route(Caller::Pinned(place.endpoint))
+            .destination(Caller::Pinned(place.endpoint))
             .map_err(|_| self.gone())?;
+        let viewer = self.any_viewer(Some(token.session), CallEra::Legacy);
+        let viewer = viewer.on(self.service, to.version);
         let mut headers = self.take_headers();
+        let to = self.steer(to, Some(&viewer), &mut headers);
+        let to = Destination {
+            by_split: None,
+            ..to
+        };
         set_session(&mut headers, &place);
         let is_moved = self.core.sessions().moved(token.session).is_some();
         if is_moved {
@@ -167,7 +217,9 @@ impl Admitted<'_> {
             session: Some((token, session)),
             announces_move: is_moved && !is_end,
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+        let sight = Self::stream_sight(viewer, Some(TOOLS_CHANGED), 0);
+        let sight = Some(sight).filter(|_| !is_end);
+        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 
     /// What a session id says.
@@ -225,8 +277,9 @@ impl Admitted<'_> {
             upstream: token.upstream.clone(),
         });
         let at = route::locate(self.service, place.endpoint);
-        let must_move =
-            at.is_none_or(|(version, _)| route::has_to_move(self.service, version, place.since_ms));
+        let must_move = at.is_none_or(|(version, _)| {
+            route::has_to_move(self.service, version, place.since_ms) || self.is_killed(version)
+        });
         if !must_move || !moves {
             return Ok(place);
         }
@@ -249,6 +302,12 @@ impl Admitted<'_> {
         )
         .await
         .ok_or_else(|| self.gone())
+    }
+
+    /// Whether the version where a session lives is killed.
+    fn is_killed_at(&self, place: &Place) -> bool {
+        let at = route::locate(self.service, place.endpoint);
+        at.is_some_and(|(version, _)| self.is_killed(version))
     }
 
     /// Notes what a message does to its session.

@@ -3,7 +3,7 @@
 use super::{Admitted, Answered, checks::era_of};
 use crate::{
     body::{self, ToUpstream, Uncollected},
-    forward::{self, Asks, Call, Treatment},
+    forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
     headers,
     refusal::Refusal,
     route::Caller,
@@ -44,15 +44,22 @@ impl Admitted<'_> {
                 drop(body);
                 let key = self.affinity_key();
                 let to = self.route(without_session(&key))?;
-                let headers = self.take_headers();
+                let viewer = self.any_viewer(None, CallEra::Legacy);
+                let viewer = viewer.on(self.service, to.version);
+                let mut headers = self.take_headers();
+                let to = self.steer(to, Some(&viewer), &mut headers);
                 let empty = ToUpstream::Full(None);
                 let mut outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
                 outbound.key = Some(&key);
                 let inbound = forward::send(self.core, outbound).await?;
                 let treatment = Treatment::Plain;
-                Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+                // It begins with an event that says where messages go to.
+                let sight = Self::stream_sight(viewer, Some(TOOLS_CHANGED), 1);
+                let sight = Some(sight);
+                Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
             }
             _ => {
+                self.check_method()?;
                 let era = if era == Some(Era::Modern) {
                     CallEra::Modern
                 } else {
@@ -121,6 +128,7 @@ impl Admitted<'_> {
         }
         let shared = body.clone();
         let envelope = self.read(&shared)?;
+        self.check_reading(&envelope)?;
         let is_modern = |message: &Message<'_>| {
             let version = message.meta_protocol_version.as_deref();
             version
@@ -144,7 +152,12 @@ impl Admitted<'_> {
     async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
         let key = self.affinity_key();
         let to = self.route(without_session(&key))?;
-        let headers = self.take_headers();
+        let viewer = self.viewer(None, CallEra::Legacy);
+        let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
+        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy);
+        let mut headers = self.take_headers();
+        let to = self.steer(to, viewer.as_ref(), &mut headers);
         let asks = asks(envelope);
         let mut outbound =
             self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);
@@ -154,7 +167,7 @@ impl Admitted<'_> {
             session: None,
             announces_move: false,
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 }
 

@@ -11,6 +11,8 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serin_mcp::{
     envelope::{Envelope, splice},
     error::GatewayError,
@@ -29,11 +31,16 @@ impl Admitted<'_> {
         let name = self.header_text(&headers::NAME);
         let mut sent = body.clone();
         let mut pinned = None;
-        let envelope = if method.is_none() || may_hold_minted(&body) {
+        let is_guarded = self.is_guarded();
+        let envelope = if method.is_none() || is_guarded || may_hold_minted(&body) {
             Some(self.read(&body)?)
         } else {
             None
         };
+        if let Some(envelope) = envelope.as_ref().filter(|_| is_guarded) {
+            self.check_reading(envelope)?;
+            self.check_headers(envelope)?;
+        }
         if let Some(envelope) = &envelope {
             let unsealed = self.unseal(envelope)?;
             pinned = unsealed.endpoint;
@@ -53,10 +60,13 @@ impl Admitted<'_> {
             method.or_else(|| message.and_then(|message| message.method.as_deref().map(Cow::from)));
         let method = method.as_deref().unwrap_or_default();
         let key = self.affinity_key();
+        let is_listening = method == "subscriptions/listen";
+        let viewer = if is_listening {
+            Some(self.any_viewer(None, CallEra::Modern))
+        } else {
+            self.viewer(None, CallEra::Modern)
+        };
         let mut headers = self.take_headers();
-        if sent.len() != body.len() {
-            headers.insert(header::CONTENT_LENGTH, sent.len().into());
-        }
         if method.starts_with("tasks/")
             && let Some(name) = &name
             && let Some((endpoint, value)) = self.open(serin_mcp::Minted::TaskId, name)
@@ -75,6 +85,22 @@ impl Admitted<'_> {
             },
         };
         let to = self.route(caller)?;
+        let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        if let Some(envelope) = &envelope {
+            let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Modern)?;
+            sent = Self::without_closed(sent, closed);
+        }
+        if sent.len() != body.len() {
+            headers.insert(header::CONTENT_LENGTH, sent.len().into());
+        }
+        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let sight = match viewer {
+            Some(viewer) if is_listening => {
+                // Its server says first to what it listens.
+                Some(Self::stream_sight(viewer, tools_changed(&body), 1))
+            }
+            viewer => self.sight(viewer.as_ref(), envelope.as_ref(), CallEra::Modern),
+        };
         let tool = name
             .as_deref()
             .or_else(|| message.and_then(|message| message.name.as_deref()));
@@ -92,10 +118,11 @@ impl Admitted<'_> {
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
         let treatment = Treatment::Modern {
-            restricts_list: lists::is_list(method)
-                && (self.service.split.as_ref()).is_some_and(|split| split.contract_differs),
+            restricts_list: (lists::is_list(method)
+                && (self.service.split.as_ref()).is_some_and(|split| split.contract_differs))
+                || (is_guarded && matches!(method, "tools/list" | "server/discover")),
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment).await)
+        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 
     fn header_text(&self, name: &http::HeaderName) -> Option<Cow<'static, str>> {
@@ -131,6 +158,35 @@ impl Admitted<'_> {
             .counted(Rejection::Session)
             .of(&self.service.name)
     }
+}
+
+/// Tells the listener of a subscription to ask for the tools again, if that is what it listens for (2026-07-28,
+/// "Subscriptions": the notification names the request that it belongs to).
+fn tools_changed(body: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Listen<'a> {
+        #[serde(borrow)]
+        id: &'a RawValue,
+        params: Params,
+    }
+    #[derive(Deserialize)]
+    struct Params {
+        notifications: Wanted,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wanted {
+        #[serde(default)]
+        tools_list_changed: bool,
+    }
+    let listen: Listen<'_> = serde_json::from_slice(body).ok()?;
+    listen.params.notifications.tools_list_changed.then(|| {
+        let id = listen.id.get();
+        format!(
+            "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\",\"params\":{{\"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}}}}}}\n\n"
+        )
+        .into()
+    })
 }
 
 /// What a request's minted values say.

@@ -1,0 +1,292 @@
+//! Access: who asks, in the words of flags, and what of a service is there for them. The decision itself is made in
+//! [`serin_model::access`], for calls, lists and features alike.
+
+use crate::{core::Core, lists, route};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use serin_flags::{Context, Environment, Evaluation, Latch, Table};
+use serin_model::{
+    access::{Access, Answers, Asked, Denied},
+    gate::Feature,
+    name::EndpointId,
+    observe::CallEra,
+    snapshot::ServiceRoute,
+};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Arc, LazyLock},
+};
+
+/// Nothing is killed.
+static OPEN: LazyLock<Arc<Latch>> = LazyLock::new(Arc::default);
+
+/// The flags and kills that a request is decided by. Requests that no flag and no kill concerns go without.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) flags: Arc<Table>,
+    pub(crate) latch: Arc<Latch>,
+}
+
+impl Rules {
+    /// These; no latch means that nothing is killed.
+    pub(crate) fn new(flags: Arc<Table>, latch: Option<Arc<Latch>>) -> Self {
+        Self {
+            flags,
+            latch: latch.unwrap_or_else(|| OPEN.clone()),
+        }
+    }
+
+    /// Whether flags or kills have a say in what of a service is there.
+    pub(crate) fn concern(service: &ServiceRoute, latch: Option<&Latch>) -> bool {
+        latch.is_some()
+            || !service.settings.gates.is_empty()
+            || service.gates.has_features()
+            || service
+                .split
+                .as_ref()
+                .is_some_and(|split| split.flag.is_some())
+    }
+}
+
+/// A caller, in the words of flags.
+#[derive(Clone, Debug)]
+pub(crate) struct Viewer {
+    pub(crate) targeting_key: String,
+    pub(crate) tenant: Option<Box<str>>,
+    pub(crate) environment: Environment,
+    attributes: Map<String, Value>,
+}
+
+impl Viewer {
+    pub(crate) fn new(
+        service: &ServiceRoute,
+        targeting_key: String,
+        tenant: Option<&str>,
+        session: Option<&str>,
+        era: CallEra,
+        environment: Environment,
+    ) -> Self {
+        let mut attributes = Map::new();
+        let mut add = |name: &str, value: &str| {
+            attributes.insert(name.to_owned(), Value::from(value));
+        };
+        add("service", service.name.as_str());
+        match era {
+            CallEra::Legacy => add("era", "legacy"),
+            CallEra::Modern => add("era", "modern"),
+            CallEra::None => {}
+        }
+        if let Some(session) = session {
+            add("session", session);
+        }
+        Self {
+            targeting_key,
+            tenant: tenant.map(Into::into),
+            environment,
+            attributes,
+        }
+    }
+
+    /// The same on a version: callers of a candidate evaluate flags as those of the environment `canary`, if the process runs in
+    /// production. Where the candidate is stable with a flag on, both sides are one server, which sees one environment.
+    pub(crate) fn on(mut self, service: &ServiceRoute, version: usize) -> Self {
+        let split = service.split.as_ref();
+        let is_canary = split.is_some_and(|s| s.flag.is_none() && s.candidate == version);
+        if is_canary && self.environment == Environment::Production {
+            self.environment = Environment::Canary;
+        }
+        self
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            targeting_key: Some(&self.targeting_key),
+            tenant: self.tenant.as_deref(),
+            environment: self.environment,
+            attributes: Some(&self.attributes),
+            now: Timestamp::now(),
+        }
+    }
+
+    /// What a flag answers the caller.
+    pub(crate) fn evaluate<'r>(&self, rules: &'r Rules, flag: &str) -> Option<Evaluation<'r>> {
+        rules.flags.evaluate(&rules.latch, flag, &self.context())
+    }
+
+    fn access<'a>(&'a self, service: &'a ServiceRoute, rules: &'a Rules) -> Access<'a> {
+        Access {
+            service: service.name.as_str(),
+            gates: &service.gates,
+            flags: &rules.flags,
+            latch: &rules.latch,
+            context: self.context(),
+        }
+    }
+
+    /// Whether what is asked for is there, as an order: a stop that lets some calls through lets this one through, or does not.
+    pub(crate) fn may(
+        &self,
+        core: &Core,
+        service: &ServiceRoute,
+        rules: &Rules,
+        asked: Asked<'_>,
+    ) -> Result<(), Refused> {
+        let mut answers = Answers::new();
+        let decided = self.access(service, rules).decide(asked, &mut answers);
+        for (flag, variant, reason) in answers {
+            core.counters.evaluated(flag, variant, reason);
+        }
+        match decided {
+            Ok(()) => Ok(()),
+            Err(Denied::Hidden) => Err(Refused::Hidden),
+            Err(Denied::Killed(stop)) if core.probes(stop, "tool") => Ok(()),
+            Err(Denied::Killed(_)) => Err(Refused::Killed),
+        }
+    }
+
+    /// The features that are closed.
+    pub(crate) fn closed(&self, core: &Core, service: &ServiceRoute, rules: &Rules) -> Closed {
+        let mut answers = Answers::new();
+        let closed = Closed::of(&self.access(service, rules), &mut answers);
+        for (flag, variant, reason) in answers {
+            core.counters.evaluated(flag, variant, reason);
+        }
+        closed
+    }
+}
+
+/// Why something is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Hidden,
+    Killed,
+}
+
+/// Features that are closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) sampling: bool,
+    pub(crate) elicitation: bool,
+    pub(crate) tasks: bool,
+}
+
+impl Closed {
+    fn of<'a>(access: &Access<'a>, answers: &mut Answers<'a>) -> Self {
+        let mut is_closed = |feature| {
+            access.gates.has(feature) && access.decide(Asked::Feature(feature), answers).is_err()
+        };
+        Self {
+            sampling: is_closed(Feature::Sampling),
+            elicitation: is_closed(Feature::Elicitation),
+            tasks: is_closed(Feature::Tasks),
+        }
+    }
+
+    pub(crate) const fn any(self) -> bool {
+        self.sampling || self.elicitation || self.tasks
+    }
+
+    /// The feature by which a server asks its client with this method, if it is closed.
+    pub(crate) fn asked_by(self, method: &str) -> Option<Feature> {
+        match method {
+            "sampling/createMessage" if self.sampling => Some(Feature::Sampling),
+            "elicitation/create" if self.elicitation => Some(Feature::Elicitation),
+            _ => None,
+        }
+    }
+}
+
+/// What an answer on its way must agree with: the caller's view of the service, as it is at that moment.
+pub(crate) struct View {
+    pub(crate) viewer: Viewer,
+    pub(crate) service: serin_model::name::ServiceName,
+    pub(crate) endpoint: EndpointId,
+}
+
+impl View {
+    /// Reads the caller's view, if the service and the endpoint are still there.
+    fn read<T>(
+        &self,
+        core: &Core,
+        read: impl FnOnce(&Viewer, &ServiceRoute, usize, &Rules) -> T,
+    ) -> Option<T> {
+        let (service, flags) = core.with_snapshot(|snapshot| {
+            let mut services = snapshot.services.iter();
+            let service = services.find(|service| service.name == self.service);
+            Some((service?.clone(), snapshot.flags.clone()))
+        })?;
+        let (version, _) = route::locate(&service, self.endpoint)?;
+        let rules = Rules::new(flags, core.latch());
+        Some(read(&self.viewer, &service, version, &rules))
+    }
+
+    /// Changes a message so that it agrees with what the caller may call.
+    pub(crate) fn edit(&self, core: &Core, message: &[u8]) -> lists::Edit {
+        let edit = self.read(core, |viewer, service, _, rules| {
+            // Asked for every event of a stream: only lists count as answers of flags.
+            let closed = Closed::of(&viewer.access(service, rules), &mut Answers::new());
+            let is_guarded =
+                service.gates.has_tools() || rules.latch.stops_tools_of(service.name.as_str());
+            if !is_guarded && !closed.any() {
+                return lists::Edit::Keep;
+            }
+            let mut answers = Answers::new();
+            let access = viewer.access(service, rules);
+            let is_visible = |tool: &str| match access.decide(Asked::Tool(tool), &mut answers) {
+                Ok(()) => true,
+                // It may be called now and then.
+                Err(Denied::Killed(stop)) => stop.one_in.is_some(),
+                Err(Denied::Hidden) => false,
+            };
+            let edit = lists::edit(message, closed, is_visible);
+            for (flag, variant, reason) in answers {
+                core.counters.evaluated(flag, variant, reason);
+            }
+            edit
+        });
+        edit.unwrap_or(lists::Edit::Keep)
+    }
+
+    /// What of the known tools the caller does not see.
+    pub(crate) fn hidden(&self, core: &Core) -> Hidden {
+        let hidden = self.read(core, |viewer, service, version, rules| {
+            let tools = service.versions.get(version).map(|v| v.tools.clone());
+            let tools = tools.unwrap_or_default();
+            let name = service.name.as_str();
+            let mut hasher = DefaultHasher::new();
+            if service.gates.has_tools() || rules.latch.stops_tools_of(name) {
+                let access = viewer.access(service, rules);
+                let mut answers = Answers::new();
+                for tool in &*tools {
+                    match access.decide(Asked::Tool(tool), &mut answers) {
+                        Err(Denied::Killed(stop)) if stop.one_in.is_some() => {}
+                        Err(_) => tool.hash(&mut hasher),
+                        Ok(()) => {}
+                    }
+                }
+                if tools.is_empty() && rules.latch.stops_tools_of(name) {
+                    rules.latch.generation().hash(&mut hasher);
+                }
+            }
+            Hidden {
+                tools,
+                digest: hasher.finish(),
+            }
+        });
+        hidden.unwrap_or_default()
+    }
+}
+
+/// What a caller does not see, in short.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hidden {
+    tools: Arc<[Arc<str>]>,
+    digest: u64,
+}
+
+impl Hidden {
+    /// Whether the caller sees other tools than before. When the tools of the version themselves have changed, its server says so.
+    pub(crate) fn differs(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.tools, &before.tools) && self.digest != before.digest
+    }
+}

@@ -1,0 +1,423 @@
+//! What flags and kills say to a request: whether its service, version, tool or route is there for its caller.
+
+use super::Admitted;
+use crate::{
+    access::{Closed, Refused, Rules, Viewer},
+    affinity,
+    forward::Sight,
+    headers, lists,
+    refusal::Refusal,
+    route::Destination,
+    trials::key_hash,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serin_flags::{Reason, kill::Stop};
+use serin_mcp::{
+    envelope::{Envelope, Kind, Message},
+    error::{GatewayError, error_body},
+    header::ModernHeaders,
+};
+use serin_model::{
+    access::Asked,
+    observe::{CallEra, Rejection},
+    snapshot::ServiceRoute,
+};
+use uuid::Uuid;
+
+/// Longest name of a tool that a refusal repeats, in characters.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// The tenant that a request names, where the service has a header for it.
+pub(super) fn tenant(
+    service: &ServiceRoute,
+    headers: &HeaderMap,
+) -> Result<Option<Box<str>>, Refusal> {
+    let Some(name) = &service.settings.tenant_header else {
+        return Ok(None);
+    };
+    let mut values = headers.get_all(name.as_str()).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) if let Ok(tenant) = value.to_str() => Ok(Some(tenant.into())),
+        // Whoever names two tenants would be neither, and stopped with neither.
+        _ => {
+            let text = format!("header `{name}` must be there once and be plain text");
+            let refusal = Refusal::plain(StatusCode::BAD_REQUEST, text);
+            Err(refusal.counted(Rejection::Body).of(&service.name))
+        }
+    }
+}
+
+/// Why a message is refused.
+enum Why<'m> {
+    HiddenTool(&'m str),
+    KilledTool(&'m str),
+    ClosedTasks,
+    TaskWanted,
+}
+
+impl Why<'_> {
+    fn counted(&self) -> Rejection {
+        match self {
+            Self::KilledTool(_) => Rejection::Kill,
+            Self::HiddenTool(_) | Self::ClosedTasks | Self::TaskWanted => Rejection::Flag,
+        }
+    }
+
+    fn error(&self) -> (GatewayError, String) {
+        let shown = |tool: &str| tool.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        match self {
+            // In the words in which servers say it of tools that they do not have.
+            Self::HiddenTool(tool) => (
+                GatewayError::InvalidParams,
+                format!("Unknown tool: {}", shown(tool)),
+            ),
+            Self::KilledTool(tool) => (
+                GatewayError::Disabled,
+                format!(
+                    "tool `{}` is switched off for now; use another one",
+                    shown(tool)
+                ),
+            ),
+            Self::ClosedTasks => (GatewayError::MethodNotFound, "Method not found".to_owned()),
+            Self::TaskWanted => (
+                GatewayError::InvalidParams,
+                "there are no tasks here; call without `task`".to_owned(),
+            ),
+        }
+    }
+
+    /// As servers answer it (2026-07-28): an unknown method is a 404, other errors of a call come with a 200.
+    fn status(&self, era: CallEra) -> StatusCode {
+        match (self, era) {
+            (Self::ClosedTasks, CallEra::Modern) => StatusCode::NOT_FOUND,
+            _ => StatusCode::OK,
+        }
+    }
+}
+
+impl Admitted<'_> {
+    /// Whether the service is there at all, for this tenant and in this environment.
+    pub(super) fn check_stopped(&self) -> Result<(), Refusal> {
+        let Some(rules) = &self.rules else {
+            return Ok(());
+        };
+        let environment = self.core.options().environment;
+        let (name, tenant) = (&self.service.name, self.tenant.as_deref());
+        match rules
+            .latch
+            .stops_service(environment, name.as_str(), tenant)
+        {
+            Some(stop) if !self.passes(stop, "service") => Err(Refusal::killed(name)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a stop lets this request through; asked twice, it says the same.
+    fn passes(&self, stop: &Stop, scope: &'static str) -> bool {
+        let mut passes = self.passes.borrow_mut();
+        let known = passes
+            .iter()
+            .find(|(at, of, _)| (*at, *of) == (stop.at, scope));
+        if let Some((.., passes)) = known {
+            return *passes;
+        }
+        let is_let = self.core.probes(stop, scope);
+        passes.push((stop.at, scope, is_let));
+        is_let
+    }
+
+    /// Whether a version is killed for this request.
+    pub(super) fn is_killed(&self, version: usize) -> bool {
+        let Some(rules) = &self.rules else {
+            return false;
+        };
+        let Some(version) = self.service.versions.get(version) else {
+            return false;
+        };
+        let name = self.service.name.as_str();
+        let stop = rules.latch.stops_version(name, version.name.as_str());
+        stop.is_some_and(|stop| !self.passes(stop, "version"))
+    }
+
+    /// Whether tools or features of the service may not be there: then bodies are looked into.
+    pub(super) fn is_guarded(&self) -> bool {
+        let (service, gates) = (self.service.name.as_str(), &self.service.gates);
+        self.rules.as_ref().is_some_and(|rules| {
+            gates.has_tools() || gates.has_features() || rules.latch.stops_tools_of(service)
+        })
+    }
+
+    /// The caller in the words of flags, if they are asked.
+    pub(super) fn viewer(&self, session: Option<Uuid>, era: CallEra) -> Option<Viewer> {
+        let split = self.service.split.as_ref();
+        let is_asked = self.is_guarded()
+            || self.service.gates.has_routes()
+            || split.is_some_and(|split| split.flag.is_some());
+        is_asked.then(|| self.any_viewer(session, era))
+    }
+
+    /// The same, whether they are asked now or may be later.
+    pub(super) fn any_viewer(&self, session: Option<Uuid>, era: CallEra) -> Viewer {
+        let settings = &self.service.settings;
+        let targeting_key = affinity::targeting_key(
+            &self.headers,
+            settings.affinity_header.as_deref(),
+            session,
+            self.connection,
+            &self.core.options().trusted_proxies,
+        );
+        let session = session.map(|session| session.to_string());
+        Viewer::new(
+            self.service,
+            targeting_key,
+            self.tenant.as_deref(),
+            session.as_deref(),
+            era,
+            self.core.options().environment,
+        )
+    }
+
+    /// Refuses a body that a server could read differently than the gateway does, where tools are refused by name.
+    pub(super) fn check_reading(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
+        if !self.is_guarded() {
+            return Ok(());
+        }
+        let like = envelope
+            .messages
+            .iter()
+            .find_map(|message| message.lookalike);
+        let Some(like) = like else {
+            return Ok(());
+        };
+        let text =
+            format!("a key differs from `{like}` in capitals only; send `{like}`, and only once");
+        Err(self.unreadable(GatewayError::InvalidRequest, None, &text))
+    }
+
+    /// Refuses a modern request whose headers say something else than its body (2026-07-28, "Standard Request Headers").
+    pub(super) fn check_headers(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
+        let Some(message) = envelope.single() else {
+            let text = "a body holds one message since 2025-06-18; send them one by one";
+            return Err(self.unreadable(GatewayError::InvalidRequest, None, text));
+        };
+        let text = |name| headers::text(&self.headers, name);
+        let sent = ModernHeaders {
+            protocol_version: text(&headers::PROTOCOL_VERSION),
+            method: text(&headers::METHOD),
+            name: text(&headers::NAME),
+        };
+        sent.agree_with(message).map_err(|error| {
+            self.unreadable(GatewayError::HeaderMismatch, message.id, &error.to_string())
+        })
+    }
+
+    fn unreadable(&self, error: GatewayError, id: Option<&str>, text: &str) -> Refusal {
+        Refusal::rpc(StatusCode::BAD_REQUEST, id, error, text)
+            .counted(Rejection::Body)
+            .of(&self.service.name)
+    }
+
+    /// Refuses what is not there for the caller on a version; returns the features that are closed.
+    pub(super) fn check_messages(
+        &self,
+        viewer: Option<&Viewer>,
+        envelope: &Envelope<'_>,
+        era: CallEra,
+    ) -> Result<Closed, Refusal> {
+        let (Some(rules), Some(viewer), true) = (&self.rules, viewer, self.is_guarded()) else {
+            return Ok(Closed::default());
+        };
+        let closed = viewer.closed(self.core, self.service, rules);
+        let refused: Vec<_> = (envelope.messages.iter())
+            .map(|message| self.check_message(message, viewer, rules, closed))
+            .collect();
+        let Some(first) = refused.iter().flatten().next() else {
+            return Ok(closed);
+        };
+        let (status, counted) = (first.status(era), first.counted());
+        let mut answers = Vec::new();
+        for (message, why) in envelope.messages.iter().zip(&refused) {
+            let (error, text) = match why {
+                Some(why) => why.error(),
+                None => (
+                    GatewayError::InvalidRequest,
+                    "not run, because another message of the batch was refused; send it again without that one".to_owned(),
+                ),
+            };
+            if message.kind == Kind::Request {
+                answers.push(error_body(message.id, error, &text, None));
+            }
+        }
+        let refusal = match answers.as_slice() {
+            [] => Refusal::plain(StatusCode::ACCEPTED, ""),
+            [answer] if !envelope.is_batch => Refusal::json(status, answer.clone()),
+            answers => Refusal::json(StatusCode::OK, format!("[{}]", answers.join(","))),
+        };
+        Err(refusal.counted(counted).of(&self.service.name))
+    }
+
+    fn check_message<'m>(
+        &self,
+        message: &'m Message<'_>,
+        viewer: &Viewer,
+        rules: &Rules,
+        closed: Closed,
+    ) -> Option<Why<'m>> {
+        match message.method() {
+            "tools/call" => {
+                if closed.tasks && message.wants_task {
+                    return Some(Why::TaskWanted);
+                }
+                let tool = message.name.as_deref()?;
+                match viewer.may(self.core, self.service, rules, Asked::Tool(tool)) {
+                    Ok(()) => None,
+                    Err(Refused::Hidden) => Some(Why::HiddenTool(tool)),
+                    Err(Refused::Killed) => Some(Why::KilledTool(tool)),
+                }
+            }
+            method if closed.tasks && method.starts_with("tasks/") => Some(Why::ClosedTasks),
+            _ => None,
+        }
+    }
+
+    /// Refuses a route of a plain HTTP service that a flag closes, as if it were not there.
+    pub(super) fn check_route(&self, viewer: Option<&Viewer>) -> Result<(), Refusal> {
+        let (Some(rules), Some(viewer)) = (&self.rules, viewer) else {
+            return Ok(());
+        };
+        if !self.service.gates.has_routes() {
+            return Ok(());
+        }
+        let asked = Asked::Route {
+            path: self.rest,
+            method: self.method.as_str(),
+        };
+        let Err(_) = viewer.may(self.core, self.service, rules, asked) else {
+            return Ok(());
+        };
+        let refusal = Refusal::plain(StatusCode::NOT_FOUND, "not found");
+        Err(refusal.counted(Rejection::Flag).of(&self.service.name))
+    }
+
+    /// Refuses methods other than those of MCP where bodies must be looked into: a server that takes them for a POST would be a way
+    /// around.
+    pub(super) fn check_method(&self) -> Result<(), Refusal> {
+        let is_known = matches!(
+            self.method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE
+        );
+        if is_known || !self.is_guarded() {
+            return Ok(());
+        }
+        let text = "MCP is spoken with POST, GET and DELETE";
+        let refusal = Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, text);
+        let refusal = refusal.allow("GET, POST, DELETE").counted(Rejection::Body);
+        Err(refusal.of(&self.service.name))
+    }
+
+    /// Gives a caller its side of a flag under release, and tells the server which variant that is. Sides change within a session
+    /// too: both have the same endpoints.
+    pub(super) fn steer(
+        &self,
+        mut to: Destination,
+        viewer: Option<&Viewer>,
+        headers: &mut HeaderMap,
+    ) -> Destination {
+        let (Some(split), Some(rules), Some(viewer)) = (&self.service.split, &self.rules, viewer)
+        else {
+            return to;
+        };
+        let Some(release) = &split.flag else {
+            return to;
+        };
+        if to.version != self.service.stable && to.version != split.candidate {
+            return to;
+        }
+        let flag = release.flag.as_str();
+        let off = || {
+            rules
+                .flags
+                .flags
+                .get(flag)
+                .map(|flag| &*flag.serin.off_variant)
+        };
+        let variant = match self.chosen {
+            Some(chosen) if chosen == split.candidate && to.version == chosen => Some(&*release.on),
+            Some(_) => off(),
+            None => {
+                let evaluation = viewer.evaluate(rules, flag);
+                if let Some(evaluation) = &evaluation {
+                    let counters = &self.core.counters;
+                    counters.evaluated(&release.flag, evaluation.variant, evaluation.reason);
+                }
+                let by_split = evaluation.filter(|e| e.reason == Reason::Split);
+                to.by_split = by_split.map(|_| key_hash(viewer.targeting_key.as_bytes()));
+                let is_on = by_split.is_some_and(|e| *e.variant == *release.on);
+                if is_on && self.is_killed(split.candidate) {
+                    to.by_split = None;
+                    off()
+                } else {
+                    if is_on {
+                        to.version = split.candidate;
+                    }
+                    evaluation.map(|evaluation| evaluation.variant)
+                }
+            }
+        };
+        let said = variant.and_then(|v| HeaderValue::from_str(&format!("{flag}={v}")).ok());
+        if let Some(said) = said {
+            headers.insert(&headers::FLAGS, said);
+        }
+        to
+    }
+
+    /// How the answer to a message is seen by its caller, where flags or kills have a say in it.
+    pub(super) fn sight(
+        &self,
+        viewer: Option<&Viewer>,
+        envelope: Option<&Envelope<'_>>,
+        era: CallEra,
+    ) -> Option<Sight> {
+        let viewer = viewer.filter(|_| self.is_guarded())?;
+        let gates = &self.service.gates;
+        let may_differ = |message: &Message<'_>| {
+            matches!(
+                message.method(),
+                "tools/list" | "initialize" | "server/discover"
+            )
+        };
+        let edits_json = envelope
+            .is_none_or(|envelope| envelope.is_batch || envelope.messages.iter().any(may_differ))
+            || (era == CallEra::Modern && gates.has_features());
+        Some(Sight {
+            viewer: viewer.clone(),
+            edits_json,
+            announces: None,
+            announces_after: 0,
+        })
+    }
+
+    /// How a stream is seen by its caller, who hears `announces` when other tools are visible than before.
+    pub(super) fn stream_sight(
+        viewer: Viewer,
+        announces: Option<Bytes>,
+        announces_after: u64,
+    ) -> Sight {
+        Sight {
+            viewer,
+            edits_json: false,
+            announces,
+            announces_after,
+        }
+    }
+
+    /// A modern request of a client that cannot do what is closed; as it was if it could not anyway.
+    pub(super) fn without_closed(body: Bytes, closed: Closed) -> Bytes {
+        if !closed.any() {
+            return body;
+        }
+        lists::modern_request(&body, closed).map_or(body, Bytes::from)
+    }
+}
