@@ -10,9 +10,13 @@
 
 mod file;
 mod glass;
+mod notify;
+mod switches;
 
 pub use file::KillFileError;
 pub use glass::{folder_of as break_glass_folder, request as break_glass_request};
+pub(crate) use switches::{Errand, Switches, actor as switch_actor};
+pub use switches::{SwitchState, SwitchStatus};
 
 use crate::{Control, ControlError, flags::FlagChanges};
 use arc_swap::ArcSwap;
@@ -88,6 +92,8 @@ struct Inner {
     latch: Arc<ArcSwap<Latch>>,
     changes: watch::Sender<u64>,
     copies: Notify,
+    /// As the orchestrator last saw them.
+    switches: ArcSwap<Vec<SwitchStatus>>,
     propagation: Mutex<Propagation>,
 }
 
@@ -168,6 +174,7 @@ impl Switchboard {
             latch,
             changes,
             copies: Notify::new(),
+            switches: ArcSwap::default(),
             propagation: Mutex::default(),
         }))
     }
@@ -235,6 +242,15 @@ impl Switchboard {
         Ok(Some(kill))
     }
 
+    /// The kill switches, as they stood at the last tick.
+    pub fn switches(&self) -> Arc<Vec<SwitchStatus>> {
+        self.0.switches.load_full()
+    }
+
+    pub(crate) fn show_switches(&self, switches: Vec<SwitchStatus>) {
+        self.0.switches.store(Arc::new(switches));
+    }
+
     /// Kills, and returns when it is in force and on the disk. Waits for the disk.
     pub fn kill(&self, wish: Wish) -> Result<Option<Kill>, SwitchboardError> {
         let (began, target) = (Instant::now(), wish.target.clone());
@@ -243,19 +259,26 @@ impl Switchboard {
         Ok(kill)
     }
 
-    /// Moves what a kill switch killed, and returns when that is in force and on the disk.
-    pub(crate) fn shift(
+    /// Moves what a kill switch killed, for as long as this process lives; [`Self::keep_soon`] keeps it.
+    pub(crate) fn shift_now(
         &self,
         make: impl FnOnce(&Kills) -> Result<Kill, KillError>,
-    ) -> Result<Kill, SwitchboardError> {
+    ) -> Result<(), KillError> {
         let mut book = self.book();
         let kill = make(&book.kills)?;
-        self.put(&mut book, kill.clone(), None);
-        let revision = book.revision;
-        drop(book);
-        self.save(revision)
-            .map_err(|error| SwitchboardError::NotSaved(kill.target.clone(), error))?;
-        Ok(kill)
+        self.put(&mut book, kill, None);
+        Ok(())
+    }
+
+    /// Keeps what is in force, without anybody waiting for it. What the disk refuses is tried again.
+    pub(crate) fn keep_soon(&self) {
+        let board = self.clone();
+        task::spawn_blocking(move || {
+            let revision = board.book().revision;
+            if let Err(error) = board.save(revision) {
+                tracing::error!(%error, "the kill file cannot be written");
+            }
+        });
     }
 
     /// Keeps what is in force. Waits for the disk.
@@ -504,6 +527,11 @@ impl Control {
     /// How long kills took.
     pub fn kill_propagation(&self) -> Propagation {
         self.kills.propagation()
+    }
+
+    /// The kill switches, as they stood at the last tick.
+    pub fn kill_switches(&self) -> Arc<Vec<SwitchStatus>> {
+        self.kills.switches()
     }
 
     /// Kills: in force and on the disk when it returns. Waits neither for the orchestrator nor for the log. None where it was killed

@@ -5,7 +5,7 @@ use crate::{
     flags::{FlagChanges, Follower, a_date_has_come},
     health::Health,
     journal::{AppendFailure, Journal},
-    kills::Switchboard,
+    kills::{Errand, Switchboard, Switches, switch_actor},
     picture::{self, Recent},
     probe::{Found, Probes},
     resources::Scrapes,
@@ -16,9 +16,10 @@ use crate::{
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
+use serin_flags::kill::Revival;
 use serin_model::{
     course::Block,
-    decide::{Command, Refusal, RefusalKind, Source, decide},
+    decide::{Command, Expects, Refusal, RefusalKind, SetFlag, Source, decide},
     event::{Actor, Event, Recorded},
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     observe::{Moved, OTHER_TOOL, Sealed, TOOL_LABELS_MAX},
@@ -26,6 +27,7 @@ use serin_model::{
     rollout::Rollout,
     snapshot::{Observed, Snapshot},
     state::State,
+    switch::Action,
 };
 use serin_store::{BlockKey, Blocks};
 use std::{
@@ -101,6 +103,7 @@ pub(crate) async fn spawn(
         services: Vec::new(),
     };
     let (view, viewed) = channel::channel(Arc::new(first));
+    let switches = Switches::new(client.clone());
     let mut orchestrator = Orchestrator {
         journal,
         blocks: options.blocks,
@@ -129,6 +132,7 @@ pub(crate) async fn spawn(
         flags_looked_at: Timestamp::now(),
         kills: options.kills,
         kills_copied: None,
+        switches,
     };
     let manifest = Box::new(options.manifest);
     orchestrator
@@ -187,6 +191,7 @@ struct Orchestrator {
     kills: Switchboard,
     /// When kills were last tried to be copied in vain.
     kills_copied: Option<Instant>,
+    switches: Switches,
 }
 
 impl Orchestrator {
@@ -255,6 +260,7 @@ impl Orchestrator {
     async fn observe(&mut self, sealed: &Sealed) {
         self.count(|totals| totals.add(sealed));
         self.note(|health| health.add(sealed));
+        self.switches.add(sealed, Timestamp::now());
         for (service, moved) in &sealed.moved {
             let sum = self.moved.entry(service.clone()).or_default();
             sum.rebound += moved.rebound;
@@ -391,6 +397,7 @@ impl Orchestrator {
             .retain(|id, _| active(&state).any(|rollout| rollout.id == *id));
         self.prune_blocks(now).await;
         self.note_all(now);
+        self.pull_switches(now).await;
         self.publish_view();
         self.count(|totals| totals.tick_seconds.record(began.elapsed().as_secs_f64()));
     }
@@ -775,6 +782,72 @@ impl Orchestrator {
                 self.kills_copied = Some(Instant::now());
                 tracing::error!(%error, "the kill file cannot be written; what the log has revived stays killed until it can be");
             }
+        }
+    }
+
+    /// Lets the kill switches act.
+    async fn pull_switches(&mut self, now: Timestamp) {
+        if !self.leader {
+            return;
+        }
+        let errands = match self.health.lock() {
+            Ok(health) => self.switches.look(
+                &self.state,
+                (&self.observed, &health),
+                &self.kills,
+                now,
+            ),
+            Err(_) => return,
+        };
+        for errand in errands {
+            match errand {
+                Errand::Revive(wish) => self.revive_alone(wish).await,
+                Errand::Flag { switch, action } => self.set_flag_for(&switch, &action).await,
+            }
+        }
+    }
+
+    /// A revival by a kill switch: it waits for the log too.
+    async fn revive_alone(&mut self, wish: Revival) {
+        let revival = match self.kills.revival(wish) {
+            Ok(revival) => revival,
+            // Somebody was faster.
+            Err(error) => return tracing::info!(%error, "a kill switch does not revive"),
+        };
+        let actor = Actor::named(&revival.actor);
+        let before = self.kills.kills().get(&revival.target).cloned();
+        let records = before.into_iter().chain([revival.clone()]).collect();
+        if let Err(error) = self.carry_out(&actor, &Command::CopyKills(records)).await {
+            return tracing::error!(error = %chain(&error), "a kill switch cannot revive without the log");
+        }
+        let kills = self.kills.clone();
+        let revived = tokio::task::spawn_blocking(move || kills.revive(&revival)).await;
+        if let Ok(Err(error)) = revived {
+            tracing::error!(error = %chain(&error), "a kill switch cannot revive");
+        }
+    }
+
+    /// A flag that a kill switch turns on or off before it tries to recover.
+    async fn set_flag_for(&mut self, switch: &str, action: &Action) {
+        let (key, wanted) = match action {
+            Action::FlagOn(key) => (key, serin_flags::State::Enabled),
+            Action::FlagOff(key) => (key, serin_flags::State::Disabled),
+            Action::Webhook(_) => return,
+        };
+        let Some(flag) = self.state.flags.definitions.get(key) else {
+            return tracing::error!(flag = %key, switch, "a kill switch is to set a flag that there is not");
+        };
+        let mut definition = flag.as_ref().clone();
+        definition.state = wanted;
+        let wish = SetFlag {
+            flag: key.clone(),
+            definition: Some(Box::new(definition)),
+            expects: Expects::Known,
+            reason: format!("kill switch {switch} tries to recover"),
+        };
+        let actor = Actor::named(&switch_actor(switch));
+        if let Err(error) = self.carry_out(&actor, &Command::SetFlag(Box::new(wish))).await {
+            tracing::error!(error = %chain(&error), switch, "a kill switch cannot set a flag");
         }
     }
 
