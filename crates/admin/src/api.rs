@@ -2,6 +2,7 @@
 
 mod apply;
 mod events;
+pub(crate) mod flags;
 mod health;
 mod rollout;
 mod service;
@@ -52,6 +53,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(apply::apply))
         .routes(routes!(apply::diff))
         .routes(routes!(description))
+        .merge(flags::routes())
         .merge(ofrep::routes())
 }
 

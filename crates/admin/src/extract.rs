@@ -57,7 +57,7 @@ where
     }
 }
 
-async fn path_parameter<S: Send + Sync>(
+pub(crate) async fn path_parameter<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
     key: &str,

@@ -1,7 +1,7 @@
 //! The admin API, health and metrics.
 //!
 //! One router on one listener that `main` has bound: `/health`, `/ready` and `/metrics` for anyone who reaches it, and
-//! everything else behind the local token ([`access`]); flags, for OpenFeature clients, also behind a token of their own. Whatever is refused is an RFC 9457 problem document ([`problem`]).
+//! everything else behind the local token ([`access`]); flags, for `OpenFeature` clients, also behind a token of their own. Whatever is refused is an RFC 9457 problem document ([`problem`]).
 //!
 //! **Invariant:** this crate changes nothing itself. Each route is a command to, or a question of, [`Control`].
 
@@ -53,6 +53,8 @@ pub(crate) struct App {
     pub(crate) stop: CancellationToken,
     /// The event streams of flags that may still be opened.
     pub(crate) streams: Arc<Semaphore>,
+    /// The limit on changes of flags.
+    pub(crate) writes: Arc<api::flags::Writes>,
 }
 
 /// The router by itself: what [`serve`] serves.
@@ -64,6 +66,7 @@ pub fn router(control: Control, access: Access, build: Build, stop: Cancellation
         registry,
         stop,
         streams: ofrep::places(),
+        writes: Arc::default(),
     })
 }
 

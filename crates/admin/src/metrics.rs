@@ -71,6 +71,7 @@ impl Collector for Metrics {
         calls(&mut page, &totals)?;
         versions(&mut page, &view)?;
         turned_away(&mut page, &totals)?;
+        flags(&mut page, &totals)?;
         rollouts(&mut page, &view, &totals)?;
         control_plane(&mut page, &view, &totals)?;
         let build = [
@@ -262,6 +263,27 @@ fn turned_away(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
             for ((service, reason), n) in &totals.rejections {
                 let service = service.as_ref().map_or("none", |service| service.as_str());
                 family.counter(&[("service", service), ("reason", reason.label())], *n)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+fn flags(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
+    page.family(
+        "serin_flag_evaluations",
+        "Answers of flags",
+        MetricType::Counter,
+        |family| {
+            for (flag, answers) in &totals.flags {
+                for ((variant, reason), n) in &answers.counts {
+                    let labels = [
+                        ("flag", flag.as_str()),
+                        ("variant", variant.as_ref()),
+                        ("reason", reason.label()),
+                    ];
+                    family.counter(&labels, *n)?;
+                }
             }
             Ok(())
         },

@@ -11,11 +11,13 @@ pub(crate) mod door;
 mod effective;
 mod events;
 
+pub(crate) use answer::{evaluate, why};
+pub(crate) use asked::Asker;
+pub(crate) use effective::document;
 pub(crate) use events::places;
 
 use crate::App;
 use answer::{Answer, Failure};
-use asked::Asker;
 use axum::{
     body::Body,
     extract::{Path, RawQuery, State},
@@ -36,7 +38,7 @@ const INACTIVITY_SECONDS: u32 = 120;
 /// The routes below [`PREFIX`].
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(evaluate))
+        .routes(routes!(evaluate_one))
         .routes(routes!(evaluate_all))
         .routes(routes!(events::events))
         .routes(routes!(effective::effective))
@@ -55,7 +57,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         (status = NOT_FOUND, description = "There is no such flag", body = Object),
     ),
 )]
-async fn evaluate(State(app): State<App>, Path(key): Path<String>, body: Body) -> Response {
+async fn evaluate_one(State(app): State<App>, Path(key): Path<String>, body: Body) -> Response {
     let asker = match Asker::read(body).await {
         Ok(asker) => asker,
         Err(failure) => return failure.of(&key).into_response(),

@@ -10,6 +10,7 @@ use serin_config::ConfigError;
 use serin_control::{ControlError, kills::SwitchboardError};
 use serin_flags::kill::KillError;
 use serin_model::decide::RefusalKind;
+use std::num::NonZeroU16;
 use utoipa::ToSchema;
 
 /// The media type of a problem document.
@@ -34,6 +35,9 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub problems: Box<[serde_json::Value]>,
+    /// Seconds after which to try again; goes into the header.
+    #[serde(skip)]
+    retry_after: Option<NonZeroU16>,
 }
 
 impl Problem {
@@ -45,7 +49,13 @@ impl Problem {
             detail: detail.into(),
             help: String::new(),
             problems: Box::default(),
+            retry_after: None,
         }
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: NonZeroU16) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -71,6 +81,9 @@ impl IntoResponse for Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.get()));
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(
                 header::WWW_AUTHENTICATE,

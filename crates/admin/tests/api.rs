@@ -178,6 +178,9 @@ fn operations() -> Vec<(Method, String)> {
     for (path, item) in description["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let path = path.replace("{service}", "tools");
+            let path = path
+                .replace("{tenant}", "acme")
+                .replace("{key}", "standard");
             let path = match path.strip_suffix("/rollouts/{name}") {
                 Some(head) => format!("{head}/rollouts/00000000-0000-0000-0000-000000000000"),
                 None => path.replace("{name}", "standard"),
@@ -193,6 +196,10 @@ async fn every_operation_is_there_and_closed_without_the_token() {
     let world = World::begin().await;
     let operations = operations();
     assert!(operations.len() >= 20, "{operations:?}");
+    // What clients of flags ask has no bodies of refusals; its own test looks at it.
+    let operations = operations
+        .into_iter()
+        .filter(|(_, path)| !path.starts_with("/ofrep/"));
     for (method, path) in operations {
         let mut request = world.request(method.clone(), &path, "");
         request.headers_mut().remove(header::AUTHORIZATION);

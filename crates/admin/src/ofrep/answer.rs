@@ -68,12 +68,7 @@ impl<'a> Answer<'a> {
 
 /// Every flag that answers something: those with a definition, and those that only the process's environment names.
 pub(crate) fn keys(now: &FlagsNow) -> BTreeSet<&FlagKey> {
-    let table = now.table();
-    table
-        .flags
-        .keys()
-        .chain(table.forced.flags.keys())
-        .collect()
+    now.table().keys().collect()
 }
 
 /// Evaluates a flag for somebody. A kill where the process runs cannot be evaded by naming another environment.

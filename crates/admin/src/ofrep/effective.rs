@@ -166,28 +166,71 @@ fn course<'a>(
             ),
             None => (nobody.variant, None),
         },
-        Why::Schedule => {
-            let stage = flag.serin.schedule.iter().rev().find(|s| s.from <= at);
-            let stage =
-                stage.filter(|s| s.environments.is_empty() || s.environments.contains(&here));
-            match stage {
-                Some(stage) => {
-                    let on = stage.variant.as_ref().unwrap_or(&flag.default_variant);
-                    (
-                        nobody.variant,
-                        Some(split(on, &flag.serin.off_variant, stage.percentage)),
-                    )
+        Why::Schedule | Why::Targeting | Why::Default => {
+            let rule = sound_rule(now, flag);
+            match stage(flag, here, at) {
+                Stage::None => (&flag.default_variant, rule),
+                Stage::NotHere => (&flag.serin.off_variant, None),
+                Stage::All(on) => (on, rule),
+                Stage::Some(on, percentage) => {
+                    // Without a key to bucket by, nobody is in: not the default, which is for those who are.
+                    let is_in = json!({ "==": [split("in", "out", percentage), "in"] });
+                    let rule = rule.unwrap_or_else(|| Value::from(on));
+                    let off = flag.serin.off_variant.as_ref();
+                    (on, Some(json!({ "if": [is_in, rule, off] })))
                 }
-                None => (nobody.variant, None),
             }
         }
-        Why::Targeting | Why::Default => {
-            let rule = flag.targeting.as_ref().map(|rule| {
-                let mut rule = rule.source().clone();
-                set_shares(&mut rule, now);
-                rule
-            });
-            (&flag.default_variant, rule)
+    }
+}
+
+/// The rule, with the numbers of shares in it. One that cannot be evaluated gives everybody the default, as it does here.
+fn sound_rule(now: &FlagsNow, flag: &Flag) -> Option<Value> {
+    let rule = flag.targeting.as_ref()?;
+    let is_empty = rule.source().as_object().is_some_and(Map::is_empty);
+    if is_empty || !rule.problems().is_empty() {
+        return None;
+    }
+    let mut rule = rule.source().clone();
+    set_shares(&mut rule, now);
+    Some(rule)
+}
+
+/// Whom a schedule lets in.
+enum Stage<'a> {
+    /// There is none.
+    None,
+    /// Nobody: it has not begun, or is for other environments.
+    NotHere,
+    /// Everybody.
+    All(&'a str),
+    /// So many percent.
+    Some(&'a str, f64),
+}
+
+fn stage(flag: &Flag, here: Environment, at: Timestamp) -> Stage<'_> {
+    let stages = &flag.serin.schedule;
+    if stages.is_empty() {
+        return Stage::None;
+    }
+    let begun = stages.iter().rev().find(|stage| stage.from <= at);
+    // What is for production is for candidates there, too.
+    let is_canary = here == Environment::Canary;
+    let found = begun.filter(|stage| {
+        let places = &stage.environments;
+        places.is_empty()
+            || places.contains(&here)
+            || (is_canary && places.contains(&Environment::Production))
+    });
+    match found {
+        None => Stage::NotHere,
+        Some(stage) => {
+            let on = stage.variant.as_ref().unwrap_or(&flag.default_variant);
+            if stage.percentage >= 100.0 {
+                Stage::All(on)
+            } else {
+                Stage::Some(on, stage.percentage)
+            }
         }
     }
 }
