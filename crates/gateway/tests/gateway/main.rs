@@ -1,6 +1,8 @@
 //! The gateway over real sockets, in front of small servers that record what they get.
 
+mod gates;
 mod http;
+mod kills;
 mod legacy;
 mod limits;
 mod modern;

@@ -10,6 +10,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use serin_flags::Table;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
     access::Gates,
@@ -348,6 +349,16 @@ impl Running {
     /// Swaps the routing table.
     pub(crate) fn swap(&self, services: Vec<ServiceRoute>) {
         self.snapshot.store(Arc::new(table(services)));
+    }
+
+    /// Swaps the routing table and the flags.
+    pub(crate) fn swap_flags(&self, services: Vec<ServiceRoute>, flags: Table) {
+        let flags_revision = self.snapshot.load().flags_revision + 1;
+        self.snapshot.store(Arc::new(Snapshot {
+            flags: Arc::new(flags),
+            flags_revision,
+            ..table(services)
+        }));
     }
 
     pub(crate) async fn client(&self) -> Client {
