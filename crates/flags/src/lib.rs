@@ -6,17 +6,20 @@
 //! expiry, tenant override, environment override, rollouts, state, schedule, targeting, default variant. The first two never parse
 //! or run a rule.
 
+pub mod document;
 pub mod environment;
 pub mod evaluation;
 pub mod flag;
 pub mod key;
 pub mod kill;
 pub mod rule;
+pub mod schema;
 pub mod table;
 
+pub use document::{Document, DocumentError};
 pub use environment::Environment;
 pub use evaluation::{Context, ErrorCode, Evaluation, Reason, Why};
-pub use flag::{Flag, State};
+pub use flag::{Flag, Problem, State};
 pub use key::{FlagKey, TenantId};
 pub use kill::{Kill, Kills, Latch, Target};
 pub use table::{Flags, Overrides, Release, Table};
