@@ -1,5 +1,6 @@
 //! Logs of each release, as they were written then. What is in them must fold for ever; a new release adds a file and changes none.
 
+use serin_flags::{FlagKey, State as FlagState};
 use serin_judge::Check;
 use serin_model::{
     event::{EVENT_VERSION, Event, Recorded},
@@ -12,6 +13,8 @@ use std::{collections::BTreeSet, time::Duration};
 const LOG_1: &str = include_str!("golden/log-1.jsonl");
 /// With what the sequential judge has added: plans, proofs, signals, comparisons set aside.
 const LOG_2: &str = include_str!("golden/log-2.jsonl");
+/// With what flags have added: flags, overrides, kills, kill switches, a rollout of a flag.
+const LOG_3: &str = include_str!("golden/log-3.jsonl");
 
 fn records(log: &str) -> impl Iterator<Item = Recorded> {
     log.lines().map(|line| serde_json::from_str(line).unwrap())
@@ -71,8 +74,45 @@ fn the_second_log_still_folds_to_the_same_state() {
 }
 
 #[test]
+fn the_third_log_still_folds_to_the_same_state() {
+    let state = fold(LOG_3);
+    let flags = &state.flags;
+    let keys: Vec<_> = flags.definitions.keys().map(FlagKey::as_str).collect();
+    assert_eq!(keys, ["new_search", "other"]);
+    // The rollout of the first was taken back, and the plan switched off the other.
+    for flag in flags.definitions.values() {
+        assert_eq!(flag.state, FlagState::Disabled);
+    }
+    assert!(flags.histories["new_search"].file.is_some());
+    assert!(flags.histories["other"].file.is_none());
+    assert_eq!(flags.histories["new_search"].revision, 16);
+    assert_eq!(
+        &*flags.overrides.values().next().unwrap()["new_search"],
+        "on"
+    );
+    assert_eq!(
+        &*flags.file_overrides.values().next().unwrap()["new_search"],
+        "off"
+    );
+    let killed: Vec<_> = state
+        .kills
+        .active()
+        .map(|kill| kill.target.to_string())
+        .collect();
+    assert_eq!(
+        (killed, state.kills.generation()),
+        (vec!["flags".to_owned()], 4)
+    );
+    assert!(state.kill_switches.is_empty());
+    let service = state.services.values().next().unwrap();
+    assert_eq!(service.settings.gates.len(), 4);
+    assert_eq!(service.stable.as_str(), "v1");
+    assert_eq!(state.rollouts[0].to.as_str(), "v1+new_search");
+}
+
+#[test]
 fn the_logs_read_back_as_they_were_written() {
-    for (line, recorded) in [LOG_1, LOG_2]
+    for (line, recorded) in [LOG_1, LOG_2, LOG_3]
         .into_iter()
         .flat_map(|log| log.lines().zip(records(log)))
     {
