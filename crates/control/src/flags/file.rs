@@ -5,6 +5,7 @@ use super::{FlagFile, FlagFileStatus};
 use crate::{ControlError, orchestrator::Request};
 use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher as _};
+use serin_flags::document::Document;
 use serin_model::{
     decide::{self, Command},
     event::Actor,
@@ -171,14 +172,19 @@ fn of_answer(answer: Result<(), ControlError>) -> Result<(), NotTaken> {
 }
 
 fn makes_sense(content: &Result<String, String>) -> bool {
-    content.as_ref().is_ok_and(|text| parse(text).is_ok())
+    content
+        .as_ref()
+        .is_ok_and(|text| Document::parse(text).is_ok())
 }
 
 fn parse(text: &str) -> Result<decide::FlagFile, String> {
-    let flags = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let document = Document::parse(text).map_err(|error| error.to_string())?;
+    for problem in &document.warnings {
+        tracing::warn!(%problem, "a rule in the file of flags cannot be used; its flag answers its default");
+    }
     Ok(decide::FlagFile {
-        flags,
-        ..decide::FlagFile::default()
+        flags: document.flags,
+        overrides: document.overrides,
     })
 }
 

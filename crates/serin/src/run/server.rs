@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use miette::Report;
 use serin_admin::{Access, Build, Token};
 use serin_config::{Config, Cores, builtin_plans};
-use serin_control::{Control, ControlError, Options};
+use serin_control::{Control, ControlError, Options, flags::FlagFile};
 use serin_flags::table::Forced;
 use serin_gateway::Gateway;
 use serin_model::snapshot::Snapshot;
@@ -28,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 const OBSERVATIONS_MAX: usize = 4096;
 /// Time for the last answers of the admin API.
 const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Switches flags for one process.
+const FLAGS_VARIABLE: &str = "SERIN_FLAGS";
 
 const BUILD: Build = Build {
     version: env!("CARGO_PKG_VERSION"),
@@ -83,8 +86,8 @@ impl Server {
             plans: builtin_plans(),
             manifest: config.manifest,
             environment: config.environment,
-            forced: Forced::default(),
-            flag_file: None,
+            forced: forced()?,
+            flag_file: flag_file(&config.flags),
             kills: files.kills,
         };
         let control = Control::start(options).await.map_err(not_started)?;
@@ -204,6 +207,27 @@ impl Server {
     }
 }
 
+/// What `SERIN_FLAGS` says.
+fn forced() -> miette::Result<Forced> {
+    let Some(text) = std::env::var_os(FLAGS_VARIABLE) else {
+        return Ok(Forced::default());
+    };
+    Forced::parse(&text.to_string_lossy()).map_err(|error| {
+        failed(
+            &format!("the environment variable {FLAGS_VARIABLE} makes no sense"),
+            "the cause above says how it is written",
+            error,
+        )
+    })
+}
+
+fn flag_file(flags: &serin_config::Flags) -> Option<FlagFile> {
+    Some(FlagFile {
+        path: flags.file.clone()?,
+        poll: flags.poll,
+    })
+}
+
 fn gateway_options(
     config: &Config,
     listener: &TcpListener,
@@ -220,13 +244,13 @@ fn gateway_options(
     if let Cores::Count(count) = settings.cores {
         options.cores = count.get();
     }
-    options.environment = config.environment;
     options.hosts.extend(settings.hosts.iter().cloned());
     options.origins.clone_from(&settings.origins);
     options
         .trusted_proxies
         .clone_from(&settings.trusted_proxies);
     options.connections_max = settings.connections_max;
+    options.environment = config.environment;
     options.head_bytes_max = settings.header_bytes_max;
     Ok(options)
 }
