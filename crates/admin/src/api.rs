@@ -4,6 +4,7 @@ mod apply;
 mod events;
 pub(crate) mod flags;
 mod health;
+mod kills;
 mod rollout;
 mod service;
 
@@ -54,6 +55,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(apply::diff))
         .routes(routes!(description))
         .merge(flags::routes())
+        .merge(kills::routes())
         .merge(ofrep::routes())
 }
 

@@ -35,6 +35,18 @@ use std::{collections::BTreeMap, fmt};
 /// The format that is answered.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The scopes of kills: always there, so that an alert on one of them sees it come.
+const SCOPES: [&str; 8] = [
+    "environment",
+    "flag",
+    "flags",
+    "service",
+    "system",
+    "tenant",
+    "tool",
+    "version",
+];
+
 pub(crate) fn registry(control: Control, build: Build) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics { control, build }));
@@ -74,6 +86,7 @@ impl Collector for Metrics {
         flags(&mut page, &totals)?;
         rollouts(&mut page, &view, &totals)?;
         control_plane(&mut page, &view, &totals)?;
+        kills(&mut page, &self.control)?;
         let build = [
             ("version", self.build.version),
             ("revision", self.build.revision),
@@ -425,6 +438,41 @@ fn control_plane(page: &mut Page<'_>, view: &View, totals: &Totals) -> fmt::Resu
         "1 on the process that decides",
         MetricType::Gauge,
         |family| family.gauge(&[], f64::from(u8::from(view.leader))),
+    )
+}
+
+fn kills(page: &mut Page<'_>, control: &Control) -> fmt::Result {
+    let book = control.kills();
+    let mut active: BTreeMap<_, u32> = SCOPES.map(|scope| (scope, 0)).into();
+    for kill in book.active() {
+        *active.entry(kill.target.scope()).or_default() += 1;
+    }
+    page.family(
+        "serin_kill_switches_active",
+        "What is killed or being tried",
+        MetricType::Gauge,
+        |family| {
+            for (scope, n) in &active {
+                family.gauge(&[("scope", scope)], f64::from(*n))?;
+            }
+            Ok(())
+        },
+    )?;
+    let took = control.kill_propagation();
+    page.family(
+        "serin_kill_propagation_seconds",
+        "Time from a kill to where it is in force (latch), kept (file) and recorded (log)",
+        MetricType::Histogram,
+        |family| {
+            for (path, seconds) in [
+                ("latch", &took.latch),
+                ("file", &took.file),
+                ("log", &took.log),
+            ] {
+                family.histogram(&[("path", path)], Edges::SHORT, seconds)?;
+            }
+            Ok(())
+        },
     )
 }
 

@@ -53,6 +53,11 @@ impl Problem {
         }
     }
 
+    pub(crate) fn problems(mut self, problems: Vec<serde_json::Value>) -> Self {
+        self.problems = problems.into();
+        self
+    }
+
     pub(crate) fn retry_after(mut self, seconds: NonZeroU16) -> Self {
         self.retry_after = Some(seconds);
         self

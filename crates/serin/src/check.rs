@@ -5,10 +5,11 @@ use crate::{
     cli::{CheckArgs, Global},
     client::CONFIG_DEFAULT,
     exit::Exit,
-    problem,
+    problem::{self, Problem},
     rollout::print,
 };
 use serin_config::Config;
+use serin_flags::Document;
 use serin_model::plan::Plan;
 use std::path::Path;
 
@@ -21,6 +22,9 @@ pub(crate) fn check(global: &Global, args: &CheckArgs) -> miette::Result<Exit> {
             plan.phases.len()
         ))?;
         return Ok(Exit::Done);
+    }
+    if let Some(path) = &args.flags {
+        return check_flags(path);
     }
     let path = global
         .config
@@ -36,6 +40,39 @@ pub(crate) fn check(global: &Global, args: &CheckArgs) -> miette::Result<Exit> {
         manifest.plans.len()
     ))?;
     Ok(Exit::Done)
+}
+
+/// Says what is wrong in a set of flags, rules too: where a file is followed while serving, a flag with a wrong rule answers its default.
+fn check_flags(path: &Path) -> miette::Result<Exit> {
+    let refused = |problem: &serin_flags::Problem| {
+        let at = if problem.at.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", problem.at)
+        };
+        let what = format!("{}{at}: {}", path.display(), problem.what);
+        miette::Report::new(Problem::new(what, problem.help.clone()))
+    };
+    let mut problems = match Document::parse(&read(path)?) {
+        Err(error) => error.problems,
+        Ok(document) if document.warnings.is_empty() => {
+            let (flags, tenants) = (document.flags.len(), document.overrides.len());
+            print(&format!(
+                "{}: {flags} flags, variants of {tenants} tenants\n",
+                path.display()
+            ))?;
+            return Ok(Exit::Done);
+        }
+        Ok(document) => document.warnings,
+    };
+    let last = problems.pop();
+    for problem in &problems {
+        eprintln!("{:?}", refused(problem));
+    }
+    Err(last.as_ref().map_or_else(
+        || miette::Report::new(Problem::new(format!("{} is refused", path.display()), "")),
+        refused,
+    ))
 }
 
 /// Reads and checks a plan file; warnings are shown.

@@ -59,6 +59,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Health,
     },
+    /// Look at and change feature flags.
+    Flag {
+        #[command(subcommand)]
+        command: crate::flag::Flag,
+    },
     /// Show services.
     Service {
         #[command(subcommand)]
@@ -105,6 +110,9 @@ pub(crate) struct CheckArgs {
     /// A plan by itself, in place of a configuration.
     #[arg(long, value_name = "FILE")]
     pub(crate) plan: Option<PathBuf>,
+    /// A set of flags by itself, in place of a configuration.
+    #[arg(long, value_name = "FILE", conflicts_with = "plan")]
+    pub(crate) flags: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -112,6 +112,18 @@ impl Client {
         self.read(response).await
     }
 
+    /// With a body and any verb.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> miette::Result<T> {
+        let request = self.request(method, path).json(body);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
     pub(crate) async fn post_text<T: DeserializeOwned>(
         &mut self,
         path: &str,

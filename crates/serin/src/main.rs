@@ -7,6 +7,7 @@ mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
+mod flag;
 mod health;
 mod problem;
 mod rollout;
@@ -49,6 +50,7 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Diff(args) => Ok(apply::diff(&global, &args)),
         Command::Rollout { command } => rollout::dispatch(&global, command),
         Command::Health { command } => health::dispatch(&global, &command),
+        Command::Flag { command } => flag::dispatch(&global, command),
         Command::Service { command } => service::dispatch(&global, &command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),

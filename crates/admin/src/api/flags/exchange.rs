@@ -1,6 +1,6 @@
 //! Whole sets of flags, in and out: any shape that is known comes in, a flagd document goes out.
 
-use super::{Allowed, FLAGS, fresh};
+use super::{Allowed, FLAGS, change::Patch, fresh, seeds};
 use crate::{
     App,
     extract::{Asked, By, Text},
@@ -25,6 +25,9 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Most changes of one import: it is one append to the log.
 const CHANGES_MAX: usize = 1000;
+
+/// Fields by which the compact form is known.
+const COMPACT: [&str; 2] = ["enabled", "rollout_percentage"];
 
 /// What a text holds.
 pub(super) struct Read {
@@ -51,6 +54,13 @@ pub(super) fn one(key: &FlagKey, definition: &Value) -> Result<Flag, Problem> {
             Problem::bad_request(format!("`flag` is no definition of a flag: {error}"))
                 .help(format!("`GET {FLAGS}/KEY` shows one"))
         });
+    }
+    if COMPACT.iter().any(|field| definition.get(field).is_some()) {
+        let patch = Patch::deserialize(definition).map_err(|error| {
+            Problem::bad_request(format!("`flag` is no definition in the compact form: {error}"))
+                .help("write such as `{\"enabled\": true, \"rollout_percentage\": 25, \"environments\": [\"test\"]}`")
+        })?;
+        return patch.apply(key, &seeds::switched(key, false)?);
     }
     let document = json!({ "flags": { key.as_str(): definition } });
     let mut read = Document::read(&document).map_err(refused)?;
@@ -79,10 +89,9 @@ fn refused(error: DocumentError) -> Problem {
             (format!("{at}{}", first.what), first.help)
         },
     );
-    Problem {
-        problems: problems.into(),
-        ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "flags", detail).help(help)
-    }
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "flags", detail)
+        .help(help)
+        .problems(problems)
 }
 
 /// How.

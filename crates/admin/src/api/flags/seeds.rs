@@ -260,7 +260,7 @@ fn one(
 }
 
 /// A new boolean flag.
-fn switched(key: &FlagKey, on: bool) -> Result<Flag, Problem> {
+pub(super) fn switched(key: &FlagKey, on: bool) -> Result<Flag, Problem> {
     let state = if on { "ENABLED" } else { "DISABLED" };
     exchange::one(
         key,
