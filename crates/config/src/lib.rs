@@ -10,6 +10,7 @@
 mod builtin;
 mod config;
 mod diagnostic;
+mod gate;
 mod name;
 mod position;
 mod read;

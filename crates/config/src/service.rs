@@ -2,6 +2,7 @@
 
 use crate::{
     config::between,
+    gate::check_gates,
     name::closest,
     position::Path,
     read::{Report, short},
@@ -123,6 +124,7 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
         }
     }
     check_settings(&spec.settings, &at.key("settings"), report);
+    check_gates(spec, &at.key("settings"), report);
 }
 
 fn check_stable(spec: &ServiceSpec, at: &Path, report: &mut Report) {

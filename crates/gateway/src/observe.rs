@@ -42,6 +42,8 @@ const VALUE_MAX: f64 = 1e15;
 /// Messages without traffic after which the counters of a version are dropped: a minute.
 const QUIET_MAX: u32 = 600;
 
+/// How often a flag gave which variant, and why.
+type Answers = Vec<(Arc<str>, Reason, u64)>;
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The counters of one core.
@@ -53,7 +55,7 @@ pub(crate) struct Counters {
     rejections: RefCell<Map<(Option<ServiceName>, Rejection), u64>>,
     moved: RefCell<Map<ServiceName, Moved>>,
     /// Answers of flags.
-    flags: RefCell<Map<FlagKey, Vec<(Arc<str>, Reason, u64)>>>,
+    flags: RefCell<Map<FlagKey, Answers>>,
     clock: Clock,
     urgent: Notify,
     hung_after: Duration,

@@ -89,7 +89,7 @@ impl Admitted<'_> {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
                     None => None,
                 },
-                init: params.map(|params| params.into()),
+                init: params.map(Into::into),
             };
             let sealed = token
                 .seal(&self.core.shared.keys, self.service.name.as_str())

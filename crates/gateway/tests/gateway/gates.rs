@@ -61,7 +61,7 @@ pub(crate) async fn tools(as_events: bool) -> Server {
     .await
 }
 
-fn flag(of: Value) -> (FlagKey, Arc<Flag>) {
+fn flag(of: &Value) -> (FlagKey, Arc<Flag>) {
     let key = of["key"].as_str().unwrap().parse().unwrap();
     let flag = json!({
         "state": "ENABLED",
@@ -76,7 +76,7 @@ fn flag(of: Value) -> (FlagKey, Arc<Flag>) {
 pub(crate) fn flags(flags: &[(&str, bool)]) -> Table {
     let flags = flags
         .iter()
-        .map(|(key, on)| flag(json!({ "key": key, "default": if *on { "on" } else { "off" } })));
+        .map(|(key, on)| flag(&json!({ "key": key, "default": if *on { "on" } else { "off" } })));
     Table {
         flags: Arc::new(flags.collect()),
         ..Table::default()
@@ -737,7 +737,8 @@ fn releasing(server: &Server, percentage: f64) -> (Vec<ServiceRoute>, Table) {
         &[build("v1", &[server]), build("v1+new_search", &[server])],
         Some(percentage),
     );
-    service.versions[1].endpoints = service.versions[0].endpoints.clone();
+    let endpoints = service.versions[0].endpoints.clone();
+    service.versions[1].endpoints = endpoints;
     service.settings.affinity_header = Some("x-user".into());
     service.settings.tenant_header = Some("x-tenant".into());
     service.split.as_mut().unwrap().flag = Some(FlagRelease {

@@ -18,6 +18,7 @@ use serin_model::{
     snapshot::ServiceRoute,
 };
 use std::{sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The latch of a gateway, and the book behind it.
 #[derive(Clone, Default)]
@@ -56,7 +57,7 @@ impl Switchboard {
     fn start(&self, services: Vec<ServiceRoute>) -> Running {
         let latch = self.latch.clone();
         Running::with(services, Keyring::ephemeral().unwrap(), |options| {
-            options.latch = latch
+            options.latch = latch;
         })
     }
 }
@@ -130,7 +131,6 @@ async fn a_kill_while_the_body_comes_is_in_time() {
     let mut stream = tokio::net::TcpStream::connect(gateway.address)
         .await
         .unwrap();
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     stream.write_all(head.as_bytes()).await.unwrap();
     // The head is in: another request on the way back has seen the gateway work.
     gateway.client().await.get("/health").await;
