@@ -166,7 +166,7 @@ impl Problem {
 
     /// The same, in a field of something larger.
     pub(crate) fn within(&self, field: &str) -> Self {
-        let dot = if self.at.is_empty() || self.at.starts_with('[') {
+        let dot = if field.is_empty() || self.at.is_empty() || self.at.starts_with('[') {
             ""
         } else {
             "."
