@@ -25,7 +25,7 @@ use glass::Glass;
 use jiff::Timestamp;
 use serin_flags::{
     Kill, Kills, Latch, Target,
-    kill::{KillError, Revival, Wish},
+    kill::{Cause, KillError, Revival, Wish},
 };
 use serin_judge::LogHistogram;
 use serin_model::{
@@ -44,11 +44,14 @@ use tokio::{
     sync::{Notify, watch},
     task,
 };
+use uuid::Uuid;
 
 /// How often the folder of break-glass requests is looked into, and another process's writing of the kill file is seen.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a file that could not be written is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// Longest time over which revivals are spread.
+pub const SPREAD_MAX: Duration = Duration::from_mins(10);
 /// Most changes that wait to be copied to the log. Beyond it only the last one of each target is: what stands in the book.
 const PENDING_MAX: usize = 1000;
 
@@ -567,6 +570,62 @@ impl Control {
             what: format!("`{}` was killed again meanwhile", revival.target),
             help: "look at it with `serin kills`".to_owned(),
         }))
+    }
+}
+
+impl Control {
+    /// Revives everything that was killed when the book was at revision `seen`, one after another over so long: what comes back at
+    /// once may break at once. Each waits for the log as any revival does; what is killed again meanwhile stays killed. How many there
+    /// are.
+    pub fn revive_all(
+        &self,
+        (actor, reason): (&str, &str),
+        seen: u64,
+        over: Duration,
+    ) -> Result<usize, ControlError> {
+        let kills = self.kills.kills();
+        if kills.generation() != seen {
+            return Err(ControlError::Refused(Refusal {
+                kind: RefusalKind::Conflict,
+                what: format!(
+                    "the book of kills is at revision {}, not {seen}",
+                    kills.generation()
+                ),
+                help: "look at it with `serin kills`, and revive with the revision it shows"
+                    .to_owned(),
+            }));
+        }
+        let wishes = kills.active().map(|kill| Revival {
+            target: kill.target.clone(),
+            seen: kill.generation,
+            actor: actor.to_owned(),
+            reason: reason.to_owned(),
+            cause: Cause::Manual,
+        });
+        // What is wrong with the wish is wrong with each.
+        let wishes = wishes
+            .map(|wish| self.kills.revival(wish.clone()).map(|_| wish))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(SwitchboardError::from)?;
+        let count = wishes.len();
+        tokio::spawn(self.clone().revive_spread(wishes, over.min(SPREAD_MAX)));
+        Ok(count)
+    }
+
+    async fn revive_spread(self, mut wishes: Vec<Revival>, over: Duration) {
+        wishes.sort_by_cached_key(|_| Uuid::new_v4());
+        let count = u32::try_from(wishes.len()).unwrap_or(u32::MAX).max(1);
+        let began = tokio::time::Instant::now();
+        for (wish, slot) in wishes.into_iter().zip(0..) {
+            // Somewhere in its own part of the time.
+            let jitter = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+            let at = over.div_f64(count.into()).mul_f64(f64::from(slot) + jitter);
+            tokio::time::sleep_until(began + at).await;
+            let target = wish.target.clone();
+            if let Err(error) = self.revive(wish).await {
+                tracing::error!(%target, error = %error, "not revived with the others");
+            }
+        }
     }
 }
 

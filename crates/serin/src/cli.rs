@@ -2,7 +2,7 @@
 
 use crate::exit::Exit;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use serin_flags::FlagKey;
+use serin_flags::{FlagKey, Target};
 use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     share::Share,
@@ -64,6 +64,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::flag::Flag,
     },
+    /// Stop something at once: in force before this command ends.
+    Kill(KillArgs),
+    /// Let something go again that was killed.
+    Revive(ReviveArgs),
+    /// Show what is killed, and the kill switches.
+    Kills(KillsArgs),
     /// Show services.
     Service {
         #[command(subcommand)]
@@ -401,6 +407,93 @@ pub(crate) enum Service {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// What: `system`, `environment:NAME`, `service:NAME`, `version:SERVICE/VERSION`, `tool:SERVICE/TOOL` (`tool:*/TOOL` for every
+    /// service), `tenant:ID`, `flag:KEY` or `flags`.
+    #[arg(required_unless_present = "switch", conflicts_with = "switch")]
+    pub(crate) target: Option<Target>,
+    /// A kill switch, in place of a target: its own is killed.
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub(crate) switch: Option<String>,
+    /// Why.
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Calls in flight may go on for so long; 30s unless given.
+    #[arg(long, value_name = "TIME", conflicts_with = "local", value_parser = serin_model::text::parse_duration)]
+    pub(crate) grace: Option<Duration>,
+    /// How urgent: P0 is critical, P3 low; medium unless given.
+    #[arg(long, value_enum, conflicts_with = "local")]
+    pub(crate) priority: Option<KillPriority>,
+    /// Past the admin API, by a file beside the store: needs no token, and works while the process is down.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// The store, where no configuration names it.
+    #[arg(long, value_name = "FILE", requires = "local")]
+    pub(crate) store: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// How urgent a kill is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KillPriority {
+    /// P0.
+    #[value(alias = "P0", alias = "p0")]
+    Critical,
+    /// P1.
+    #[value(alias = "P1", alias = "p1")]
+    High,
+    /// P2.
+    #[value(alias = "P2", alias = "p2")]
+    Medium,
+    /// P3.
+    #[value(alias = "P3", alias = "p3")]
+    Low,
+}
+
+impl KillPriority {
+    /// As the admin API has it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReviveArgs {
+    /// What, as `serin kills` shows it.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) target: Option<Target>,
+    /// Everything, one after another.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The revision that `serin kills` showed.
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+    /// Why.
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// With `--all`: over so long; 30s unless given.
+    #[arg(long, value_name = "TIME", requires = "all", value_parser = serin_model::text::parse_duration)]
+    pub(crate) over: Option<Duration>,
+    /// Do not ask; needs the revision.
+    #[arg(long, requires = "revision")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillsArgs {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Prints the completion script of a shell.

@@ -9,6 +9,7 @@ mod demo;
 mod exit;
 mod flag;
 mod health;
+mod kill;
 mod problem;
 mod rollout;
 mod run;
@@ -51,6 +52,9 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Rollout { command } => rollout::dispatch(&global, command),
         Command::Health { command } => health::dispatch(&global, &command),
         Command::Flag { command } => flag::dispatch(&global, command),
+        Command::Kill(args) => kill::kill(&global, &args),
+        Command::Revive(args) => kill::revive(&global, &args),
+        Command::Kills(args) => kill::kills(&global, &args),
         Command::Service { command } => service::dispatch(&global, &command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
