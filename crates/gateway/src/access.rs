@@ -264,8 +264,17 @@ impl View {
                         Ok(()) => {}
                     }
                 }
-                if tools.is_empty() && rules.latch.stops_tools_of(name) {
-                    rules.latch.generation().hash(&mut hasher);
+                // Before the tools are known: whatever may hide some.
+                if tools.is_empty() {
+                    for flag in service.gates.tool_flags() {
+                        let answer = viewer.evaluate(rules, flag.as_str());
+                        answer
+                            .is_some_and(|answer| answer.is_on())
+                            .hash(&mut hasher);
+                    }
+                    if rules.latch.stops_tools_of(name) {
+                        rules.latch.generation().hash(&mut hasher);
+                    }
                 }
             }
             Hidden {
@@ -287,6 +296,8 @@ pub(crate) struct Hidden {
 impl Hidden {
     /// Whether the caller sees other tools than before. When the tools of the version themselves have changed, its server says so.
     pub(crate) fn differs(&self, before: &Self) -> bool {
-        Arc::ptr_eq(&self.tools, &before.tools) && self.digest != before.digest
+        let are_same = Arc::ptr_eq(&self.tools, &before.tools)
+            || (self.tools.is_empty() && before.tools.is_empty());
+        are_same && self.digest != before.digest
     }
 }

@@ -92,6 +92,11 @@ impl Gates {
         !self.tools.is_empty()
     }
 
+    /// The flags of the gates of tools.
+    pub fn tool_flags(&self) -> impl Iterator<Item = &FlagKey> {
+        self.tools.iter().map(|(flag, _)| flag)
+    }
+
     /// Whether features are gated.
     pub fn has_features(&self) -> bool {
         !self.features.is_empty()
@@ -271,5 +276,189 @@ impl<'a> Access<'a> {
             };
         }
         self.flags.evaluate(self.latch, key, &context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use serin_flags::{
+        Environment, Flag, Kill, Kills,
+        kill::{Cause, Position, Priority},
+    };
+
+    fn flag(default: &str, targeting: Option<&Value>) -> Arc<Flag> {
+        let flag = json!({
+            "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": default,
+            "targeting": targeting, "serin": { "offVariant": "off" },
+        });
+        Arc::new(serde_json::from_value(flag).unwrap())
+    }
+
+    fn table(flags: &[(&str, Arc<Flag>)]) -> Table {
+        let flags = flags
+            .iter()
+            .map(|(key, flag)| (key.parse().unwrap(), flag.clone()));
+        Table {
+            flags: Arc::new(flags.collect()),
+            ..Table::default()
+        }
+    }
+
+    fn settings(settings: Value) -> ServiceSettings {
+        serde_json::from_value(settings).unwrap()
+    }
+
+    fn latch(targets: &[&str]) -> Latch {
+        let mut kills = Kills::default();
+        for (generation, target) in (1..).zip(targets) {
+            kills.take(Kill {
+                target: target.parse().unwrap(),
+                generation,
+                position: Position::Killed,
+                at: Timestamp::UNIX_EPOCH,
+                actor: "t".into(),
+                reason: "t".into(),
+                cause: Cause::Manual,
+                priority: Priority::default(),
+                grace_seconds: 0,
+                attempts: 0,
+            });
+        }
+        kills.latch()
+    }
+
+    fn decide<'a>(
+        gates: &'a Gates,
+        flags: &'a Table,
+        latch: &'a Latch,
+        asked: Asked<'_>,
+    ) -> Result<(), Denied<'a>> {
+        let context = Context {
+            targeting_key: Some("k"),
+            tenant: None,
+            environment: Environment::default(),
+            attributes: None,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        let access = Access {
+            service: "tools",
+            gates,
+            flags,
+            latch,
+            context,
+        };
+        access.decide(asked, &mut Answers::new())
+    }
+
+    #[test]
+    fn all_gates_of_a_tool_must_be_open() {
+        let flags = table(&[("a", flag("on", None)), ("b", flag("off", None))]);
+        let settings = settings(json!({
+            "categories": { "kb": ["kb.*", "search"] },
+            "gates": [
+                { "flag": "a", "category": "kb" },
+                { "flag": "b", "tools": ["kb.drop"] },
+                { "flag": "unknown", "tools": ["mystery*"] },
+            ],
+        }));
+        let (gates, open) = (Gates::new(&settings, &flags), Latch::default());
+        for (tool, is_there) in [
+            ("kb.read", true),
+            ("search", true),
+            ("kb.drop", false),
+            ("mystery", false),
+            ("mystery.2", false),
+            ("other", true),
+            ("KB.drop", true),
+        ] {
+            let decided = decide(&gates, &flags, &open, Asked::Tool(tool));
+            assert_eq!(decided.is_ok(), is_there, "{tool}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_see_a_tool_is_not_told_that_it_is_killed() {
+        let flags = table(&[("a", flag("off", None))]);
+        let settings = settings(json!({ "gates": [{ "flag": "a", "tools": ["hidden"] }] }));
+        let gates = Gates::new(&settings, &flags);
+        let killed = latch(&["tool:tools/hidden", "tool:*/shown"]);
+        let hidden = decide(&gates, &flags, &killed, Asked::Tool("hidden"));
+        assert_eq!(hidden, Err(Denied::Hidden));
+        let shown = decide(&gates, &flags, &killed, Asked::Tool("shown"));
+        assert!(matches!(shown, Err(Denied::Killed(_))));
+        // A kill of the flag closes its gates.
+        let flags = table(&[("a", flag("on", None))]);
+        let off = latch(&["flag:a"]);
+        assert_eq!(
+            decide(&gates, &flags, &off, Asked::Tool("hidden")),
+            Err(Denied::Hidden)
+        );
+    }
+
+    #[test]
+    fn rules_read_the_name_of_the_tool() {
+        let rule = json!({ "if": [{ "==": [{ "var": "tool" }, "one"] }, "on", "off"] });
+        let flags = table(&[("a", flag("off", Some(&rule)))]);
+        let settings = settings(json!({ "gates": [{ "flag": "a", "tools": ["*"] }] }));
+        let (gates, open) = (Gates::new(&settings, &flags), Latch::default());
+        assert!(decide(&gates, &flags, &open, Asked::Tool("one")).is_ok());
+        assert!(decide(&gates, &flags, &open, Asked::Tool("two")).is_err());
+    }
+
+    #[test]
+    fn features_are_gated_where_a_flag_has_their_name() {
+        let closed = |flags: &Table, written: Value| {
+            let gates = Gates::new(&settings(written), flags);
+            let open = Latch::default();
+            Feature::ALL.map(|f| decide(&gates, flags, &open, Asked::Feature(f)).is_err())
+        };
+        let none = table(&[]);
+        assert_eq!(closed(&none, json!({})), [false, false, false]);
+        let flags = table(&[
+            ("mcp_sampling", flag("off", None)),
+            ("tasks", flag("on", None)),
+        ]);
+        assert_eq!(closed(&flags, json!({})), [true, false, false]);
+        let gate = json!({ "gates": [{ "flag": "none", "feature": "elicitation" }] });
+        assert_eq!(closed(&flags, gate), [true, true, false]);
+        let mut forced = table(&[]);
+        forced.forced.flags.insert("tasks".parse().unwrap(), false);
+        assert_eq!(closed(&forced, json!({})), [false, false, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_closed_route_stays_closed_however_it_is_written(
+            escaped in prop::collection::vec(any::<bool>(), 7),
+            capital in prop::collection::vec(any::<bool>(), 7),
+            between in "(/|//|/[.]/|%2f)",
+            after in "(|/|/x|;v=1|//y%20z)",
+        ) {
+            let flags = table(&[("a", flag("off", None))]);
+            let settings = settings(json!({ "gates": [{ "flag": "a", "path": "/a/export" }] }));
+            let (gates, open) = (Gates::new(&settings, &flags), Latch::default());
+            let written = "aexport".bytes().zip(escaped.iter().zip(&capital)).map(|(byte, (escaped, capital))| {
+                let byte = if *capital { byte.to_ascii_uppercase() } else { byte };
+                if *escaped { format!("%{byte:02x}") } else { char::from(byte).to_string() }
+            });
+            let written: Vec<_> = written.collect();
+            let path = format!("/{}{between}{}{after}", written[0], written[1..].concat());
+            let asked = Asked::Route { path: &path, method: "GET" };
+            prop_assert_eq!(decide(&gates, &flags, &open, asked), Err(Denied::Hidden), "{}", path);
+        }
+
+        #[test]
+        fn any_path_and_tool_is_decided(path: String, tool: String) {
+            let flags = table(&[("a", flag("off", None))]);
+            let settings = settings(json!({ "gates": [{ "flag": "a", "path": "/%" }, { "flag": "a", "tools": ["x*"] }] }));
+            let (gates, open) = (Gates::new(&settings, &flags), Latch::default());
+            let _ = decide(&gates, &flags, &open, Asked::Route { path: &path, method: "GET" });
+            let decided = decide(&gates, &flags, &open, Asked::Tool(&tool));
+            prop_assert_eq!(decided.is_ok(), !tool.starts_with('x'));
+        }
     }
 }
