@@ -15,6 +15,7 @@ mod name;
 mod position;
 mod read;
 mod service;
+mod switch;
 
 pub use builtin::builtin_plans;
 pub use config::{

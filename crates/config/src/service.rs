@@ -61,6 +61,7 @@ pub(crate) fn check_manifest(manifest: &Manifest, report: &mut Report) {
     for (name, plan) in &manifest.plans {
         check_plan(name, plan, &plans.key(name), report);
     }
+    crate::switch::check_switches(manifest, report);
 }
 
 fn check_plan(name: &str, plan: &Plan, at: &Path, report: &mut Report) {

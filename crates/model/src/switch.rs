@@ -14,6 +14,22 @@ use serin_flags::{
 use serin_judge::Level;
 use std::{fmt, time::Duration};
 
+/// What an alert of a trigger may be called: the metrics that the health monitor has rules for, what else it warns of, and `any`.
+pub const ALERTS: [&str; 13] = [
+    "any",
+    "error_rate",
+    "availability",
+    "client_errors",
+    "auth_failures",
+    "latency_p50",
+    "latency_p95",
+    "latency_p99",
+    "cpu",
+    "restarts",
+    "memory_leak",
+    "endpoint",
+    "metrics_page",
+];
 /// Most kill switches: each keeps counts of its own.
 pub const SWITCHES_MAX: usize = 200;
 /// Most triggers of a switch.
@@ -500,6 +516,14 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn alerts_are_called_as_the_monitor_calls_them() {
+        for name in &ALERTS[1..10] {
+            let metric: serin_judge::Metric = serde_json::from_value((*name).into()).unwrap();
+            assert_eq!(metric.name(), *name);
+        }
     }
 
     #[test]
