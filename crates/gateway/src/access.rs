@@ -247,6 +247,17 @@ impl View {
         edit.unwrap_or(lists::Edit::Keep)
     }
 
+    /// Whether flags or kills may have a say in what passes.
+    pub(crate) fn is_guarded(&self, core: &Core) -> bool {
+        let guarded = self.read(core, |_, service, _, rules| {
+            let gates = &service.gates;
+            gates.has_tools()
+                || gates.has_features()
+                || rules.latch.stops_tools_of(service.name.as_str())
+        });
+        guarded.unwrap_or_default()
+    }
+
     /// What of the known tools the caller does not see.
     pub(crate) fn hidden(&self, core: &Core) -> Hidden {
         let hidden = self.read(core, |viewer, service, version, rules| {

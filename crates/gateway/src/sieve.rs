@@ -18,6 +18,8 @@ pub(crate) struct Sieve {
     held: BytesMut,
     /// Bytes of `held` that were looked at.
     looked: usize,
+    /// The rest of an event that is too large to be held passes as it comes: nothing of it would be changed.
+    is_passing: bool,
     line: Line,
     /// Whole events so far that had something in them.
     events: u64,
@@ -58,6 +60,7 @@ impl Sieve {
             view,
             held: BytesMut::new(),
             looked: 0,
+            is_passing: false,
             line: Line::default(),
             events: 0,
             refused: Vec::new(),
@@ -73,11 +76,23 @@ impl Sieve {
             if self.line.ends(byte) {
                 let event = self.held.split_to(self.looked);
                 self.looked = 0;
-                self.pass(&event, &mut out);
+                if std::mem::take(&mut self.is_passing) {
+                    out.extend_from_slice(&event);
+                } else {
+                    self.pass(&event, &mut out);
+                }
             }
         }
-        if self.held.len() > EVENT_BYTES_MAX {
-            return Err(TooLarge);
+        if self.held.len() > EVENT_BYTES_MAX && !self.is_passing {
+            if self.view.is_guarded(&self.core) {
+                return Err(TooLarge);
+            }
+            self.is_passing = true;
+            self.events += 1;
+        }
+        if self.is_passing {
+            out.extend_from_slice(&self.held.split());
+            self.looked = 0;
         }
         Ok(out.freeze())
     }
@@ -92,7 +107,7 @@ impl Sieve {
     pub(crate) fn is_between(&self, after: u64) -> bool {
         // Half of a line end may still come.
         let is_empty = self.held.iter().all(|byte| *byte == b'\n');
-        is_empty && self.events >= after
+        is_empty && !self.is_passing && self.events >= after
     }
 
     /// Answers for the server to requests of its own that were held back.

@@ -20,6 +20,7 @@ use serin_mcp::{
 };
 use serin_model::{
     access::Asked,
+    gate::Feature,
     observe::{CallEra, Rejection},
     snapshot::ServiceRoute,
 };
@@ -373,12 +374,14 @@ impl Admitted<'_> {
         to
     }
 
-    /// How the answer to a message is seen by its caller, where flags or kills have a say in it.
+    /// How the answer to a message is seen by its caller, where flags or kills may have a say in it: lists, capabilities, and what a
+    /// server may ask. Other answers pass unread.
     pub(super) fn sight(
         &self,
         viewer: Option<&Viewer>,
         envelope: Option<&Envelope<'_>>,
         era: CallEra,
+        closed: Closed,
     ) -> Option<Sight> {
         let viewer = viewer.filter(|_| self.is_guarded())?;
         let gates = &self.service.gates;
@@ -388,12 +391,17 @@ impl Admitted<'_> {
                 "tools/list" | "initialize" | "server/discover"
             )
         };
-        let edits_json = envelope
-            .is_none_or(|envelope| envelope.is_batch || envelope.messages.iter().any(may_differ))
-            || (era == CallEra::Modern && gates.has_features());
-        Some(Sight {
+        let differs = envelope
+            .is_none_or(|envelope| envelope.is_batch || envelope.messages.iter().any(may_differ));
+        let asks = match era {
+            // Its server may ask in the middle of an answer, and the feature be closed by then.
+            CallEra::Legacy => gates.has(Feature::Sampling) || gates.has(Feature::Elicitation),
+            CallEra::Modern => closed.sampling || closed.elicitation,
+            CallEra::None => false,
+        };
+        (differs || asks).then(|| Sight {
             viewer: viewer.clone(),
-            edits_json,
+            edits_json: differs || era == CallEra::Modern,
             announces: None,
             announces_after: 0,
         })

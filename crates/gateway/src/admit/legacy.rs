@@ -56,7 +56,7 @@ impl Admitted<'_> {
             _ => body,
         };
         let is_edited = matches!(params, Some(Cow::Owned(_)));
-        let sight = self.sight(viewer.as_ref(), None, CallEra::Legacy);
+        let sight = self.sight(viewer.as_ref(), None, CallEra::Legacy, closed);
         // A version that is withdrawn while it answers is left again.
         let issued_ms = session::now_ms();
         let mut headers = self.take_headers();
@@ -129,8 +129,8 @@ impl Admitted<'_> {
             .map_err(|_| self.gone())?;
         let viewer = self.viewer(Some(token.session), CallEra::Legacy);
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
-        self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
-        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy);
+        let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
+        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
         let mut headers = self.take_headers();
         let to = self.steer(to, viewer.as_ref(), &mut headers);
         let is_flag = (self.service.split.as_ref()).is_some_and(|split| split.flag.is_some());

@@ -154,8 +154,8 @@ impl Admitted<'_> {
         let to = self.route(without_session(&key))?;
         let viewer = self.viewer(None, CallEra::Legacy);
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
-        self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
-        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy);
+        let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
+        let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
         let mut headers = self.take_headers();
         let to = self.steer(to, viewer.as_ref(), &mut headers);
         let asks = asks(envelope);

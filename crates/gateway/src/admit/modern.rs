@@ -2,6 +2,7 @@
 
 use super::{Admitted, Answered};
 use crate::{
+    access::Closed,
     body::{ToUpstream, purpose_of},
     forward::{self, Asks, Call, Treatment},
     headers, lists,
@@ -86,8 +87,9 @@ impl Admitted<'_> {
         };
         let to = self.route(caller)?;
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
+        let mut closed = Closed::default();
         if let Some(envelope) = &envelope {
-            let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Modern)?;
+            closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Modern)?;
             sent = Self::without_closed(sent, closed);
         }
         if sent.len() != body.len() {
@@ -99,7 +101,7 @@ impl Admitted<'_> {
                 // Its server says first to what it listens.
                 Some(Self::stream_sight(viewer, tools_changed(&body), 1))
             }
-            viewer => self.sight(viewer.as_ref(), envelope.as_ref(), CallEra::Modern),
+            viewer => self.sight(viewer.as_ref(), envelope.as_ref(), CallEra::Modern, closed),
         };
         let tool = name
             .as_deref()

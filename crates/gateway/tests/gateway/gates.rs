@@ -829,3 +829,81 @@ async fn the_sides_of_a_flag_under_release_stick_and_only_grow() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn callers_of_a_candidate_are_in_the_environment_canary() {
+    let (one, two) = (tools(false).await, tools(false).await);
+    let in_canary = || {
+        let (key, flag) = flag(&json!({ "key": "admin", "default": "off" }));
+        let mut flag = Arc::unwrap_or_clone(flag);
+        flag.serin
+            .environments
+            .insert(Environment::Canary, "on".into());
+        Table {
+            flags: Arc::new([(key, Arc::new(flag))].into()),
+            environment: Environment::Production,
+            ..Table::default()
+        }
+    };
+    let at = |share| {
+        let builds = [build("v1", &[&one]), build("v2", &[&two])];
+        vec![gated(
+            service(&builds, Some(share)),
+            admin_tools(),
+            &in_canary(),
+        )]
+    };
+    let keys = serin_gateway::Keyring::ephemeral().unwrap();
+    let gateway = Running::with(at(0.0), keys, |options| {
+        options.environment = Environment::Production
+    });
+    for (share, sees) in [(0.0, false), (100.0, true)] {
+        gateway.swap_flags(at(share), in_canary());
+        let mut client = gateway.client().await;
+        let list = client.modern("tools/list", None, &[], "{}").await;
+        assert_eq!(
+            names(&list).contains(&"admin.drop".to_owned()),
+            sees,
+            "{share}"
+        );
+        let id = session(&mut client).await;
+        let answer = client.legacy(&id, call("admin.drop")).await;
+        assert_eq!(answer.json()["error"].is_null(), sees, "{share}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_larger_than_is_held_passes_where_nothing_is_gated_and_nowhere_else() {
+    let server = Server::answering(|seen| {
+        if seen.method != "GET" {
+            let headers = [
+                ("content-type", "application/json"),
+                ("mcp-session-id", "s-1"),
+            ];
+            return reply(200, &headers, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
+        }
+        let event = format!("data: {}\n\ndata: 1\n\n", "x".repeat(9 * 1024 * 1024));
+        reply(200, &[("content-type", "text/event-stream")], event)
+    })
+    .await;
+    let table = flags(&[("admin", false)]);
+    for is_gated in [false, true] {
+        let at = || {
+            let service = service(&[build("v1", &[&server])], None);
+            let gated = gated(service.clone(), admin_tools(), &table);
+            vec![if is_gated { gated } else { service }]
+        };
+        let gateway = Running::start(at());
+        gateway.swap_flags(at(), table.clone());
+        let mut client = gateway.client().await;
+        let id = session(&mut client).await;
+        let headers = [("mcp-session-id", &*id), ("accept", "text/event-stream")];
+        let stream = client.begin("GET", "/mcp", &headers, "").await;
+        let read = soon(stream.into_body().collect()).await;
+        assert_eq!(read.is_err(), is_gated);
+        if let Ok(read) = read {
+            let read = read.to_bytes();
+            assert!(read.len() > 9 * 1024 * 1024 && read.ends_with(b"x\n\ndata: 1\n\n"));
+        }
+    }
+}

@@ -415,3 +415,50 @@ async fn streams_end_with_their_service() {
     board.kill("service:tools");
     assert!(soon(stream.body_mut().frame()).await.is_none());
 }
+
+#[tokio::test]
+async fn on_a_shared_connection_only_the_killed_call_is_cut() {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let server = slow().await;
+    let board = Switchboard::default();
+    let gateway = board.start(vec![service(&[build("v1", &[&server])], None)]);
+    let stream = tokio::net::TcpStream::connect(gateway.address)
+        .await
+        .unwrap();
+    let http2 = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = http2.await.unwrap();
+    tokio::spawn(connection);
+    let mut begin = |tool: &str, more: &str| {
+        let body = call(tool).replace(
+            "\"arguments\":{}",
+            &format!("\"arguments\":{{\"x\":\"{more}\"}}"),
+        );
+        let request = ::http::Request::post(format!("http://{}/mcp", gateway.address))
+            .header("mcp-protocol-version", "2026-07-28")
+            .header("mcp-method", "tools/call")
+            .header("mcp-name", tool)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        sender.send_request(request)
+    };
+    let (killed, other, silent) = (begin("add", ""), begin("greet", ""), begin("add", "silent"));
+    let mut killed = soon(killed).await.unwrap();
+    let mut other = soon(other).await.unwrap();
+    for answer in [&mut killed, &mut other] {
+        soon(answer.body_mut().frame()).await.unwrap().unwrap();
+    }
+    let waited = async {
+        while server.count("tools/call") < 3 {
+            tokio::task::yield_now().await;
+        }
+        board.kill("tool:tools/add");
+    };
+    soon(waited).await;
+    assert_eq!(soon(silent).await.unwrap().status(), 503);
+    let cut = soon(killed.body_mut().frame()).await;
+    assert!(cut.is_none_or(|frame| frame.is_err()));
+    let goes_on = tokio::time::timeout(Duration::from_millis(200), other.body_mut().frame());
+    assert!(goes_on.await.is_err(), "the other one goes on");
+}
