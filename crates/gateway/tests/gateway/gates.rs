@@ -855,7 +855,7 @@ async fn callers_of_a_candidate_are_in_the_environment_canary() {
     };
     let keys = serin_gateway::Keyring::ephemeral().unwrap();
     let gateway = Running::with(at(0.0), keys, |options| {
-        options.environment = Environment::Production
+        options.environment = Environment::Production;
     });
     for (share, sees) in [(0.0, false), (100.0, true)] {
         gateway.swap_flags(at(share), in_canary());
