@@ -5,12 +5,12 @@ use std::{
     time::Instant,
 };
 
-use crate::{Result, conformance, interop, process, root, test};
+use crate::{Result, conformance, interop, ofrep, process, root, test};
 
 /// A named check.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("format", || cargo(&["fmt", "--all", "--check"])),
     ("clippy", || {
         cargo(&[
@@ -28,6 +28,7 @@ const STEPS: [Step; 6] = [
         conformance::run(&conformance::Args::default())
     }),
     ("interop", || interop::run(&interop::Args::default())),
+    ("ofrep", ofrep::run),
     ("docs", || {
         let mut doc = Command::new("cargo");
         doc.args(["doc", "--workspace", "--no-deps", "--all-features"])

@@ -5,6 +5,7 @@ mod ci;
 mod conformance;
 mod gateway;
 mod interop;
+mod ofrep;
 mod process;
 mod simulate;
 mod test;
@@ -41,6 +42,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Call the sample server with real MCP clients, directly and through the gateway
     Interop(interop::Args),
+    /// Ask `serin run` for flags with real feature-flag clients, and test its protocol against the published description
+    Ofrep,
     /// Measure what the gateway costs beside other proxies and gateways
     Bench(bench::Args),
     /// Simulate how often the judge is wrong and how soon it finds a fault, and check its bounds
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Ci => return ci::run(),
         Command::Conformance(args) => conformance::run(&args),
         Command::Interop(args) => interop::run(&args),
+        Command::Ofrep => ofrep::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Tools => tools::install_all(),

