@@ -233,7 +233,7 @@ fn what_cannot_run_is_kept_and_says_why() {
         ),
         (
             nested(RULE_LEVELS_MAX + 1),
-            &vec!["!"; RULE_LEVELS_MAX].join("."),
+            &vec!["![0]"; RULE_LEVELS_MAX].join("."),
             "the rule is deeper than 64 levels",
         ),
     ] {
