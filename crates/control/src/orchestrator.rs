@@ -5,7 +5,7 @@ use crate::{
     flags::{FlagChanges, Follower, a_date_has_come},
     health::Health,
     journal::{AppendFailure, Journal},
-    kills::{Errand, Switchboard, Switches, switch_actor},
+    kills::{Errand, Switchboard, Switches, failpoint, switch_actor},
     picture::{self, Recent},
     probe::{Found, Probes},
     resources::Scrapes,
@@ -773,6 +773,7 @@ impl Orchestrator {
                 return;
             }
             self.kills.copied(of_one);
+            failpoint("kill_copied");
         }
         // An answer of the log that got lost was about something that is in it all the same.
         if self.kills.is_behind(&self.state.kills) {
@@ -791,12 +792,10 @@ impl Orchestrator {
             return;
         }
         let errands = match self.health.lock() {
-            Ok(health) => self.switches.look(
-                &self.state,
-                (&self.observed, &health),
-                &self.kills,
-                now,
-            ),
+            Ok(health) => {
+                self.switches
+                    .look(&self.state, (&self.observed, &health), &self.kills, now)
+            }
             Err(_) => return,
         };
         for errand in errands {
@@ -846,7 +845,10 @@ impl Orchestrator {
             reason: format!("kill switch {switch} tries to recover"),
         };
         let actor = Actor::named(&switch_actor(switch));
-        if let Err(error) = self.carry_out(&actor, &Command::SetFlag(Box::new(wish))).await {
+        if let Err(error) = self
+            .carry_out(&actor, &Command::SetFlag(Box::new(wish)))
+            .await
+        {
             tracing::error!(error = %chain(&error), switch, "a kill switch cannot set a flag");
         }
     }
