@@ -328,3 +328,54 @@ fn rules_are_shared_between_threads_and_cheap_to_clone() {
     shared::<crate::Table>();
     assert_eq!(size_of::<Rule>(), size_of::<usize>());
 }
+
+#[test]
+fn kills_never_reach_the_rule_engine() {
+    let flag = json!({
+        "state": "ENABLED",
+        "variants": {"on": true, "off": false},
+        "defaultVariant": "on",
+        "targeting": {"if": [{"var": "x"}, "on"]},
+        "serin": {"offVariant": "off"},
+    });
+    let flag: crate::Flag = serde_json::from_value(flag).unwrap();
+    let table = crate::Table {
+        flags: Arc::new([("f".parse().unwrap(), Arc::new(flag))].into()),
+        ..crate::Table::default()
+    };
+    let context = crate::Context {
+        targeting_key: None,
+        tenant: Some("acme"),
+        environment: Environment::Staging,
+        attributes: None,
+        now: Timestamp::UNIX_EPOCH,
+    };
+    let runs = |latch: &crate::Latch| {
+        let before = engine::RUNS.get();
+        table.evaluate(latch, "f", &context).unwrap();
+        engine::RUNS.get() - before
+    };
+    assert_eq!(runs(&crate::Latch::default()), 1);
+    for target in [
+        "system",
+        "environment:staging",
+        "tenant:acme",
+        "flags",
+        "flag:f",
+    ] {
+        let mut kills = crate::Kills::default();
+        kills.take(
+            serde_json::from_value(json!({
+                "target": target,
+                "generation": 1,
+                "position": "killed",
+                "at": "2026-01-01T00:00:00Z",
+                "actor": "test",
+                "reason": "drill",
+                "cause": "manual",
+            }))
+            .unwrap(),
+        );
+        assert_eq!(runs(&kills.latch()), 0, "{target}");
+    }
+}
