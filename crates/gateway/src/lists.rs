@@ -144,19 +144,17 @@ fn edit_one(message: &[u8], closed: Closed, is_visible: &mut dyn FnMut(&str) -> 
         let error = error_body(id, GatewayError::Disabled, &text, None);
         return Edit::Replace(error.into_bytes());
     }
-    let change = |key: &str, value: &str| match key {
+    let mut of_result = |key: &str, value: &str| match key {
         "tools" => visible(value, is_visible),
         "capabilities" if closed.tasks => without_tasks(value),
         _ => None,
     };
-    let Some(result) = changed(result, change) else {
-        return Edit::Keep;
+    let of_message = |key: &str, value: &str| match key {
+        "result" => changed(value, &mut of_result),
+        _ => None,
     };
-    let message = fields.iter().map(|(key, value)| match key.as_str() {
-        "result" => ("result", result.as_str()),
-        key => (key, value.get()),
-    });
-    Edit::Replace(object(message).into_bytes())
+    let text = std::str::from_utf8(message).unwrap_or_default();
+    changed(text, of_message).map_or(Edit::Keep, |other| Edit::Replace(other.into_bytes()))
 }
 
 /// The method by which an `input_required` result asks for something closed (2026-07-28, `inputRequests`).
@@ -318,6 +316,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_list_becomes_private_and_short_lived_and_keeps_the_rest() {
@@ -347,5 +346,109 @@ mod tests {
             "id: 1\r\ndata: {\"result\":{}}\r\n\r\n: note\ndata:\n\ndata: {\"method\":\"x\"}\n\n";
         let want = "id: 1\r\ndata: {\"result\":{\"ttlMs\":0,\"cacheScope\":\"private\"}}\r\n\r\n: note\ndata:\n\ndata: {\"method\":\"x\"}\n\n";
         assert_eq!(restrict_events(&Bytes::from(body)), want);
+    }
+
+    const ALL: Closed = Closed {
+        sampling: true,
+        elicitation: true,
+        tasks: true,
+    };
+
+    fn edited(message: &str, closed: Closed) -> Option<String> {
+        match edit(message.as_bytes(), closed, |tool| tool != "gone") {
+            Edit::Keep => None,
+            Edit::Replace(other) => Some(String::from_utf8(other).unwrap()),
+            Edit::Refuse(answer) => Some(format!("refused {answer}")),
+        }
+    }
+
+    #[test]
+    fn only_what_must_change_changes() {
+        for (message, want) in [
+            (
+                r#"{"id":1, "result":{"tools":[{"name":"a", "x":1.50}]}}"#,
+                None,
+            ),
+            (
+                r#"{"id":1.0,"result":{"tools":[{"name":"gone"},{"name":"a", "x":1.50}],"nextCursor":"n"}}"#,
+                Some(r#"{"id":1.0,"result":{"tools":[{"name":"a", "x":1.50}],"nextCursor":"n"}}"#),
+            ),
+            (
+                r#"{"result":{"tools":[{"n\u0061me":"g\u006fne"}]}}"#,
+                Some(r#"{"result":{"tools":[]}}"#),
+            ),
+            // A tool without a name is none that anybody could call.
+            (
+                r#"{"result":{"tools":[{"title":"x"}]}}"#,
+                Some(r#"{"result":{"tools":[]}}"#),
+            ),
+            // Of a key that is there twice each reader takes another one.
+            (
+                r#"{"result":{"tools":[{"name":"a"}],"tools":[{"name":"gone"}]}}"#,
+                Some(r#"{"result":{"tools":[{"name":"a"}],"tools":[]}}"#),
+            ),
+            (
+                r#"{"result":{},"result":{"tools":[{"name":"gone"}]}}"#,
+                Some(r#"{"result":{},"result":{"tools":[]}}"#),
+            ),
+            (r#"{"result":{"content":[{"name":"gone"}]}}"#, None),
+            (r#"{"error":{"tools":[{"name":"gone"}]}}"#, None),
+            (
+                r#"[{"id":1,"result":{"tools":[{"name":"gone"}]}},{"id":2, "result":{}}]"#,
+                Some(r#"[{"id":1,"result":{"tools":[]}},{"id":2, "result":{}}]"#),
+            ),
+            ("[1", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                edited(message, Closed::default()).as_deref(),
+                want,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn closed_features_are_neither_offered_nor_used() {
+        for (message, want) in [
+            (
+                r#"{"result":{"capabilities":{"tools":{},"tasks":{},"extensions":{"io.modelcontextprotocol/tasks":{},"x":{}}}}}"#,
+                r#"{"result":{"capabilities":{"tools":{},"extensions":{"x":{}}}}}"#,
+            ),
+            (
+                r#"{"id":"q","method":"sampling/createMessage","params":{}}"#,
+                r#"refused {"jsonrpc":"2.0","id":"q","error":{"code":-32601,"message":"sampling is switched off here; go on without it"}}"#,
+            ),
+            (
+                r#"{"id":5,"result":{"resultType":"input_required","inputRequests":{"a":{"method":"roots/list"},"b":{"method":"elicitation/create"}}}}"#,
+                r#"{"jsonrpc":"2.0","id":5,"error":{"code":-31006,"message":"the server asks for `elicitation/create`, which is switched off here"}}"#,
+            ),
+        ] {
+            assert_eq!(edited(message, ALL).as_deref(), Some(want));
+            assert_eq!(edited(message, Closed::default()), None, "{message}");
+        }
+        // A notification asks for nothing.
+        assert_eq!(edited(r#"{"method":"elicitation/create"}"#, ALL), None);
+    }
+
+    proptest! {
+        #[test]
+        fn outside_messages_never_panic(message: Vec<u8>, text in r#"[\[\]{}:,"a-z]{0,60}"#) {
+            let _ = edit(&message, ALL, |_| false);
+            let _ = edit(text.as_bytes(), ALL, |_| false);
+            let _ = modern_request(&message, ALL);
+        }
+
+        #[test]
+        fn no_hidden_tool_stays_in_a_list(names in prop::collection::vec("(gone|[a-c]{1,2})", 0..8)) {
+            let tools: Vec<_> = names.iter().map(|name| serde_json::json!({ "name": name })).collect();
+            let message = serde_json::json!({ "id": 1, "result": { "tools": tools } }).to_string();
+            let after = edited(&message, Closed::default()).unwrap_or(message);
+            let after: serde_json::Value = serde_json::from_str(&after).unwrap();
+            let left = after["result"]["tools"].as_array().unwrap().iter();
+            let left: Vec<_> = left.map(|tool| tool["name"].as_str().unwrap()).collect();
+            let want: Vec<_> = names.iter().filter(|name| *name != "gone").collect();
+            prop_assert_eq!(left, want);
+        }
     }
 }

@@ -472,3 +472,58 @@ proptest! {
         prop_assert_eq!(Envelope::read(cut).unwrap_err().code(), -32700);
     }
 }
+
+#[test]
+fn keys_that_a_lax_reader_takes_for_others_are_noted() {
+    for (body, want) in [
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}"#,
+            None,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"Name":"a"}}"#,
+            Some("name"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","NAME":"b"}}"#,
+            Some("name"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","na\u004de":"b"}}"#,
+            Some("name"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","Method":"tools/call"}"#,
+            Some("method"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","param\u017f":{}}"#,
+            Some("params"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"tas\u212a":{}}}"#,
+            Some("task"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"Name":1},"capabilities":{}}}"#,
+            None,
+        ),
+    ] {
+        let envelope = Envelope::read(body.as_bytes()).unwrap();
+        assert_eq!(envelope.single().unwrap().lookalike, want, "{body}");
+    }
+}
+
+#[test]
+fn a_call_that_wants_to_be_a_task_says_so() {
+    for (params, want) in [
+        (r#"{"name":"a","task":{"ttl":1}}"#, true),
+        (r#"{"name":"a","t\u0061sk":{}}"#, true),
+        (r#"{"name":"a","task":null}"#, false),
+        (r#"{"name":"a","arguments":{"task":{}}}"#, false),
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        let envelope = Envelope::read(body.as_bytes()).unwrap();
+        assert_eq!(envelope.single().unwrap().wants_task, want, "{params}");
+    }
+}
