@@ -224,18 +224,17 @@ async fn revive_one(
     target: &Target,
 ) -> miette::Result<Exit> {
     let text = target.to_string();
-    let revision = match args.revision.filter(|_| args.yes) {
-        Some(revision) => revision,
-        None => {
-            let book: Book = client.get(KILLS).await?;
-            let known = book.kills.iter().find(|kill| kill.target == *target);
-            let known = known.ok_or_else(|| refused(&KillError::NotKilled(target.clone())))?;
-            let about = format!(
-                "{text} was killed by {} at {}: {} (revision {})",
-                known.actor, known.at, known.reason, known.revision
-            );
-            seen(args, &text, &about, known.revision)?
-        }
+    let revision = if let Some(revision) = args.revision.filter(|_| args.yes) {
+        revision
+    } else {
+        let book: Book = client.get(KILLS).await?;
+        let known = book.kills.iter().find(|kill| kill.target == *target);
+        let known = known.ok_or_else(|| refused(&KillError::NotKilled(target.clone())))?;
+        let about = format!(
+            "{text} was killed by {} at {}: {} (revision {})",
+            known.actor, known.at, known.reason, known.revision
+        );
+        seen(args, &text, &about, known.revision)?
     };
     let body =
         json!({ "target": target, "revision": revision, "confirm": text, "reason": args.reason });
@@ -246,18 +245,17 @@ async fn revive_one(
 }
 
 async fn revive_all(client: &mut Client, args: &ReviveArgs) -> miette::Result<Exit> {
-    let revision = match args.revision.filter(|_| args.yes) {
-        Some(revision) => revision,
-        None => {
-            let book: Book = client.get(KILLS).await?;
-            let about = format!(
-                "{} targets are killed (revision {} of the book)\n{}",
-                book.kills.len(),
-                book.revision,
-                table(&book.kills)
-            );
-            seen(args, EVERYTHING, &about, book.revision)?
-        }
+    let revision = if let Some(revision) = args.revision.filter(|_| args.yes) {
+        revision
+    } else {
+        let book: Book = client.get(KILLS).await?;
+        let about = format!(
+            "{} targets are killed (revision {} of the book)\n{}",
+            book.kills.len(),
+            book.revision,
+            table(&book.kills)
+        );
+        seen(args, EVERYTHING, &about, book.revision)?
     };
     let body = json!({
         "revision": revision, "confirm": EVERYTHING, "reason": args.reason, "over": args.over.map(format_duration),

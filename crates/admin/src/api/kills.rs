@@ -184,7 +184,8 @@ struct Book {
 #[derive(Debug, Serialize, ToSchema)]
 struct Changed {
     /// Whether anything was.
-    changed: bool,
+    #[serde(rename = "changed")]
+    any: bool,
     /// As it was.
     before: Option<Shown>,
     /// As it is.
@@ -275,7 +276,7 @@ async fn pull(app: &App, wish: Wish) -> Result<Response, Problem> {
     let before = app.control.kills().get(&wish.target).map(Shown::of);
     let killed = app.control.kill(wish).await?;
     Ok(fresh(&Changed {
-        changed: killed.is_some(),
+        any: killed.is_some(),
         before,
         after: killed.as_ref().map(Shown::of),
     }))
@@ -307,7 +308,7 @@ async fn revive(
     };
     let revived = app.control.revive(wish).await?;
     Ok(fresh(&Changed {
-        changed: true,
+        any: true,
         before,
         after: Some(Shown::of(&revived)),
     }))

@@ -303,6 +303,7 @@ mod tests {
             Wish,
         },
     };
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn book(targets: &[&str]) -> Kills {
         let mut kills = Kills::default();
@@ -351,7 +352,6 @@ mod tests {
             let read = KillFile::open(&path).unwrap();
             assert_eq!((read.kills, read.half), (book(targets), false));
         }
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

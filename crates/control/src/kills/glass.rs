@@ -79,7 +79,7 @@ impl Glass {
                 continue;
             };
             let known = (path, mark(&about));
-            if !self.done.contains(&known) && self.carry_out(board, &known.0, &about) {
+            if !self.done.contains(&known) && carry_out(board, &known.0, &about) {
                 self.done.insert(known);
             }
         }
@@ -99,35 +99,35 @@ impl Glass {
             }
         }
     }
+}
 
-    /// Whether it is done with; bad ones are renamed, and those still on their way are left alone.
-    fn carry_out(&self, board: &Switchboard, path: &Path, about: &Metadata) -> bool {
-        let text = match read(path, about) {
-            Ok(Some(text)) => text,
-            Ok(None) => return false,
-            Err(error) => {
-                set_aside(path, &error.to_string());
-                return true;
-            }
-        };
-        let (wishes, mut wrong) = parse(&text, &format!("user {}", about.uid()));
-        for wish in wishes {
-            let target = wish.target.clone();
-            tracing::warn!(request = %path.display(), %target, "a kill past the admin API");
-            match board.kill(wish) {
-                Ok(_) => {}
-                Err(super::SwitchboardError::Refused(error)) => {
-                    wrong.push(format!("{error}: {}", error.help()))
-                }
-                // In force, and tried again.
-                Err(error) => tracing::error!(%error, "the kill file cannot be written"),
-            }
+/// Whether it is done with; bad ones are renamed, and those still on their way are left alone.
+fn carry_out(board: &Switchboard, path: &Path, about: &Metadata) -> bool {
+    let text = match read(path, about) {
+        Ok(Some(text)) => text,
+        Ok(None) => return false,
+        Err(error) => {
+            set_aside(path, &error.to_string());
+            return true;
         }
-        if !wrong.is_empty() && board.is_saved() {
-            set_aside(path, &wrong.join("; "));
+    };
+    let (wishes, mut wrong) = parse(&text, &format!("user {}", about.uid()));
+    for wish in wishes {
+        let target = wish.target.clone();
+        tracing::warn!(request = %path.display(), %target, "a kill past the admin API");
+        match board.kill(wish) {
+            Ok(_) => {}
+            Err(super::SwitchboardError::Refused(error)) => {
+                wrong.push(format!("{error}: {}", error.help()));
+            }
+            // In force, and tried again.
+            Err(error) => tracing::error!(%error, "the kill file cannot be written"),
         }
-        true
     }
+    if !wrong.is_empty() && board.is_saved() {
+        set_aside(path, &wrong.join("; "));
+    }
+    true
 }
 
 /// Files that end in `.bad` were looked at, and those with a dot first or `.new` last are being written.

@@ -323,8 +323,9 @@ fn covers(watched: &Target, key: &CellKey) -> bool {
 
 fn services<'a>(watched: &'a Target, state: &'a State) -> impl Iterator<Item = &'a Service> {
     let one: Option<&str> = match watched {
-        Target::Service(service) | Target::Version { service, .. } => Some(service),
-        Target::Tool {
+        Target::Service(service)
+        | Target::Version { service, .. }
+        | Target::Tool {
             service: Some(service),
             ..
         } => Some(service),
