@@ -6,9 +6,12 @@ mod file;
 
 pub(crate) use file::Follower;
 
-use serin_flags::{Flags, Latch, Table};
-use serin_model::snapshot::Snapshot;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use serin_flags::{Context, Flags, Latch, Table, Why};
+use serin_model::{
+    event::{Preflight, PreflightCheck, PreflightResult},
+    snapshot::Snapshot,
+};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// The flags and kills as they are at one moment: both are immutable, so that many questions get answers that fit each other.
@@ -83,6 +86,64 @@ pub(crate) fn a_date_has_come(flags: &Flags, before: Timestamp, now: Timestamp) 
     dates.into_iter().any(|date| before < date && date <= now)
 }
 
+/// What stands in the way of releasing a flag: whatever answers before a release does.
+pub(crate) fn preflight(now: &FlagsNow, key: &str, at: Timestamp) -> Preflight {
+    let table = now.table();
+    let context = Context {
+        targeting_key: None,
+        tenant: None,
+        environment: table.environment,
+        attributes: None,
+        now: at,
+    };
+    let why = table
+        .evaluate(&now.latch, key, &context)
+        .map(|answer| answer.why);
+    let environment = table.environment;
+    let (result, detail) = match why {
+        Some(Why::Latch | Why::Kill) => (
+            PreflightResult::Failed,
+            "it is killed, so nobody would get it".to_owned(),
+        ),
+        Some(Why::Expired) => (
+            PreflightResult::Failed,
+            "it has expired, so nobody would get it".to_owned(),
+        ),
+        Some(Why::EnvironmentOverride) => (
+            PreflightResult::Failed,
+            format!(
+                "it has a fixed variant in {environment}, so there would be nothing to compare"
+            ),
+        ),
+        _ => (PreflightResult::Passed, "it can be released".to_owned()),
+    };
+    let mut checks = vec![PreflightCheck {
+        name: "flag".to_owned(),
+        result,
+        detail,
+    }];
+    let tenants = [&table.overrides, &table.file_overrides]
+        .into_iter()
+        .flat_map(|overrides| overrides.iter())
+        .filter(|(_, flags)| flags.contains_key(key))
+        .map(|(tenant, _)| tenant)
+        .collect::<BTreeSet<_>>();
+    if !tenants.is_empty() {
+        checks.push(PreflightCheck {
+            name: "tenants".to_owned(),
+            result: PreflightResult::Risky,
+            detail: format!(
+                "{} tenants have a variant of their own and are not compared",
+                tenants.len()
+            ),
+        });
+    }
+    Preflight {
+        checks,
+        contract_differs: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +163,51 @@ mod tests {
         ] {
             let (before, now) = (before.parse().unwrap(), now.parse().unwrap());
             assert_eq!(a_date_has_come(&flags, before, now), want, "{before} {now}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_is_fixed_cannot_be_released() {
+        let flag = |extension: serde_json::Value| -> Flags {
+            let flag = serde_json::json!({"state": "DISABLED", "variants": {"on": true, "off": false},
+                "defaultVariant": "on", "serin": extension});
+            Flags::from([(
+                "a".parse().unwrap(),
+                Arc::new(serde_json::from_value(flag).unwrap()),
+            )])
+        };
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        for (extension, want) in [
+            (
+                serde_json::json!({"offVariant": "off"}),
+                PreflightResult::Passed,
+            ),
+            (
+                serde_json::json!({"offVariant": "off", "environments": {"production": "off"}}),
+                PreflightResult::Passed,
+            ),
+            (
+                serde_json::json!({"offVariant": "off", "environments": {"development": "off"}}),
+                PreflightResult::Failed,
+            ),
+            (
+                serde_json::json!({"offVariant": "off", "expires": "2025-12-31T00:00:00Z"}),
+                PreflightResult::Failed,
+            ),
+        ] {
+            let table = Table {
+                flags: Arc::new(flag(extension.clone())),
+                ..Table::default()
+            };
+            let now = FlagsNow {
+                snapshot: Arc::new(Snapshot {
+                    flags: Arc::new(table),
+                    ..Snapshot::default()
+                }),
+                latch: Arc::default(),
+            };
+            let found = preflight(&now, "a", at);
+            assert_eq!(found.checks[0].result, want, "{extension}");
         }
     }
 }

@@ -413,11 +413,15 @@ impl Control {
             &Command::Start(Box::new(start.clone())),
             jiff::Timestamp::now(),
         )?;
-        // A flag needs no flight of its own: stable is there already.
-        if let (Some(service), Candidate::Version(to)) =
-            (state.services.get(&start.service), &start.candidate)
-        {
-            start.preflight = preflight::check(&self.client, service, to, &start.plan).await;
+        match (&start.candidate, state.services.get(&start.service)) {
+            (Candidate::Version(to), Some(service)) => {
+                start.preflight = preflight::check(&self.client, service, to, &start.plan).await;
+            }
+            (Candidate::Flag { flag, .. }, _) => {
+                start.preflight =
+                    flags::preflight(&self.flags(), flag.as_str(), jiff::Timestamp::now());
+            }
+            (Candidate::Version(_), None) => {}
         }
         self.command(actor, Command::Start(Box::new(start))).await
     }

@@ -270,16 +270,15 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
     });
     let mut versions: Vec<_> = versions.collect();
     let split = state.active(&service.name).and_then(|rollout| {
-        let candidate = match &rollout.flag {
-            None => index(&rollout.to)?,
-            Some(_) => {
-                let stable = versions.get(index(&service.stable)?)?.clone();
-                versions.push(VersionRoute {
-                    name: rollout.to.clone(),
-                    ..stable
-                });
-                versions.len() - 1
-            }
+        let candidate = if rollout.flag.is_some() {
+            let stable = versions.get(index(&service.stable)?)?.clone();
+            versions.push(VersionRoute {
+                name: rollout.to.clone(),
+                ..stable
+            });
+            versions.len() - 1
+        } else {
+            index(&rollout.to)?
         };
         Some(Split {
             rollout: rollout.id,

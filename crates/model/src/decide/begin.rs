@@ -223,9 +223,14 @@ fn refuse_preflight(service: &Service, start: &Start, to: &VersionName) -> Resul
                 return refuse(
                     RefusalKind::Conflict,
                     format!("pre-flight `{}` failed: {}", check.name, check.detail),
-                    format!(
-                        "mend version {to} (`serin service show {name}` shows its endpoints) and start again"
-                    ),
+                    match &start.candidate {
+                        Candidate::Version(_) => format!(
+                            "mend version {to} (`serin service show {name}` shows its endpoints) and start again"
+                        ),
+                        Candidate::Flag { flag, .. } => {
+                            format!("`serin flag get {flag}` and `serin kills` show what there is")
+                        }
+                    },
                 );
             }
             PreflightResult::Breaking if !start.accept_breaking => {
