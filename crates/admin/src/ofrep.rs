@@ -1,4 +1,4 @@
-//! The OpenFeature Remote Evaluation Protocol, 0.3.0: any OpenFeature client can ask this process for flags.
+//! The `OpenFeature` Remote Evaluation Protocol, 0.3.0: any `OpenFeature` client can ask this process for flags.
 //!
 //! <https://github.com/open-feature/protocol>, and what real clients need beyond it: every answer carries key, value, variant,
 //! reason and metadata, and an evaluation is never answered with 429, because clients then pause all of them.

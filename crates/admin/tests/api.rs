@@ -820,6 +820,17 @@ fn exported(scrape: &str) -> Contract {
 async fn the_metrics_are_those_that_were_promised() {
     let world = World::with_a_service().await;
     busy(&world).await;
+    let (status, done) = world
+        .post(
+            "/admin/v1/flags/new_search",
+            r#"{"flag": {"enabled": true}}"#,
+        )
+        .await;
+    assert_eq!(status, StatusCode::CREATED, "{done}");
+    let (status, answer) = world
+        .post("/ofrep/v1/evaluate/flags/new_search", r#"{"context": {}}"#)
+        .await;
+    assert_eq!((status, &answer["value"]), (StatusCode::OK, &json!(true)));
     let mut request = world.request(Method::GET, "/metrics", "");
     request.headers_mut().remove(header::AUTHORIZATION);
     let response = world.send(request).await;
@@ -835,6 +846,7 @@ async fn the_metrics_are_those_that_were_promised() {
     assert_eq!(exported(&scrape), promised());
     for line in [
         r#"serin_requests_total{service="tools",version="v2",tool="search",era="modern",outcome="tool_error"} 1"#,
+        r#"serin_flag_evaluations_total{flag="new_search",variant="on",reason="STATIC"} 1"#,
         r#"serin_request_duration_seconds_count{service="tools",version="v2",tool="search"} 1"#,
         r#"serin_request_duration_seconds_bucket{le="0.016384",service="tools",version="v2",tool="search"} 1"#,
         r#"serin_request_duration_seconds_bucket{le="0.008192",service="tools",version="v2",tool="search"} 0"#,

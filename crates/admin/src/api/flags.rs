@@ -589,7 +589,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Tenant {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct For {
-    /// As OpenFeature has it: `targetingKey`, `tenant`, `environment`, and any attribute.
+    /// As `OpenFeature` has it: `targetingKey`, `tenant`, `environment`, and any attribute.
     #[serde(default)]
     #[schema(value_type = Object)]
     context: Map<String, Value>,
@@ -603,7 +603,7 @@ struct Explained {
     variant: String,
     #[schema(value_type = Object)]
     value: Value,
-    /// As OpenFeature names it.
+    /// As `OpenFeature` names it.
     reason: &'static str,
     /// The step of the order of evaluation that decided: `latch`, `kill`, `expired`, `tenant_override`, `environment_override`,
     /// `rollout`, `release`, `state`, `schedule`, `targeting`, `default`.

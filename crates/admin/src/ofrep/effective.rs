@@ -87,11 +87,15 @@ pub(crate) fn document<'a>(
     if let Some(environment) = environment {
         context.insert("environment".to_owned(), Value::from(environment.label()));
     }
-    let here = environment.unwrap_or(now.table().environment);
+    let place = Place {
+        tenant,
+        here: environment.unwrap_or(now.table().environment),
+        at,
+    };
     let flags = match Asker::new(context, at) {
         Ok(asker) => keys(now)
             .into_iter()
-            .filter_map(|key| Some((key, one(now, key, &asker, here, at)?)))
+            .filter_map(|key| Some((key, one(now, key, &asker, &place)?)))
             .collect(),
         // A context of two texts is fine.
         Err(_) => BTreeMap::new(),
@@ -102,12 +106,18 @@ pub(crate) fn document<'a>(
     }
 }
 
+/// For whom, where and when.
+struct Place<'a> {
+    tenant: Option<&'a TenantId>,
+    here: Environment,
+    at: Timestamp,
+}
+
 fn one<'a>(
     now: &'a FlagsNow,
     key: &'a FlagKey,
     asker: &Asker,
-    here: Environment,
-    at: Timestamp,
+    place: &Place<'_>,
 ) -> Option<Effective<'a>> {
     let nobody = super::answer::evaluate(now, key.as_str(), asker)?;
     let Some(flag) = now.table().flags.get(key) else {
@@ -119,7 +129,7 @@ fn one<'a>(
             metadata: BTreeMap::new(),
         });
     };
-    let (default_variant, targeting) = course(now, key, flag, &nobody, here, at);
+    let (default_variant, targeting) = course(now, key, flag, &nobody, place);
     let variants = flag
         .variants
         .iter()
@@ -144,8 +154,7 @@ fn course<'a>(
     key: &FlagKey,
     flag: &'a Arc<Flag>,
     nobody: &Evaluation<'a>,
-    here: Environment,
-    at: Timestamp,
+    place: &Place<'_>,
 ) -> (&'a str, Option<Value>) {
     match nobody.why {
         Why::Latch
@@ -167,8 +176,8 @@ fn course<'a>(
             None => (nobody.variant, None),
         },
         Why::Schedule | Why::Targeting | Why::Default => {
-            let rule = sound_rule(now, flag);
-            match stage(flag, here, at) {
+            let rule = sound_rule(now, flag, place);
+            match stage(flag, place.here, place.at) {
                 Stage::None => (&flag.default_variant, rule),
                 Stage::NotHere => (&flag.serin.off_variant, None),
                 Stage::All(on) => (on, rule),
@@ -184,15 +193,15 @@ fn course<'a>(
     }
 }
 
-/// The rule, with the numbers of shares in it. One that cannot be evaluated gives everybody the default, as it does here.
-fn sound_rule(now: &FlagsNow, flag: &Flag) -> Option<Value> {
+/// The rule, without variables of ours. One that cannot be evaluated gives everybody the default, as it does here.
+fn sound_rule(now: &FlagsNow, flag: &Flag, place: &Place<'_>) -> Option<Value> {
     let rule = flag.targeting.as_ref()?;
     let is_empty = rule.source().as_object().is_some_and(Map::is_empty);
     if is_empty || !rule.problems().is_empty() {
         return None;
     }
     let mut rule = rule.source().clone();
-    set_shares(&mut rule, now);
+    resolve(&mut rule, now, place);
     Some(rule)
 }
 
@@ -245,27 +254,33 @@ fn split(on: &str, off: &str, percentage: f64) -> Value {
     json!({ "fractional": [[on, in_it], [off, whole - in_it]] })
 }
 
-/// Other providers do not know the shares of rollouts: they get their numbers.
-fn set_shares(rule: &mut Value, now: &FlagsNow) {
-    let share = match &*rule {
+/// Other providers do not know our own variables: they get what these are.
+fn resolve(rule: &mut Value, now: &FlagsNow, place: &Place<'_>) {
+    let own = match &*rule {
         Value::Object(operation) if operation.len() == 1 => operation
             .get("var")
             .and_then(|name| match name {
                 Value::Array(names) => names.first()?.as_str(),
                 name => name.as_str(),
             })
-            .and_then(|name| name.strip_prefix("$serin.share."))
-            .map(|service| now.table().shares.get(service).copied().unwrap_or(0.0)),
+            .and_then(|name| name.strip_prefix("$serin.")),
         _ => None,
     };
-    if let Some(share) = share {
-        *rule = json!(share);
+    if let Some(own) = own {
+        *rule = match (own, own.strip_prefix("share.")) {
+            (_, Some(service)) => json!(now.table().shares.get(service).copied().unwrap_or(0.0)),
+            ("environment", _) => json!(place.here),
+            ("tenant", _) => json!(place.tenant),
+            _ => Value::Null,
+        };
         return;
     }
     // As deep as a rule that was read.
     match rule {
-        Value::Array(items) => items.iter_mut().for_each(|item| set_shares(item, now)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| set_shares(field, now)),
+        Value::Array(items) => items.iter_mut().for_each(|item| resolve(item, now, place)),
+        Value::Object(fields) => fields
+            .values_mut()
+            .for_each(|field| resolve(field, now, place)),
         _ => {}
     }
 }

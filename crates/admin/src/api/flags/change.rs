@@ -5,8 +5,8 @@ use crate::problem::Problem;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
-use serin_flags::{Environment, Flag, FlagKey, State, flag::Metadata, rule::Rule};
+use serde_json::{Map, Value, json};
+use serin_flags::{Compact, Environment, Flag, FlagKey, State, flag::Metadata, rule::Rule};
 use std::{collections::BTreeMap, sync::Arc};
 use utoipa::ToSchema;
 
@@ -49,6 +49,10 @@ pub(super) struct Patch {
     #[serde(default)]
     #[schema(value_type = Option<Vec<String>>)]
     pub(super) environments: Option<Vec<Environment>>,
+    /// For whom: all of them must hold, such as `{"plan": "pro"}` or `{"user_id": ["ann", "bob"]}`.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub(super) conditions: Option<Value>,
     /// The answer where no rule says otherwise.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
@@ -56,10 +60,12 @@ pub(super) struct Patch {
     /// From then on everybody gets the off variant; `null` for never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
+    #[expect(clippy::option_option, reason = "null is not the same as nothing")]
     pub(super) expires: Option<Option<Timestamp>>,
     /// Who answers for it; `null` for nobody.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
+    #[expect(clippy::option_option, reason = "null is not the same as nothing")]
     pub(super) owner: Option<Option<Arc<str>>>,
     /// Notes that are added; `null` removes one.
     #[serde(default)]
@@ -74,6 +80,7 @@ pub(super) struct Patch {
 }
 
 /// Tells a field that is `null` from one that is not there.
+#[expect(clippy::option_option, reason = "null is not the same as nothing")]
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
@@ -86,6 +93,7 @@ impl Patch {
         self.enabled.is_none()
             && self.rollout_percentage.is_none()
             && self.environments.is_none()
+            && self.conditions.is_none()
             && self.default_variant.is_none()
             && self.expires.is_none()
             && self.owner.is_none()
@@ -99,22 +107,15 @@ impl Patch {
                 "name what is to be different, such as `{\"enabled\": true}` or `{\"rollout_percentage\": 25}`",
             ));
         }
-        let mut flag = before.clone();
-        if let Some(enabled) = self.enabled {
-            flag.state = if enabled {
-                State::Enabled
-            } else {
-                State::Disabled
-            };
-        }
+        let mut flag = match Compact::of(before) {
+            Some(compact) => compact
+                .patched(&self.compact_fields())
+                .map_err(exchange::refused)?
+                .flag(Some(before)),
+            None => self.apply_to_any(key, before)?,
+        };
         if let Some(variant) = &self.default_variant {
             flag.default_variant = variant.clone();
-        }
-        if let Some(percentage) = self.rollout_percentage {
-            set_percentage(key, &mut flag, percentage)?;
-        }
-        if let Some(environments) = &self.environments {
-            set_environments(&mut flag, environments);
         }
         if let Some(expires) = self.expires {
             flag.serin.expires = expires;
@@ -130,6 +131,57 @@ impl Patch {
         }
         Ok(flag)
     }
+}
+
+impl Patch {
+    /// Those fields that the compact form has.
+    fn compact_fields(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        for (name, value) in [
+            ("enabled", self.enabled.map(Value::from)),
+            (
+                "rollout_percentage",
+                self.rollout_percentage.map(Value::from),
+            ),
+            (
+                "environments",
+                self.environments.as_ref().map(|all| json!(all)),
+            ),
+            ("conditions", self.conditions.clone()),
+        ] {
+            fields.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        fields
+    }
+
+    /// Where the flag says more than the compact form can: what does not touch that is changed.
+    fn apply_to_any(&self, key: &FlagKey, before: &Flag) -> Result<Flag, Problem> {
+        let mut flag = before.clone();
+        if let Some(enabled) = self.enabled {
+            flag.state = if enabled {
+                State::Enabled
+            } else {
+                State::Disabled
+            };
+        }
+        if let Some(percentage) = self.rollout_percentage {
+            set_percentage(key, &mut flag, percentage)?;
+        }
+        if let Some(environments) = &self.environments {
+            set_environments(&mut flag, environments);
+        }
+        if self.conditions.is_some() {
+            return Err(own_rule(key));
+        }
+        Ok(flag)
+    }
+}
+
+fn own_rule(key: &FlagKey) -> Problem {
+    invalid(
+        format!("flag `{key}` has a rule of its own, which says who gets it"),
+        format!("change the rule: `serin flag set {key} --file FILE`"),
+    )
 }
 
 fn invalid(what: String, help: impl Into<String>) -> Problem {
@@ -150,12 +202,6 @@ fn set_percentage(key: &FlagKey, flag: &mut Flag, percentage: f64) -> Result<(),
             format!("change the schedule: `serin flag set {key} --file FILE`"),
         ));
     }
-    let own_rule = || {
-        invalid(
-            format!("flag `{key}` has a rule of its own, which says who gets it"),
-            format!("change the rule: `serin flag set {key} --file FILE`"),
-        )
-    };
     let off = flag.serin.off_variant.clone();
     let rule = flag.targeting.as_ref().map(Rule::source);
     let (condition, split) = match rule.map(conditional) {
@@ -165,7 +211,7 @@ fn set_percentage(key: &FlagKey, flag: &mut Flag, percentage: f64) -> Result<(),
     };
     let on: Arc<str> = match split {
         Some(split) => part(split, &off)
-            .ok_or_else(own_rule)?
+            .ok_or_else(|| own_rule(key))?
             .0
             .unwrap_or("")
             .into(),
@@ -194,10 +240,10 @@ fn set_percentage(key: &FlagKey, flag: &mut Flag, percentage: f64) -> Result<(),
         let weights = if percentage.fract() == 0.0 {
             [number(percentage), number(ALL - percentage)]
         } else {
-            // Weights are whole numbers: a thousandth of a percent is the finest.
+            // Weights are whole numbers: a hundredth of a percent is the finest.
             [
-                number((percentage * 1000.0).round()),
-                number(((ALL - percentage) * 1000.0).round()),
+                number((percentage * 100.0).round()),
+                number(((ALL - percentage) * 100.0).round()),
             ]
         };
         let [of_on, of_off] = weights;
@@ -303,7 +349,7 @@ fn set_environments(flag: &mut Flag, environments: &[Environment]) {
 mod tests {
     use super::*;
 
-    fn flag(changes: Value) -> Flag {
+    fn flag(changes: &Value) -> Flag {
         let mut flag = json!({"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "on", "serin": {"offVariant": "off"}});
         for (key, value) in changes.as_object().unwrap() {
             flag[key] = value.clone();
@@ -311,19 +357,20 @@ mod tests {
         serde_json::from_value(flag).unwrap()
     }
 
-    fn patched(before: &Flag, patch: Value) -> Result<Flag, Problem> {
-        let patch: Patch = serde_json::from_value(patch).unwrap();
+    fn patched(before: &Flag, patch: &Value) -> Result<Flag, Problem> {
+        let patch: Patch = Patch::deserialize(patch).unwrap();
         patch.apply(&"k".parse().unwrap(), before)
     }
 
     #[test]
     fn percentages_are_set_and_read_back() {
-        let mut flag = flag(json!({}));
+        let mut flag = flag(&json!({}));
         for percentage in [10.0, 25.0, 12.5, 50.0, 0.0, 100.0] {
-            flag = patched(&flag, json!({ "rollout_percentage": percentage })).unwrap();
+            flag = patched(&flag, &json!({ "rollout_percentage": percentage })).unwrap();
             assert_eq!(super::percentage(&flag), Some(percentage));
-            assert_eq!(flag.targeting.is_none(), percentage == 100.0);
-            let expected = if percentage == 100.0 { "on" } else { "off" };
+            let all = percentage >= 100.0;
+            assert_eq!(flag.targeting.is_none(), all);
+            let expected = if all { "on" } else { "off" };
             assert_eq!(&*flag.default_variant, expected, "without a key");
         }
     }
@@ -332,15 +379,15 @@ mod tests {
     fn a_condition_stays_and_a_rule_is_not_overwritten() {
         let condition = json!({"==": [{"var": "plan"}, "pro"]});
         let conditional =
-            flag(json!({"defaultVariant": "off", "targeting": {"if": [condition, "on", "off"]}}));
-        let half = patched(&conditional, json!({"rollout_percentage": 50})).unwrap();
+            flag(&json!({"defaultVariant": "off", "targeting": {"if": [condition, "on", "off"]}}));
+        let half = patched(&conditional, &json!({"rollout_percentage": 50})).unwrap();
         let rule = half.targeting.as_ref().unwrap().source();
         assert_eq!(
             *rule,
             json!({"if": [condition, {"fractional": [["on", 50], ["off", 50]]}, "off"]})
         );
         assert_eq!(
-            patched(&half, json!({"rollout_percentage": 100})).unwrap(),
+            patched(&half, &json!({"rollout_percentage": 100})).unwrap(),
             conditional
         );
         for own in [
@@ -349,8 +396,8 @@ mod tests {
             json!({"fractional": [{"var": "email"}, ["on", 50], ["off", 50]]}),
         ] {
             let refused = patched(
-                &flag(json!({ "targeting": own })),
-                json!({"rollout_percentage": 5}),
+                &flag(&json!({ "targeting": own })),
+                &json!({"rollout_percentage": 5}),
             );
             assert!(
                 refused.unwrap_err().detail.contains("a rule of its own"),
@@ -361,14 +408,16 @@ mod tests {
 
     #[test]
     fn what_is_given_changes_and_nothing_else() {
-        let before = flag(json!({"metadata": {"a": 1, "b": "x"}}));
+        let before = flag(
+            &json!({"metadata": {"a": 1, "b": "x"}, "serin": {"offVariant": "off", "environments": {"staging": "off"}}}),
+        );
         let after = patched(
             &before,
-            json!({"enabled": false, "environments": ["test", "production"], "owner": "kim", "expires": "2027-01-01T00:00:00Z", "metadata": {"a": null, "c": true}}),
+            &json!({"enabled": false, "environments": ["test", "production"], "owner": "kim", "expires": "2027-01-01T00:00:00Z", "metadata": {"a": null, "c": true}}),
         )
         .unwrap();
         let expected = flag(
-            json!({"state": "DISABLED", "metadata": {"b": "x", "c": true}, "serin": {
+            &json!({"state": "DISABLED", "metadata": {"b": "x", "c": true}, "serin": {
             "offVariant": "off", "owner": "kim", "expires": "2027-01-01T00:00:00Z",
             "environments": {"development": "off", "staging": "off"}}}),
         );
@@ -379,9 +428,32 @@ mod tests {
             Environment::Production,
         ];
         assert_eq!(super::environments(&after), listed);
-        let back = patched(&after, json!({"owner": null, "expires": null})).unwrap();
+        let back = patched(&after, &json!({"owner": null, "expires": null})).unwrap();
         assert_eq!((back.serin.owner, back.serin.expires), (None, None));
-        assert!(patched(&before, json!({})).is_err());
-        assert!(patched(&before, json!({"rollout_percentage": 101})).is_err());
+        assert!(patched(&before, &json!({})).is_err());
+        assert!(patched(&before, &json!({"rollout_percentage": 101})).is_err());
+        assert!(patched(&before, &json!({"conditions": []})).is_err());
+    }
+
+    #[test]
+    fn what_began_compact_stays_compact() {
+        let flag = patched(
+            &flag(&json!({})),
+            &json!({"rollout_percentage": 25, "environments": ["test"], "conditions": [{"plan": "pro"}], "owner": "kim"}),
+        )
+        .unwrap();
+        let compact = Compact::of(&flag).unwrap();
+        assert!((compact.rollout_percentage - 25.0).abs() < 1e-9);
+        assert_eq!(
+            (compact.environments.len(), compact.conditions.len()),
+            (1, 1)
+        );
+        let half = patched(&flag, &json!({"rollout_percentage": 50})).unwrap();
+        let compact = Compact::of(&half).unwrap();
+        assert_eq!(
+            (compact.environments.len(), compact.conditions.len()),
+            (1, 1)
+        );
+        assert_eq!(half.serin.owner.as_deref(), Some("kim"));
     }
 }

@@ -30,20 +30,27 @@ const CHANGES_MAX: usize = 1000;
 const COMPACT: [&str; 2] = ["enabled", "rollout_percentage"];
 
 /// What a text holds.
-pub(super) struct Read {
-    pub(super) flags: Flags,
-    pub(super) overrides: Overrides,
+struct Read {
+    flags: Flags,
+    overrides: Overrides,
     /// What could not be taken over as it is.
-    pub(super) warnings: Vec<String>,
+    warnings: Vec<String>,
 }
 
-/// Reads a set of flags in any shape that is known.
-pub(super) fn read(text: &str) -> Result<Read, Problem> {
-    let document = Document::parse(text).map_err(refused)?;
+/// Reads a set of flags in any shape that is known; `start` is when the first week of a table of weeks begins.
+fn read(text: &str, start: Option<Timestamp>) -> Result<Read, Problem> {
+    let imported = Document::from_any(text, start).map_err(refused)?;
+    let document = imported.document;
+    let mut warnings: Vec<_> = document.warnings.iter().map(ToString::to_string).collect();
+    if let Some(share) = imported.canary_percentage {
+        warnings.push(format!(
+            "`canary_percentage` is no flag but the share of a rollout: `serin rollout share SERVICE {share} --reason \"...\"`"
+        ));
+    }
     Ok(Read {
         flags: document.flags,
         overrides: document.overrides,
-        warnings: document.warnings.iter().map(ToString::to_string).collect(),
+        warnings,
     })
 }
 
@@ -71,7 +78,7 @@ pub(super) fn one(key: &FlagKey, definition: &Value) -> Result<Flag, Problem> {
     })
 }
 
-fn refused(error: DocumentError) -> Problem {
+pub(super) fn refused(error: DocumentError) -> Problem {
     let all = error
         .problems
         .iter()
@@ -105,6 +112,9 @@ pub(super) struct How {
     /// Why.
     #[serde(default)]
     reason: String,
+    /// When the first week of a table of weeks begins.
+    #[param(value_type = Option<String>)]
+    start: Option<Timestamp>,
 }
 
 /// What an import has changed, or would.
@@ -124,7 +134,7 @@ struct Imported {
 }
 
 /// Takes over a set of flags: all of it or nothing. Flags that it does not name stay. Known shapes: flagd documents (with our
-/// extension), the compact form (`enabled`, `rollout_percentage`, ...), and the object of booleans.
+/// extension), the compact form (`enabled`, `rollout_percentage`, ...), objects of booleans, alone or by tenant, and tables of weeks.
 #[utoipa::path(
     post, path = "/admin/v1/import/flags", tag = "flags", params(How),
     request_body(content = String, description = "JSON", content_type = "application/json"),
@@ -142,7 +152,7 @@ pub(super) async fn import(
     By(actor): By,
     Text(text): Text,
 ) -> Result<Response, Problem> {
-    let read = read(&text)?;
+    let read = read(&text, how.start)?;
     let flags = read.flags.len();
     let command = Command::All(commands(&read, &how.reason)?);
     let known = app.control.state().await?;

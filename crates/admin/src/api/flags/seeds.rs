@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use serin_control::flags::FlagsNow;
 use serin_flags::{
-    Environment, Flag, FlagKey, Kill, Target, TenantId,
+    Compact, Environment, Flag, FlagKey, Kill, Target, TenantId,
     flag::{Metadata, State as FlagState},
     kill::{Cause, Priority, Wish},
 };
@@ -222,13 +222,12 @@ fn one(
         }))
     };
     if let Some(tenant) = tenant {
-        let flag = match before {
-            Some(flag) => flag.as_ref().clone(),
-            None => {
-                let flag = switched(&key, false)?;
-                commands.push(set(flag.clone()));
-                flag
-            }
+        let flag = if let Some(flag) = before {
+            flag.as_ref().clone()
+        } else {
+            let flag = switched(&key, false)?;
+            commands.push(set(flag.clone()));
+            flag
         };
         commands.push(Command::SetOverride(Box::new(SetOverride {
             tenant: tenant.clone(),
@@ -268,27 +267,36 @@ pub(super) fn switched(key: &FlagKey, on: bool) -> Result<Flag, Problem> {
     )
 }
 
-/// A flag in the compact form.
-#[derive(Debug, Serialize, ToSchema)]
-struct Compact {
+/// A flag as far as the compact form can say it.
+#[derive(Debug, Serialize)]
+struct Partly {
     enabled: bool,
     /// None where a rule or a schedule says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout_percentage: Option<f64>,
-    #[schema(value_type = Vec<String>)]
     environments: Vec<Environment>,
-    #[schema(value_type = Object)]
     metadata: BTreeMap<Arc<str>, Metadata>,
 }
 
-impl Compact {
+/// A flag in the compact form.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Brief {
+    Whole(Compact),
+    Partly(Partly),
+}
+
+impl Brief {
     fn of(flag: &Flag) -> Self {
-        Self {
+        if let Some(compact) = Compact::of(flag) {
+            return Self::Whole(compact);
+        }
+        Self::Partly(Partly {
             enabled: flag.state == FlagState::Enabled,
             rollout_percentage: change::percentage(flag),
             environments: change::environments(flag),
             metadata: flag.metadata.clone(),
-        }
+        })
     }
 }
 
@@ -300,7 +308,7 @@ impl Compact {
 async fn compact(State(app): State<App>) -> Result<Response, Problem> {
     let known = app.control.state().await?;
     let flags = known.flags.definitions.iter();
-    let all: BTreeMap<_, _> = flags.map(|(key, flag)| (key, Compact::of(flag))).collect();
+    let all: BTreeMap<_, _> = flags.map(|(key, flag)| (key, Brief::of(flag))).collect();
     Ok(fresh(&all))
 }
 
