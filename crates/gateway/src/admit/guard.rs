@@ -185,16 +185,20 @@ impl Admitted<'_> {
         if !self.is_guarded() {
             return Ok(());
         }
-        let like = envelope
-            .messages
-            .iter()
-            .find_map(|message| message.lookalike);
-        let Some(like) = like else {
-            return Ok(());
-        };
-        let text =
-            format!("a key differs from `{like}` in capitals only; send `{like}`, and only once");
-        Err(self.unreadable(GatewayError::InvalidRequest, None, &text))
+        for message in &envelope.messages {
+            if let Some(like) = message.lookalike {
+                let text = format!(
+                    "a key differs from `{like}` in capitals only; send `{like}`, and only once"
+                );
+                return Err(self.unreadable(GatewayError::InvalidRequest, message.id, &text));
+            }
+            let is_odd = |name: &str| name != name.trim() || name.chars().any(char::is_control);
+            if message.method() == "tools/call" && message.name.as_deref().is_some_and(is_odd) {
+                let text = "the name of the tool has blanks around it or a control character in it; send it without";
+                return Err(self.unreadable(GatewayError::InvalidParams, message.id, text));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a modern request whose headers say something else than its body (2026-07-28, "Standard Request Headers").

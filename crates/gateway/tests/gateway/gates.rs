@@ -302,6 +302,11 @@ async fn bodies_that_could_be_read_otherwise_are_refused_where_tools_are_gated()
         assert_eq!(answer.status, 400, "{body}");
         assert!(answer.json()["error"]["message"].is_string(), "{body}");
     }
+    for name in ["admin.drop ", "\\tadmin.drop", "admin.drop\\u0000"] {
+        let body = call("add").replace("\"add\"", &format!("\"{name}\""));
+        let answer = client.legacy(&session, body).await;
+        assert_eq!(answer.status, 400, "{name}");
+    }
     let hidden = r#"{"jsonrpc":"2.0","id":1,"m\u0065thod":"tools/call","p\u0061rams":{"n\u0061me":"admin\u002edrop"}}"#;
     let answer = client
         .ask(
@@ -322,7 +327,7 @@ async fn bodies_that_could_be_read_otherwise_are_refused_where_tools_are_gated()
         assert_eq!(answer.status, 405, "{method}");
     }
     assert_eq!(server.seen().len(), before);
-    gateway.observed.rejection(Rejection::Body, 10).await;
+    gateway.observed.rejection(Rejection::Body, 13).await;
 }
 
 #[tokio::test]
