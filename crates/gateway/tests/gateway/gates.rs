@@ -912,3 +912,65 @@ async fn an_event_larger_than_is_held_passes_where_nothing_is_gated_and_nowhere_
         }
     }
 }
+
+#[tokio::test]
+async fn what_comes_by_a_stream_agrees_too_however_it_is_cut() {
+    let ask = r#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{}}"#;
+    let list =
+        r#"{"jsonrpc":"2.0","id":3,"result":{"tools":[{"name":"admin.drop"},{"name":"add"}]}}"#;
+    let text = format!("id: 1\r\ndata: {ask}\r\n\r\nid: 2\ndata: {list}\n\n: end\n\n");
+    let server = Server::answering(move |seen| {
+        if seen.method != "GET" {
+            let headers = [
+                ("content-type", "application/json"),
+                ("mcp-session-id", "s-1"),
+            ];
+            return reply(200, &headers, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
+        }
+        let (sender, reply) = pieces("text/event-stream");
+        for cut in text.as_bytes().chunks(7) {
+            sender
+                .send(piece(std::str::from_utf8(cut).unwrap()))
+                .unwrap();
+        }
+        tokio::spawn(async move { sender.closed().await });
+        reply
+    })
+    .await;
+    let table = flags(&[("admin", false), ("elicitation", false)]);
+    let at = || {
+        vec![gated(
+            service(&[build("v1", &[&server])], None),
+            admin_tools(),
+            &table,
+        )]
+    };
+    let gateway = Running::start(at());
+    // The features are open when the session begins, and closed afterwards.
+    gateway.swap_flags(at(), flags(&[("admin", false), ("elicitation", true)]));
+    let mut client = gateway.client().await;
+    let id = session(&mut client).await;
+    gateway.swap_flags(at(), table.clone());
+    let headers = [
+        ("mcp-session-id", &*id),
+        ("last-event-id", "0"),
+        ("accept", "text/event-stream"),
+    ];
+    let mut stream = client.begin("GET", "/mcp", &headers, "").await;
+    let mut heard = String::new();
+    while !heard.contains(": end\n\n") {
+        heard += &next(&mut stream).await;
+    }
+    let kept = r#"{"jsonrpc":"2.0","id":3,"result":{"tools":[{"name":"add"}]}}"#;
+    // A line end may be cut between its two bytes.
+    assert_eq!(
+        heard.replace('\n', "|").replace("||", "|"),
+        format!("id: 1|id: 2|data: {kept}|: end|")
+    );
+    let answered = async {
+        while !server.seen().iter().any(|seen| seen.json()["id"] == "q") {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(answered).await;
+}
