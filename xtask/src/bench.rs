@@ -63,7 +63,7 @@ pub(crate) struct Args {
     /// Only these
     #[arg(long, value_enum)]
     only: Vec<Kind>,
-    /// Only what single parts cost: judging, and recording an outcome
+    /// Only what single parts cost: judging, recording an outcome, asking flags and kills
     #[arg(long)]
     parts: bool,
 }

@@ -6,11 +6,12 @@
 use crate::{
     environment::Environment,
     key::{FlagKey, TenantId},
+    names::Names,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, de::Error as _};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt,
     str::FromStr,
     sync::Arc,
@@ -553,15 +554,17 @@ impl Kills {
                     latch.services.insert(service.clone(), stop);
                 }
                 Target::Version { service, version } => {
-                    let versions = latch.versions.entry(service.clone()).or_default();
-                    versions.insert(version.clone(), stop);
+                    let services = latch.versions.entry(version.clone()).or_default();
+                    services.insert(service.clone(), stop);
                 }
                 Target::Tool { service, tool } => {
-                    let tools = match service {
-                        Some(service) => latch.tools.entry(service.clone()).or_default(),
-                        None => &mut latch.tools_anywhere,
-                    };
-                    tools.insert(tool.clone(), stop);
+                    if let Some(service) = service {
+                        latch.services_of_tools.insert(service.clone(), ());
+                        let services = latch.tools.entry(tool.clone()).or_default();
+                        services.insert(service.clone(), stop);
+                    } else {
+                        latch.tools_anywhere.insert(tool.clone(), stop);
+                    }
                 }
                 Target::Tenant(tenant) => {
                     latch.tenants.insert(tenant.as_str().into(), stop);
@@ -639,8 +642,6 @@ fn stricter<'a>(
     }
 }
 
-type Names<T> = HashMap<Arc<str>, T, foldhash::fast::FixedState>;
-
 /// What is stopped, in the form in which the way of a request asks: a few reads of hash tables, and one read when nothing is.
 #[derive(Clone, Debug)]
 pub struct Latch {
@@ -649,8 +650,12 @@ pub struct Latch {
     system: Option<Stop>,
     environments: BTreeMap<Environment, Stop>,
     services: Names<Stop>,
-    versions: Names<Names<Stop>>,
-    tools: Names<Names<Stop>>,
+    /// By version, then by service: the version of a call is almost never among them.
+    versions: Names<BTreeMap<Arc<str>, Stop>>,
+    /// By tool, then by service.
+    tools: Names<BTreeMap<Arc<str>, Stop>>,
+    /// The services of these tools.
+    services_of_tools: Names<()>,
     tools_anywhere: Names<Stop>,
     tenants: Names<Stop>,
     flags: HashSet<Arc<str>, foldhash::fast::FixedState>,
@@ -667,6 +672,7 @@ impl Default for Latch {
             services: Names::default(),
             versions: Names::default(),
             tools: Names::default(),
+            services_of_tools: Names::default(),
             tools_anywhere: Names::default(),
             tenants: Names::default(),
             flags: HashSet::default(),
@@ -707,7 +713,7 @@ impl Latch {
         if self.is_open {
             return None;
         }
-        self.versions.get(service)?.get(version)
+        self.versions.get(version)?.get(service)
     }
 
     /// Whether a tool is stopped.
@@ -715,13 +721,15 @@ impl Latch {
         if self.is_open {
             return None;
         }
-        let stop = self.tools.get(service).and_then(|tools| tools.get(tool));
-        stricter(stop, || self.tools_anywhere.get(tool))
+        let (services, anywhere) = self.tools.get_both(&self.tools_anywhere, tool);
+        let stop = services.and_then(|services| services.get(service));
+        stricter(stop, || anywhere)
     }
 
     /// Whether any tool of a service is stopped: only then do calls have to be looked into.
     pub fn stops_tools_of(&self, service: &str) -> bool {
-        !self.is_open && (!self.tools_anywhere.is_empty() || self.tools.contains_key(service))
+        !self.is_open
+            && (!self.tools_anywhere.is_empty() || self.services_of_tools.contains_key(service))
     }
 
     /// Whether all flags answer their off variants, for a tenant in an environment.

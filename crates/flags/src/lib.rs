@@ -13,6 +13,7 @@ pub mod flag;
 pub mod import;
 pub mod key;
 pub mod kill;
+mod names;
 pub mod rule;
 pub mod schema;
 pub mod table;

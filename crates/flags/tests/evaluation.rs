@@ -194,7 +194,7 @@ const POISONED: [&str; 4] = [
     r#"{"no_such_operator": [1]}"#,
     r#"{"/": [1, 0]}"#,
     r#"{"if": [true, "no such variant"]}"#,
-    r#"[1, 2]"#,
+    "[1, 2]",
 ];
 
 #[test]
@@ -338,7 +338,10 @@ fn flags_from_the_environment() {
     assert_eq!(ask(&table, "other"), Some(true));
     assert_eq!(ask(&table, "tasks"), Some(true));
     assert_eq!(
-        table.keys().map(|key| key.as_str()).collect::<Vec<_>>(),
+        table
+            .keys()
+            .map(serin_flags::FlagKey::as_str)
+            .collect::<Vec<_>>(),
         ["mcp_sampling", "other", "tasks"]
     );
     let killed = table

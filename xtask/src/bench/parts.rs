@@ -1,4 +1,4 @@
-//! What single parts of Serin cost, by their own examples: judging, and recording an outcome.
+//! What single parts of Serin cost, by their own examples: judging, recording an outcome, and asking flags and kills.
 
 use std::process::Command;
 
@@ -13,11 +13,18 @@ const JUDGING_MAX: f64 = 0.05;
 /// The most that recording one outcome may take on average, in nanoseconds.
 const RECORDING_NS_MAX: f64 = 150.0;
 
+/// The most that evaluating a flag may take, with 10,000 tenants that have variants of their own, in nanoseconds.
+const EVALUATION_NS_MAX: f64 = 2_000.0;
+
+/// The most that asking the latch of kills may take for one call, in nanoseconds.
+const LATCH_NS_MAX: f64 = 20.0;
+
 /// Measures the parts and prints what they cost; gives the bounds that do not hold.
 pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let judging = example("serin-judge", "cells", build)?;
     let recording = example("serin-gateway", "recording", build)?;
-    print!("{judging}{recording}");
+    let asking = example("serin-flags", "asking", build)?;
+    print!("{judging}{recording}{asking}");
     let mut broken = Vec::new();
 
     let ms = |what: &str| number(&judging, what, " ms a pass");
@@ -48,7 +55,25 @@ pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
             broken.push(format!("recording an outcome takes {ns} ns"));
         }
     }
+    broken.extend(too_slow(&asking, "a flag, ", EVALUATION_NS_MAX)?);
+    broken.extend(too_slow(&asking, "the latch, ", LATCH_NS_MAX)?);
     Ok(broken)
+}
+
+/// What takes longer than `max` nanoseconds among the lines that begin with `what`, of which there must be some.
+fn too_slow(text: &str, what: &str, max: f64) -> Result<Vec<String>> {
+    let mut slow = Vec::new();
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with(what)).collect();
+    if lines.is_empty() {
+        return Err(format!("no `{what}` in:\n{text}").into());
+    }
+    for line in lines {
+        let ns = number(line, what, " ns")?;
+        if ns > max {
+            slow.push(format!("{line}, more than {max} ns"));
+        }
+    }
+    Ok(slow)
 }
 
 /// What an example prints.
