@@ -647,3 +647,160 @@ pub(crate) fn failpoint(step: &str) {
     #[cfg(not(debug_assertions))]
     let _ = step;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serin_flags::kill::{Position, Priority};
+    use std::path::PathBuf;
+
+    fn wish(target: &str) -> Wish {
+        Wish {
+            target: target.parse().unwrap(),
+            actor: "ops".to_owned(),
+            reason: "because".to_owned(),
+            cause: Cause::Manual,
+            priority: Priority::High,
+            grace_seconds: 0,
+        }
+    }
+
+    fn revival(board: &Switchboard, target: &str) -> Kill {
+        let target: Target = target.parse().unwrap();
+        let seen = board.kills().get(&target).unwrap().generation;
+        board
+            .revival(Revival {
+                target,
+                seen,
+                actor: "ops".to_owned(),
+                reason: "mended".to_owned(),
+                cause: Cause::Manual,
+            })
+            .unwrap()
+    }
+
+    fn killed(board: &Switchboard) -> Vec<String> {
+        let kills = board.kills();
+        kills.active().map(|kill| kill.target.to_string()).collect()
+    }
+
+    fn store() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("serin.db");
+        (folder, store)
+    }
+
+    #[test]
+    fn what_was_answered_is_there_after_a_restart() {
+        let (_folder, store) = store();
+        let board = Switchboard::open(&store, false).unwrap();
+        let mut changes = board.changes();
+        board.kill(wish("flags")).unwrap();
+        assert!(changes.has_changed().unwrap() && *changes.borrow_and_update() == 1);
+        board.kill(wish("system")).unwrap();
+        assert!(
+            board
+                .latch()
+                .load()
+                .stops_flags(None, serin_flags::Environment::Test)
+        );
+        let revived = revival(&board, "system");
+        assert!(board.revive(&revived).unwrap());
+        let again = Switchboard::open(&store, false).unwrap();
+        assert_eq!(
+            (killed(&again), again.kills()),
+            (vec!["flags".to_owned()], board.kills())
+        );
+    }
+
+    #[test]
+    fn who_kills_while_another_revives_wins() {
+        let (_folder, store) = store();
+        let board = Switchboard::open(&store, false).unwrap();
+        board.kill(wish("flags")).unwrap();
+        let revived = revival(&board, "flags");
+        board.kill(wish("flags")).unwrap();
+        assert!(!board.revive(&revived).unwrap());
+        assert_eq!(killed(&board), ["flags"]);
+        assert_eq!(
+            killed(&Switchboard::open(&store, false).unwrap()),
+            ["flags"]
+        );
+    }
+
+    #[test]
+    fn many_at_once_are_all_in_force_and_all_kept() {
+        let (_folder, store) = store();
+        let board = Switchboard::open(&store, false).unwrap();
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let board = &board;
+                scope.spawn(move || {
+                    for turn in 0..10 {
+                        let target = format!("tool:a/{n}-{turn}");
+                        board.kill(wish(&target)).unwrap();
+                        assert!(board.latch().load().stops_tool("a", &target[7..]).is_some());
+                        if turn % 2 == 0 {
+                            assert!(board.revive(&revival(board, &target)).unwrap());
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(killed(&board).len(), 40);
+        assert_eq!(
+            Switchboard::open(&store, false).unwrap().kills(),
+            board.kills()
+        );
+    }
+
+    #[test]
+    fn the_log_gets_everything_once_and_in_order() {
+        let board = Switchboard::default();
+        let mut logged = Kills::default();
+        assert!(board.to_copy(&logged).is_empty());
+        board.kill(wish("flags")).unwrap();
+        board.kill(wish("system")).unwrap();
+        board.kill(wish("flags")).unwrap();
+        let records = board.to_copy(&logged);
+        let generations: Vec<_> = records.iter().map(|kill| kill.generation).collect();
+        assert_eq!(generations, [1, 2, 3], "also those that were overtaken");
+        board.copied(&records[..1]);
+        assert_eq!(board.to_copy(&logged), records[1..]);
+        for record in &records {
+            logged.take(record.clone());
+        }
+        board.copied(&records);
+        assert!(board.to_copy(&logged).is_empty());
+        assert_eq!(board.propagation().log.count(), 3);
+        // A log from before: what it lacks is found by comparing.
+        let empty = Switchboard::new(board.kills(), None);
+        assert_eq!(empty.to_copy(&Kills::default()).len(), 2);
+    }
+
+    #[test]
+    fn what_only_the_log_has_is_taken() {
+        let (_folder, store) = store();
+        let other = Switchboard::default();
+        other.kill(wish("flags")).unwrap();
+        other.kill(wish("system")).unwrap();
+        other.revive(&revival(&other, "system")).unwrap();
+        let board = Switchboard::open(&store, false).unwrap();
+        board.kill(wish("system")).unwrap();
+        assert!(board.is_behind(&other.kills()));
+        board.take_from_log(&other.kills()).unwrap();
+        assert_eq!(killed(&board), ["flags"]);
+        assert!(!board.is_behind(&other.kills()));
+        assert_eq!(
+            Switchboard::open(&store, false).unwrap().kills(),
+            board.kills()
+        );
+        // At the same generation, what is killed stays killed.
+        let mut tied = other.kills().get(&Target::System).unwrap().clone();
+        tied.position = Position::Killed;
+        let board = Switchboard::new(Kills::default(), None);
+        board.take_logged(vec![tied]).unwrap();
+        board.take_from_log(&other.kills()).unwrap();
+        assert_eq!(killed(&board), ["system", "flags"]);
+    }
+}

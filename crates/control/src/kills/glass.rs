@@ -221,3 +221,108 @@ fn set_aside(path: &Path, why: &str) {
         let _ = fs::remove_file(path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn requests_are_read_line_by_line() {
+        let text = "# actor alice\n\n# what follows is a comment\ntool:*/search it deletes things\n  flags  \ttoo much  \n";
+        let (wishes, wrong) = parse(text, "user 7");
+        let read: Vec<_> = wishes
+            .iter()
+            .map(|wish| {
+                (
+                    wish.target.to_string(),
+                    wish.reason.as_str(),
+                    wish.actor.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            read,
+            [
+                ("tool:*/search".to_owned(), "it deletes things", "alice"),
+                ("flags".to_owned(), "too much", "alice")
+            ]
+        );
+        assert!(wrong.is_empty());
+        assert_eq!(parse("flags x", "user 7").0[0].actor, "user 7");
+        assert_eq!(parse("", "user 7").1, ["it names nothing"]);
+        assert!(parse("serach x", "user 7").1[0].contains("serach"));
+        let many = "flags x\n".repeat(LINES_MAX + 1);
+        let (wishes, wrong) = parse(&many, "user 7");
+        assert_eq!((wishes.len(), wrong.len()), (LINES_MAX, 1));
+        let written = request("eve\nflags x", &Target::System, "two\nlines");
+        assert_eq!(parse(&written, "user 7").0.len(), 1, "{written}");
+    }
+
+    #[test]
+    fn what_is_no_request_is_set_aside_or_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let large = "#".repeat(usize::try_from(REQUEST_BYTES_MAX).unwrap()) + "\n\n";
+        let files = [
+            ("large", large.as_str()),
+            ("empty", "\n"),
+            ("noreason", "flags\n"),
+            (".hidden", "system x\n"),
+            ("half.new", "system x\n"),
+            ("young", "system on its w"),
+            ("good", "tenant:acme because\n"),
+        ];
+        for (name, text) in files {
+            fs::write(at(name), text).unwrap();
+        }
+        fs::write(at("binary"), [0xff, 0xfe, b'\n']).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        fs::write(at("elsewhere.bad"), "system x\n").unwrap();
+        symlink(at("elsewhere.bad"), at("link")).unwrap();
+        let fifo = at("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let board = Switchboard::default();
+        let mut glass = Glass::new(folder.path().to_owned());
+        glass.look(&board);
+        let kills = board.kills();
+        let killed: Vec<_> = kills.active().map(|kill| kill.target.to_string()).collect();
+        assert_eq!(killed, ["tenant:acme"]);
+        for name in [
+            "large", "empty", "noreason", "binary", "folder", "link", "fifo",
+        ] {
+            assert!(
+                fs::symlink_metadata(at(&format!("{name}.bad"))).is_ok(),
+                "{name}"
+            );
+        }
+        assert!(at(".hidden").exists() && at("half.new").exists() && at("young").exists());
+        assert!(!at("good").exists());
+        // Looked at again, nothing is killed again.
+        glass.look(&board);
+        assert_eq!(board.kills(), kills);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_removed_is_carried_out_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine");
+        fs::write(&path, "flags because\n").unwrap();
+        let about = fs::symlink_metadata(&path).unwrap();
+        let board = Switchboard::default();
+        let mut glass = Glass::new(folder.path().to_owned());
+        glass.done.insert((path.clone(), mark(&about)));
+        glass.look(&board);
+        assert_eq!(board.kills().active().count(), 0);
+        fs::write(&path, "flags because, again\n").unwrap();
+        glass.look(&board);
+        assert_eq!(board.kills().active().count(), 1, "this is another one");
+    }
+}
