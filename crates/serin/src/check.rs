@@ -53,7 +53,7 @@ fn check_flags(path: &Path) -> miette::Result<Exit> {
         let what = format!("{}{at}: {}", path.display(), problem.what);
         miette::Report::new(Problem::new(what, problem.help.clone()))
     };
-    let mut problems = match Document::parse(&read(path)?) {
+    let mut problems = match Document::from_any(&read(path)?, None).map(|read| read.document) {
         Err(error) => error.problems,
         Ok(document) if document.warnings.is_empty() => {
             let (flags, tenants) = (document.flags.len(), document.overrides.len());

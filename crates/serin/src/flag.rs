@@ -42,7 +42,7 @@ pub(crate) fn dispatch(global: &Global, command: Flag) -> miette::Result<Exit> {
             Flag::Create(args) => create(&mut client, args).await,
             Flag::Set(args) => set(&mut client, args).await,
             Flag::Delete { key, why } => {
-                let body = with_why(Map::new(), why);
+                let body = with_why(Map::new(), &why);
                 change(
                     &mut client,
                     Method::DELETE,
@@ -69,9 +69,16 @@ pub(crate) fn dispatch(global: &Global, command: Flag) -> miette::Result<Exit> {
             Flag::Import {
                 file,
                 dry_run,
+                start,
                 reason,
                 json,
-            } => import(&mut client, &file, dry_run, &reason, json).await,
+            } => {
+                let mut query = format!("dry_run={dry_run}&reason={}", in_query(&reason));
+                if let Some(start) = start {
+                    query += &format!("&start={}", in_query(&start.to_string()));
+                }
+                import(&mut client, &file, &query, json).await
+            }
             Flag::Export {
                 effective,
                 tenant,
@@ -119,26 +126,20 @@ async fn get(client: &mut Client, key: &FlagKey, json: bool) -> miette::Result<E
 }
 
 async fn create(client: &mut Client, args: CreateArgs) -> miette::Result<Exit> {
-    let flag = match &args.file {
-        Some(file) => definition(file)?,
-        None => {
-            let mut fields = Map::new();
-            fields.insert(
-                "enabled".to_owned(),
-                json!(args.on || args.percentage.is_some()),
-            );
-            if args.off {
-                fields.insert("enabled".to_owned(), json!(false));
-            }
-            put_common(
-                &mut fields,
-                args.percentage,
-                &args.env,
-                args.expires,
-                args.owner.as_deref(),
-            );
-            Value::Object(fields)
-        }
+    let flag = if let Some(file) = &args.file {
+        definition(file)?
+    } else {
+        let on = !args.off && (args.on || args.percentage.is_some());
+        let mut fields = Map::new();
+        fields.insert("enabled".to_owned(), json!(on));
+        put_common(
+            &mut fields,
+            args.percentage,
+            &args.env,
+            args.expires,
+            args.owner.as_deref(),
+        );
+        Value::Object(fields)
     };
     let body = json!({ "flag": flag, "reason": args.reason });
     change(
@@ -155,7 +156,7 @@ async fn set(client: &mut Client, args: SetArgs) -> miette::Result<Exit> {
     if let Some(file) = &args.file {
         let mut fields = Map::new();
         fields.insert("flag".to_owned(), definition(file)?);
-        return change(client, Method::PUT, &path, &with_why(fields, args.why)).await;
+        return change(client, Method::PUT, &path, &with_why(fields, &args.why)).await;
     }
     let mut fields = Map::new();
     if args.enable || args.disable {
@@ -171,7 +172,7 @@ async fn set(client: &mut Client, args: SetArgs) -> miette::Result<Exit> {
         args.expires,
         args.owner.as_deref(),
     );
-    change(client, Method::PATCH, &path, &with_why(fields, args.why)).await
+    change(client, Method::PATCH, &path, &with_why(fields, &args.why)).await
 }
 
 fn put_common(
@@ -201,7 +202,7 @@ fn put_common(
     }
 }
 
-fn with_why(mut fields: Map<String, Value>, why: WhyArgs) -> Value {
+fn with_why(mut fields: Map<String, Value>, why: &WhyArgs) -> Value {
     fields.insert("reason".to_owned(), json!(why.reason));
     if let Some(revision) = why.revision {
         fields.insert("revision".to_owned(), json!(revision));
@@ -239,19 +240,18 @@ async fn change(
 }
 
 async fn evaluate(client: &mut Client, args: EvalArgs) -> miette::Result<Exit> {
-    let context = match &args.context {
-        Some(context) => json_in(context, "`--context`")?,
-        None => {
-            let mut context = Map::new();
-            for (name, value) in [
-                ("targetingKey", args.targeting_key),
-                ("tenant", args.tenant),
-                ("environment", args.env.map(|env| env.to_string())),
-            ] {
-                context.extend(value.map(|value| (name.to_owned(), Value::from(value))));
-            }
-            Value::Object(context)
+    let context = if let Some(context) = &args.context {
+        json_in(context, "`--context`")?
+    } else {
+        let mut context = Map::new();
+        for (name, value) in [
+            ("targetingKey", args.targeting_key),
+            ("tenant", args.tenant),
+            ("environment", args.env.map(|env| env.to_string())),
+        ] {
+            context.extend(value.map(|value| (name.to_owned(), Value::from(value))));
         }
+        Value::Object(context)
     };
     let answer: Value = client
         .post(
@@ -267,18 +267,9 @@ async fn evaluate(client: &mut Client, args: EvalArgs) -> miette::Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn import(
-    client: &mut Client,
-    file: &Path,
-    dry_run: bool,
-    reason: &str,
-    json: bool,
-) -> miette::Result<Exit> {
+async fn import(client: &mut Client, file: &Path, query: &str, json: bool) -> miette::Result<Exit> {
     let text = read(file)?;
-    let path = format!(
-        "/admin/v1/import/flags?dry_run={dry_run}&reason={}",
-        in_query(reason)
-    );
+    let path = format!("/admin/v1/import/flags?{query}");
     let answer: Value = client.post_text(&path, text).await?;
     print(&if json {
         to_json(&answer)?

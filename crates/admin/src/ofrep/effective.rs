@@ -284,3 +284,147 @@ fn resolve(rule: &mut Value, now: &FlagsNow, place: &Place<'_>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serin_flags::{
+        Context, Flags, Latch, Release, Table,
+        kill::{Cause, Kills, Priority, Wish},
+    };
+    use serin_model::snapshot::Snapshot;
+
+    fn document_of_everything() -> serin_flags::Document {
+        let flag = |changes: Value| {
+            let mut flag = json!({"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "on"});
+            for (field, value) in changes.as_object().unwrap() {
+                flag[field] = value.clone();
+            }
+            flag
+        };
+        let pro = json!({"==": [{"var": "plan"}, "pro"]});
+        let document = json!({
+            "flags": {
+                "plain": flag(json!({})),
+                "disabled": flag(json!({"state": "DISABLED"})),
+                "killed": flag(json!({})),
+                "expired": flag(json!({})),
+                "tenants": flag(json!({"defaultVariant": "off"})),
+                "places": flag(json!({})),
+                "set": flag(json!({"defaultVariant": "off"})),
+                "released": flag(json!({"state": "DISABLED"})),
+                "scheduled": flag(json!({})),
+                "scheduled_rule": flag(json!({"targeting": {"if": [pro, "on", "off"]}})),
+                "scheduled_elsewhere": flag(json!({})),
+                "later": flag(json!({})),
+                "rule": flag(json!({"defaultVariant": "off", "targeting": {"if": [pro, {"fractional": [["on", 30], ["off", 70]]}]}})),
+                "share": flag(json!({"targeting": {"if": [{">": [{"var": "$serin.share.auth"}, 50]}, "on", "off"]}})),
+                "environment": flag(json!({"targeting": {"if": [{"in": [{"var": "$serin.environment"}, ["canary"]]}, "on", "off"]}})),
+                "tenant": flag(json!({"targeting": {"if": [{"==": [{"var": "$serin.tenant"}, "acme"]}, "on", "off"]}})),
+            },
+            "serin": {
+                "flags": {
+                    "expired": {"expires": "2026-01-01T00:00:00Z"},
+                    "places": {"environments": {"production": "off"}},
+                    "scheduled": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 40}]},
+                    "scheduled_rule": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 60}]},
+                    "scheduled_elsewhere": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 100, "environments": ["production"]}]},
+                    "later": {"schedule": [{"from": "2027-01-01T00:00:00Z", "percentage": 100}]},
+                },
+                "tenants": {"acme": {"tenants": "on", "plain": "off"}},
+            },
+        });
+        serin_flags::Document::read(&document).unwrap()
+    }
+
+    fn now() -> FlagsNow {
+        let read = document_of_everything();
+        let release = Release {
+            percentage: 12.5,
+            on: "on".into(),
+        };
+        let table = Table {
+            flags: Arc::new(read.flags),
+            overrides: Arc::new(read.overrides),
+            releases: BTreeMap::from([("released".parse().unwrap(), release)]),
+            set_by_rollouts: BTreeMap::from([("set".parse().unwrap(), "on".into())]),
+            shares: BTreeMap::from([("auth".into(), 60.0)]),
+            environment: Environment::Staging,
+            ..Table::default()
+        };
+        let mut book = Kills::default();
+        let wish = Wish {
+            target: "flag:killed".parse().unwrap(),
+            actor: "kim".into(),
+            reason: "broken".into(),
+            cause: Cause::Manual,
+            priority: Priority::Medium,
+            grace_seconds: 0,
+        };
+        let kill = book.kill(wish, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+        book.take(kill);
+        FlagsNow {
+            snapshot: Arc::new(Snapshot {
+                flags: Arc::new(table),
+                ..Snapshot::default()
+            }),
+            latch: Arc::new(book.latch()),
+        }
+    }
+
+    /// Pure flagd that was read again, and nothing else, must answer as we do.
+    #[test]
+    fn the_document_alone_answers_as_everything_does() {
+        let now = now();
+        let at: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+        let latch = Latch::default();
+        let mut compared = 0;
+        for environment in Environment::ALL {
+            for tenant in [None, Some("acme"), Some("other")] {
+                let of: Option<TenantId> = tenant.map(|tenant| tenant.parse().unwrap());
+                let written = document(&now, of.as_ref(), Some(environment), at);
+                let written = serde_json::to_value(&written).unwrap();
+                // Ours would be refused by flagd's readers.
+                assert!(written.get("serin").is_none() && !written.to_string().contains("$serin"));
+                let flags: Flags = serin_flags::Document::read(&written).unwrap().flags;
+                let alone = Table {
+                    flags: Arc::new(flags),
+                    ..Table::default()
+                };
+                for user in 0..=60 {
+                    let user = (user > 0).then(|| format!("user-{user}"));
+                    for plan in ["pro", "free"] {
+                        let mut attributes = Map::new();
+                        attributes.insert("plan".to_owned(), json!(plan));
+                        let context = |tenant, environment| Context {
+                            targeting_key: user.as_deref(),
+                            tenant,
+                            environment,
+                            attributes: Some(&attributes),
+                            now: at,
+                        };
+                        for key in now.table().flags.keys() {
+                            let whole = now.table().evaluate(
+                                &now.latch,
+                                key.as_str(),
+                                &context(tenant, environment),
+                            );
+                            let theirs = alone.evaluate(
+                                &latch,
+                                key.as_str(),
+                                &context(None, Environment::Test),
+                            );
+                            assert_eq!(
+                                whole.map(|whole| whole.variant),
+                                theirs.map(|theirs| theirs.variant),
+                                "{key} {user:?} {plan} {tenant:?} {environment}"
+                            );
+                            compared += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(compared, 5 * 3 * 61 * 2 * 16);
+    }
+}

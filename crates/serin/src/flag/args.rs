@@ -56,12 +56,15 @@ pub(crate) enum Flag {
     Eval(EvalArgs),
     /// Take over a set of flags, whole or not at all; flags that it does not name stay.
     Import {
-        /// A flagd document, flags in the compact form, or an object of booleans; `-` is standard input.
+        /// A flagd document, flags in the compact form, an object of booleans, or a table of weeks; `-` is standard input.
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// Only say what it would change.
         #[arg(long)]
         dry_run: bool,
+        /// When the first week of a table of weeks begins: a date or a time in UTC.
+        #[arg(long, value_name = "DATE", value_parser = moment)]
+        start: Option<Timestamp>,
         /// Why.
         #[arg(long, default_value = "")]
         reason: String,
@@ -177,7 +180,7 @@ pub(crate) struct SetArgs {
 pub(crate) struct EvalArgs {
     /// The flag.
     pub(crate) key: FlagKey,
-    /// Who asks, as OpenFeature has it: `{"targetingKey": "u-1", "plan": "pro"}`.
+    /// Who asks, as `OpenFeature` has it: `{"targetingKey": "u-1", "plan": "pro"}`.
     #[arg(long, value_name = "JSON", conflicts_with_all = ["targeting_key", "tenant", "env"])]
     pub(crate) context: Option<String>,
     /// What keeps a caller in one bucket: a user, a session.
@@ -205,19 +208,20 @@ fn expiry(text: &str) -> Result<Expiry, String> {
     if text == "never" {
         return Ok(Expiry::Never);
     }
+    moment(text)
+        .map(Expiry::At)
+        .map_err(|help| format!("{help}, or never"))
+}
+
+/// A day begins at midnight in UTC.
+fn moment(text: &str) -> Result<Timestamp, String> {
     let date = || {
         let date: Date = text.parse().ok()?;
-        let start = date.to_zoned(TimeZone::UTC).ok()?;
-        Some(start.timestamp())
+        Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp())
     };
-    text.parse()
-        .ok()
-        .or_else(date)
-        .map(Expiry::At)
-        .ok_or_else(|| {
-            "write a date such as 2027-01-31, a time such as 2027-01-31T12:00:00Z, or never"
-                .to_owned()
-        })
+    text.parse().ok().or_else(date).ok_or_else(|| {
+        "write a date such as 2027-01-31 or a time such as 2027-01-31T12:00:00Z".to_owned()
+    })
 }
 
 #[cfg(test)]
