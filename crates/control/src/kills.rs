@@ -348,6 +348,7 @@ impl Switchboard {
         for kill in other {
             self.put_known(&mut book, kill);
         }
+        // The file is written once more within a second: somebody may have killed meanwhile.
         Ok(())
     }
 
@@ -752,6 +753,26 @@ mod tests {
             Switchboard::open(&store, false).unwrap().kills(),
             board.kills()
         );
+    }
+
+    #[test]
+    fn what_another_process_kills_is_in_force_here_too() {
+        let (_folder, store) = store();
+        let here = Switchboard::open(&store, false).unwrap();
+        let there = Switchboard::open(&store, false).unwrap();
+        there.kill(wish("flags")).unwrap();
+        here.kill(wish("system")).unwrap();
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while killed(&here).len() + killed(&there).len() < 4 {
+            assert!(
+                Instant::now() < deadline,
+                "{:?} {:?}",
+                killed(&here),
+                killed(&there)
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(killed(&Switchboard::open(&store, false).unwrap()).len(), 2);
     }
 
     #[test]
