@@ -24,7 +24,10 @@ use crate::{
     table::{FLAGS_MAX, Flags, Overrides, TENANTS_MAX},
 };
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -111,23 +114,89 @@ impl Document {
     }
 }
 
-/// Text as JSON; the error says where.
+/// Text as JSON; the error says where. A name that stands twice in one object is an error: the reader of the file would not know
+/// which of them holds.
 pub(crate) fn json(text: &str) -> Result<Value, DocumentError> {
-    serde_json::from_str(text).map_err(|error| {
+    let parsed: Result<Strict, _> = serde_json::from_str(text);
+    parsed.map(|strict| strict.0).map_err(|error| {
         let at = format!("line {}, column {}", error.line(), error.column());
-        let help = if error.to_string().contains("recursion limit") {
+        let what = error.to_string();
+        let what = what.split(" at line ").next().unwrap_or("it is no JSON");
+        let help = if what.contains("recursion limit") {
             "write rules with fewer levels: else-branches one after the other"
+        } else if what.ends_with(TWICE) {
+            "remove one of them"
         } else {
             "mend the JSON there"
         };
-        let what = error.to_string();
-        let what = what
-            .split(" at line ")
-            .next()
-            .unwrap_or("it is no JSON")
-            .to_owned();
         Problem::new(at, what, help).into()
     })
+}
+
+const TWICE: &str = "stands there twice";
+
+/// JSON without names that stand twice in one object.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, bool: bool) -> Result<Value, E> {
+        Ok(bool.into())
+    }
+
+    fn visit_i64<E>(self, integer: i64) -> Result<Value, E> {
+        Ok(integer.into())
+    }
+
+    fn visit_u64<E>(self, integer: u64) -> Result<Value, E> {
+        Ok(integer.into())
+    }
+
+    fn visit_f64<E>(self, float: f64) -> Result<Value, E> {
+        Ok(float.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut found = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            found.push(item);
+        }
+        Ok(Value::Array(found))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut found = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if found.contains_key(&name) {
+                let name: String = name.chars().take(80).collect();
+                return Err(A::Error::custom(format!("`{name}` {TWICE}")));
+            }
+            let Strict(value) = fields.next_value()?;
+            found.insert(name, value);
+        }
+        Ok(Value::Object(found))
+    }
 }
 
 #[derive(Serialize)]

@@ -84,7 +84,8 @@ pub struct Extension {
     /// What a gate does when nothing is known of the flag's definition (a cold start without one).
     #[serde(default, skip_serializing_if = "FailMode::is_default")]
     pub fail_mode: FailMode,
-    /// How its percentage and its environments change with time, earliest first.
+    /// How its percentage and its environments change with time, earliest first. Before the first line everybody gets the off
+    /// variant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedule: Vec<Stage>,
     /// How it is bucketed.
@@ -121,9 +122,10 @@ fn is_default_bucketing(bucketing: &Bucketing) -> bool {
 pub struct Stage {
     /// From then on, until the next line.
     pub from: Timestamp,
-    /// How many get `variant`, in percent from 0 to 100; the others get the off variant.
+    /// How many get `variant`, in percent from 0 to 100; the others get the off variant. A caller without a targeting key gets the
+    /// default variant, but never `variant` unless everybody does.
     pub percentage: f64,
-    /// What they get; the default variant unless set.
+    /// What they get unless the flag's rule chooses another for them; the default variant unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<Arc<str>>,
     /// Where; everywhere unless set. Elsewhere everybody gets the off variant.

@@ -229,6 +229,11 @@ fn other_refusals() {
         error.to_string(),
         "line 2, column 8: expected value: mend the JSON there"
     );
+    let error = Document::parse("{\"flags\": {},\n \"flags\": {}}").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "line 2, column 8: `flags` stands there twice: remove one of them"
+    );
     let many: serde_json::Map<_, _> = (0..=500).map(|n| (format!("f{n}"), flag())).collect();
     let error = Document::read(&json!({"flags": many})).unwrap_err();
     assert!(
@@ -391,4 +396,96 @@ proptest! {
         let answer = table.evaluate(&Latch::default(), "a", &context).unwrap();
         prop_assert!(answer.value.is_boolean());
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_flag() {
+    let serin = |more: Value| {
+        let mut serin = json!({"offVariant": "off"});
+        for (field, value) in more.as_object().unwrap() {
+            serin[field] = value.clone();
+        }
+        serin
+    };
+    let good = with(flag(), "serin", serin(json!({})));
+    let problems = |field: &str, value: Value| {
+        let flag: serin_flags::Flag =
+            serde_json::from_value(with(good.clone(), field, value)).unwrap();
+        let problems = flag.problems();
+        problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.at, problem.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(problems("state", json!("ENABLED")), Vec::<String>::new());
+    for (field, value, expected) in [
+        ("variants", json!({}), "variants: there are none"),
+        (
+            "variants",
+            json!({"on": true, "off": "no"}),
+            "variants.on: it is a boolean, but `off` is a text",
+        ),
+        (
+            "variants",
+            json!({"on": [], "off": {}}),
+            "variants.on: null and lists are no values of a flag",
+        ),
+        (
+            "defaultVariant",
+            json!("maybe"),
+            "defaultVariant: `maybe` is none of its variants",
+        ),
+        (
+            "serin",
+            serin(json!({"offVariant": "no"})),
+            "serin.offVariant: `no` is none of its variants",
+        ),
+        (
+            "serin",
+            serin(json!({"environments": {"staging": "no"}})),
+            "serin.environments.staging: `no` is none of its variants",
+        ),
+        (
+            "serin",
+            serin(json!({"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": -0.1}]})),
+            "serin.schedule[0].percentage: -0.1 is not from 0 to 100",
+        ),
+        (
+            "targeting",
+            json!({"if": [true, "on", {"fractional": [["off", 1], ["maybe", 1]]}]}),
+            "targeting.if[2].fractional[1][0]: `maybe` is none of its variants",
+        ),
+        (
+            "targeting",
+            json!({"if": [{"like": []}, "on"]}),
+            "targeting.if[0]: there is no operator `like`",
+        ),
+        (
+            "variants",
+            json!({"on": "x".repeat(300_000), "off": ""}),
+            ": it has 300100 bytes, more than 262144",
+        ),
+    ] {
+        let found = problems(field, value);
+        assert!(
+            found.iter().any(|problem| problem == expected),
+            "{expected}: {found:?}"
+        );
+    }
+    // Nobody reads more than fifty.
+    let many: serde_json::Map<_, _> = (0..60).map(|n| (format!("v{n}"), Value::Null)).collect();
+    assert_eq!(problems("variants", Value::Object(many)).len(), 50);
+}
+
+#[test]
+fn tenants_are_bounded() {
+    let tenants: serde_json::Map<_, _> =
+        (0..=100_000).map(|n| (n.to_string(), json!({}))).collect();
+    let error = Document::read(&json!({"flags": {}, "serin": {"tenants": tenants}})).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("serin.tenants: there are 100001, more than 100000"),
+        "{error}"
+    );
 }

@@ -217,6 +217,16 @@ fn weeks_become_a_schedule() {
         ]
     );
     assert_eq!(flag.problems(), []);
+    for week in ["week_0", "week_521", "week_x"] {
+        let text = weeks.replace("week_10", week);
+        let error = Document::from_any(&text, Some(start))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("mcp_sampling.{week}: it is no week")),
+            "{error}"
+        );
+    }
     let error = Document::from_any(weeks, None).unwrap_err().to_string();
     assert!(
         error.starts_with("a table of weeks does not say when"),

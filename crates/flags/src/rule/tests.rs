@@ -379,3 +379,15 @@ fn kills_never_reach_the_rule_engine() {
         assert_eq!(runs(&kills.latch()), 0, "{target}");
     }
 }
+
+#[test]
+fn the_engines_own_operators_of_our_names_are_off() {
+    let engine = datalogic_rs::Engine::new();
+    let builtin: Vec<_> = engine.builtin_operator_names().collect();
+    for name in ["fractional", "sem_ver", "starts_with", "ends_with"] {
+        assert!(
+            !builtin.contains(&name),
+            "`{name}` of the engine would win over ours"
+        );
+    }
+}
