@@ -76,6 +76,8 @@ struct Switch {
 struct Changed {
     changed: bool,
     after: Option<Shown>,
+    #[serde(default)]
+    note: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +120,9 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> miette::Result<Exit> {
             "if the admin API cannot help: `serin kill --local` needs neither it nor its token"
         );
     })?;
+    if let Some(note) = killed.note {
+        eprintln!("note: {note}");
+    }
     print(&match killed.after {
         Some(kill) => format!("killed {}, at revision {}\n", kill.target, kill.revision),
         None => "nothing to do: it is killed already\n".to_owned(),

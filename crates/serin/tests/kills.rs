@@ -170,6 +170,20 @@ async fn a_kill_is_in_force_and_kept_and_a_revival_needs_what_was_seen() {
     }
     assert_eq!(api.killed().await, [""; 0]);
 
+    // What nobody knows may be a slip of a hand.
+    for (target, note) in [
+        ("service:shop", json!("there is no service `shop` here")),
+        ("flag:new", json!("there is no flag `new` here")),
+        ("tenant:slip", Value::Null),
+    ] {
+        let body = json!({"target": target, "reason": "because"});
+        let (_, answer) = api.post("/admin/v1/kills", body).await;
+        assert_eq!(answer["note"], note, "{answer}");
+        let revision = answer["after"]["revision"].as_u64().unwrap();
+        let (status, problem) = api.revive(target, revision).await;
+        assert_eq!(status, StatusCode::OK, "{problem}");
+    }
+
     let first = api.kill("tool:tools/search").await;
     let second = api.kill("tenant:acme").await;
     assert!(second > first);
@@ -199,7 +213,7 @@ async fn a_kill_is_in_force_and_kept_and_a_revival_needs_what_was_seen() {
         (&json!("killed"), &json!("revived"))
     );
     assert_eq!(api.killed().await, ["tenant:acme"]);
-    let logged = until_logged(&api, 3).await;
+    let logged = until_logged(&api, 9).await;
     assert!(
         logged.last().unwrap().contains("revived tool:tools/search"),
         "{logged:?}"
@@ -209,7 +223,7 @@ async fn a_kill_is_in_force_and_kept_and_a_revival_needs_what_was_seen() {
     let api = Api::of(&serin);
     assert_eq!(api.killed().await, ["tenant:acme"]);
     assert_eq!(
-        until_logged(&api, 3).await,
+        until_logged(&api, 9).await,
         logged,
         "nothing is copied twice"
     );

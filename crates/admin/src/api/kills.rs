@@ -190,6 +190,9 @@ struct Changed {
     before: Option<Shown>,
     /// As it is.
     after: Option<Shown>,
+    /// What looks like a slip: nothing of that name is known here. It is killed all the same, should it come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// What will be revived.
@@ -274,11 +277,13 @@ fn no_switch(name: &str, switches: &[SwitchStatus]) -> Problem {
 
 async fn pull(app: &App, wish: Wish) -> Result<Response, Problem> {
     let before = app.control.kills().get(&wish.target).map(Shown::of);
+    let note = unknown(app, &wish.target);
     let killed = app.control.kill(wish).await?;
     Ok(fresh(&Changed {
         any: killed.is_some(),
         before,
         after: killed.as_ref().map(Shown::of),
+        note,
     }))
 }
 
@@ -311,6 +316,7 @@ async fn revive(
         any: true,
         before,
         after: Some(Shown::of(&revived)),
+        note: None,
     }))
 }
 
@@ -392,6 +398,38 @@ async fn everything(
         grace_seconds: 0,
     };
     pull(app, wish).await
+}
+
+/// What of a target is not known here. Of tools only the service is known for sure, of tenants nothing.
+fn unknown(app: &App, target: &Target) -> Option<String> {
+    let view = app.control.view();
+    let now = app.control.flags();
+    match target {
+        Target::Service(service)
+        | Target::Tool {
+            service: Some(service),
+            ..
+        } if view.service(service).is_none() => {
+            Some(format!("there is no service `{service}` here"))
+        }
+        Target::Version { service, version } => {
+            let known = view.service(service).map(|service| &service.versions);
+            let is_known =
+                known.is_some_and(|all| all.iter().any(|one| one.name.as_str() == &**version));
+            (!is_known)
+                .then(|| format!("there is no version `{version}` of a service `{service}` here"))
+        }
+        Target::Flag(flag) if !now.table().flags.contains_key(flag) => {
+            Some(format!("there is no flag `{flag}` here"))
+        }
+        Target::Environment(environment) if now.table().environment != *environment => {
+            Some(format!(
+                "this process runs in {}, so that nothing is stopped here",
+                now.table().environment
+            ))
+        }
+        _ => None,
+    }
 }
 
 fn confirmed(confirm: &str, wanted: &str) -> Result<(), Problem> {
