@@ -5,6 +5,8 @@
 //! The order of evaluation is one function, [`Table::evaluate`](table::Table::evaluate): emergency latch, kill of the flag,
 //! expiry, tenant override, environment override, rollouts, state, schedule, targeting, default variant. The first two never parse
 //! or run a rule.
+//!
+//! Flags come as flagd documents ([`document`]) or in the shapes that teams had before ([`import`]).
 
 pub mod document;
 pub mod environment;

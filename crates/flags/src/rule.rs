@@ -1,6 +1,7 @@
 //! Rules: `JsonLogic` with flagd's operators. A rule is compiled once, when it is read, and evaluated often.
 //!
-//! The rule engine hides behind [`engine`]: nothing else knows it.
+//! The rule engine hides behind the module `engine`: nothing else knows it. It runs control flow, variables and iteration; the
+//! operators are ours and mean what they mean to flagd's own evaluators, which `tests/oracle.rs` shows.
 
 mod check;
 mod engine;
