@@ -52,14 +52,15 @@ const until = async (wanted) => {
     look();
   });
 };
-const flip = async (enabled) => {
-  const answer = await fetch(`${url}/admin/v1/flags/live`, {
-    method: "PATCH",
+const command = async (method, path, body) => {
+  const answer = await fetch(`${url}/admin/v1/${path}`, {
+    method,
     headers: { authorization: `Bearer ${admin}` },
-    body: JSON.stringify({ enabled, reason: "to see how long it takes" }),
+    body: JSON.stringify({ ...body, reason: "to see how long it takes" }),
   });
   if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
 };
+const flip = (enabled) => command("PATCH", "flags/live", { enabled });
 // The stream may still be about to open.
 await flip(false);
 await until(false);
@@ -71,6 +72,12 @@ for (let n = 0; n < Number(flips); n++) {
   await heard;
   seen.milliseconds.push(performance.now() - began);
 }
+await flip(true);
+await until(true);
+const began = performance.now();
+await command("POST", "kills", { target: "flag:live" });
+await until(false);
+seen.kill_milliseconds = performance.now() - began;
 await OpenFeature.close();
 console.log(JSON.stringify(seen));
 process.exit(0);

@@ -98,10 +98,15 @@ struct Shown {
 const OVERRIDES_SHOWN_MAX: usize = 100;
 
 impl Shown {
-    fn of(known: &Known, now: &FlagsNow, answers: Option<&Answers>, key: &FlagKey) -> Option<Self> {
+    fn of(
+        known: &Known,
+        now: &FlagsNow,
+        answers: Option<&Answers>,
+        overrides: BTreeMap<TenantId, Arc<str>>,
+        key: &FlagKey,
+    ) -> Option<Self> {
         let flag = known.flags.definitions.get(key)?;
         let history = known.flags.histories.get(key);
-        let overrides = overrides(known, key);
         let mut evaluations = BTreeMap::new();
         for ((variant, _), count) in answers.iter().flat_map(|answers| &answers.counts) {
             *evaluations.entry(Arc::clone(variant)).or_default() += count;
@@ -132,16 +137,24 @@ fn revision(history: Option<&History>) -> u64 {
     history.map_or(0, |history| history.revision)
 }
 
-/// The variants of tenants; those set by hand go before those of the file.
-fn overrides(known: &Known, key: &FlagKey) -> BTreeMap<TenantId, Arc<str>> {
-    let layers = known
-        .flags
-        .file_overrides
-        .iter()
-        .chain(known.flags.overrides.iter());
-    layers
-        .filter_map(|(tenant, flags)| Some((tenant.clone(), flags.get(key)?.clone())))
-        .collect()
+/// The variants of tenants by flag, of one flag or of all; those set by hand go before those of the file. One pass: there may be very
+/// many tenants.
+fn overrides(
+    known: &Known,
+    only: Option<&FlagKey>,
+) -> BTreeMap<FlagKey, BTreeMap<TenantId, Arc<str>>> {
+    let mut all: BTreeMap<FlagKey, BTreeMap<_, _>> = BTreeMap::new();
+    let layers = known.flags.file_overrides.iter();
+    for (tenant, variants) in layers.chain(known.flags.overrides.iter()) {
+        let wanted = variants
+            .iter()
+            .filter(|(key, _)| only.is_none_or(|only| only == *key));
+        for (key, variant) in wanted {
+            let of_flag = all.entry(key.clone()).or_default();
+            of_flag.insert(tenant.clone(), variant.clone());
+        }
+    }
+    all
 }
 
 /// Which flags.
@@ -168,8 +181,10 @@ struct List {
 async fn list(State(app): State<App>, Asked(which): Asked<Which>) -> Result<Response, Problem> {
     let known = app.control.state().await?;
     let (now, totals) = (app.control.flags(), app.control.totals());
+    let mut overrides = overrides(&known, None);
     let shown = known.flags.definitions.keys().filter_map(|key| {
-        let shown = Shown::of(&known, &now, totals.flags.get(key), key)?;
+        let overrides = overrides.remove(key).unwrap_or_default();
+        let shown = Shown::of(&known, &now, totals.flags.get(key), overrides, key)?;
         (!which.stale || !shown.stale.is_empty()).then_some(shown)
     });
     Ok(fresh(&List {
@@ -191,7 +206,9 @@ async fn get(State(app): State<App>, Named(key): Named<FlagKey>) -> Result<Respo
 
 fn answer(control: &Control, known: &Known, key: &FlagKey) -> Result<Response, Problem> {
     let totals = control.totals();
-    let Some(shown) = Shown::of(known, &control.flags(), totals.flags.get(key), key) else {
+    let (now, answers) = (control.flags(), totals.flags.get(key));
+    let overrides = overrides(known, Some(key)).remove(key).unwrap_or_default();
+    let Some(shown) = Shown::of(known, &now, answers, overrides, key) else {
         return Err(unknown(known, key));
     };
     let mut response = fresh(&shown);
