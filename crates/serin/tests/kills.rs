@@ -281,6 +281,35 @@ async fn the_command_line_kills_shows_and_revives() {
         ])
         .await;
     assert!(said.contains("revived flags"), "{said}");
+    serin
+        .cli(&["kill", "tool:*/a", "--reason", "because"])
+        .await;
+    let book: Value = serde_json::from_str(&serin.cli(&["kills", "--json"]).await).unwrap();
+    let all = [
+        "revive",
+        "--all",
+        "--yes",
+        "--over",
+        "1ms",
+        "--reason",
+        "mended",
+        "--revision",
+    ];
+    let refused = serin.refused(&[&all[..], &["1"]].concat()).await;
+    assert!(refused.contains("not 1"), "{refused}");
+    let said = serin
+        .cli(&[&all[..], &[&*book["revision"].to_string()]].concat())
+        .await;
+    assert!(said.contains("1 targets are revived"), "{said}");
+    until("revived", async || {
+        let shown = serin.cli(&["kills"]).await;
+        if shown.contains("nothing is killed") {
+            Ok(())
+        } else {
+            Err(shown)
+        }
+    })
+    .await;
     let metrics = reqwest::get(format!("{}/metrics", serin.admin))
         .await
         .unwrap()
@@ -292,7 +321,7 @@ async fn the_command_line_kills_shows_and_revives() {
         "{metrics}"
     );
     assert!(
-        metrics.contains("serin_kill_propagation_seconds_count{path=\"file\"} 1"),
+        metrics.contains("serin_kill_propagation_seconds_count{path=\"file\"} 2"),
         "{metrics}"
     );
 }
@@ -752,4 +781,71 @@ async fn kills_revivals_and_changes_of_flags_do_not_disturb_each_other() {
     until_logged(&api, 3 * 21).await;
     let serin = serin.kill_and_restart(folder.path()).await;
     assert_eq!(Api::of(&serin).killed().await.len(), 3);
+}
+
+/// Every type of flag at every scope, with rules that break: each kill shows in the very next answer, and reviving restores exactly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_type_of_flag_is_off_at_every_scope() {
+    let types = [
+        ("boolean", json!({"on": true, "off": false})),
+        ("number", json!({"on": 10, "off": 0})),
+        ("text", json!({"on": "new", "off": "old"})),
+        ("object", json!({"on": {"a": 1}, "off": {}})),
+    ];
+    let folder = TempDir::new().unwrap();
+    let serin = Serin::start(folder.path(), "").await;
+    let api = Api::of(&serin);
+    for (key, variants) in &types {
+        // The caller's own attribute names the variant: one that there is not breaks the rule.
+        let flag = json!({"state": "ENABLED", "variants": variants, "defaultVariant": "on", "targeting": {"var": "variant"},
+            "serin": {"offVariant": "off"}});
+        let asked = api.client.put(format!("{}/admin/v1/flags/{key}", api.base));
+        let answer = asked
+            .bearer_auth(&api.token)
+            .json(&json!({"flag": flag, "reason": "because"}))
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            answer.status().is_success(),
+            "{}",
+            answer.text().await.unwrap()
+        );
+    }
+    let ask = async |key: &str, variant: &str| {
+        let context =
+            json!({"context": {"targetingKey": "u", "tenant": "acme", "variant": variant}});
+        api.post(&format!("/ofrep/v1/evaluate/flags/{key}"), context)
+            .await
+            .1
+    };
+    for scope in [
+        "system",
+        "environment:development",
+        "tenant:acme",
+        "flags",
+        "flag",
+    ] {
+        for (key, variants) in &types {
+            let target = if scope == "flag" {
+                format!("flag:{key}")
+            } else {
+                scope.to_owned()
+            };
+            let fine = ask(key, "on").await;
+            assert_eq!(fine["value"], variants["on"], "{fine}");
+            let revision = api.kill(&target).await;
+            for variant in ["on", "broken"] {
+                let off = ask(key, variant).await;
+                assert_eq!(
+                    (&off["value"], &off["reason"]),
+                    (&variants["off"], &json!("DISABLED")),
+                    "{target}: {off}"
+                );
+            }
+            let (status, problem) = api.revive(&target, revision).await;
+            assert_eq!(status, StatusCode::OK, "{problem}");
+            assert_eq!(ask(key, "on").await, fine, "{target}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ fn files(folder: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// What may stay: what the store is made of, and what the test itself put there.
-const KEPT: [&str; 7] = [
+const KEPT: [&str; 9] = [
     "serin.yaml",
     "serin.log",
     "serin.db",
@@ -27,6 +27,8 @@ const KEPT: [&str; 7] = [
     "serin.keys",
     "serin.db.token",
     "kept",
+    "serin.kills",
+    "serin.db.flags-token",
 ];
 
 async fn ends(signal: Signal, code: Option<i32>, arguments: &[&str]) -> TempDir {
