@@ -314,7 +314,7 @@ async fn a_change_is_in_force_before_its_answer_and_history_tells_it() {
         .cli(&["flag", "import", "all.json", "--dry-run"])
         .await;
     assert!(
-        said.contains("0 changes would be made, 1 flag would stay"),
+        said.contains("0 changes would be made; 1 flag would stay"),
         "{said}"
     );
     world

@@ -74,6 +74,9 @@ struct Shown {
     changed_by: Option<Actor>,
     /// Whether it stands in the file of flags.
     in_file: bool,
+    /// How many get it, in percent, where that can be said in one number: a rule or a schedule may say more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout_percentage: Option<f64>,
     /// Whether it is killed, alone or with all flags.
     killed: bool,
     /// The service on which a rollout of the flag is under way.
@@ -119,6 +122,7 @@ impl Shown {
             changed_at: history.map(|history| history.changed_at),
             changed_by: history.map(|history| history.changed_by.clone()),
             in_file: history.is_some_and(|history| history.file.is_some()),
+            rollout_percentage: change::percentage(flag),
             killed: now.latch.stops_flag(key.as_str())
                 || now.latch.stops_flags(None, now.table().environment),
             released_on: known

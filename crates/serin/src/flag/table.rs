@@ -26,15 +26,16 @@ pub(super) fn list(answer: &Value, stale: bool) -> String {
     let wide = flags.iter().map(|flag| text(&flag["key"]).len()).max();
     let wide = wide.unwrap_or_default().max(3);
     out += &format!(
-        "{:<wide$}  {:<9} {:<12} {:>8}  {:<17} {:<14} {}\n",
-        "KEY", "STATE", "DEFAULT", "ASKED", "CHANGED", "BY", "NOTES"
+        "{:<wide$}  {:<9} {:<12} {:>8} {:>8}  {:<17} {:<14} {}\n",
+        "KEY", "STATE", "DEFAULT", "SHARE", "ASKED", "CHANGED", "BY", "NOTES"
     );
     for flag in flags {
         out += &format!(
-            "{:<wide$}  {:<9} {:<12} {:>8}  {:<17} {:<14} {}\n",
+            "{:<wide$}  {:<9} {:<12} {:>8} {:>8}  {:<17} {:<14} {}\n",
             text(&flag["key"]),
             state(flag),
             text(&flag["flag"]["defaultVariant"]),
+            share(flag),
             asked(flag),
             time(&flag["changed_at"]),
             text(&flag["changed_by"]),
@@ -141,10 +142,11 @@ pub(super) fn imported(answer: &Value) -> String {
         out += &format!("{}\n", text(line));
     }
     let unchanged = answer["unchanged"].as_u64().unwrap_or_default();
-    let (changes, flags) = (done.len(), if unchanged == 1 { "flag" } else { "flags" });
+    let changes = counted(done.len() as u64, "change");
+    let flags = counted(unchanged, "flag");
     out += &match answer["applied"].as_bool() {
-        Some(true) => format!("{changes} changes, {unchanged} {flags} as before\n"),
-        _ => format!("{changes} changes would be made, {unchanged} {flags} would stay as before\n"),
+        Some(true) => format!("{changes}; {flags} as before\n"),
+        _ => format!("{changes} would be made; {flags} would stay as before\n"),
     };
     out
 }
@@ -163,6 +165,11 @@ pub(super) fn history(events: &[Value]) -> String {
         );
     }
     out
+}
+
+fn counted(number: u64, what: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{ending}")
 }
 
 fn state(flag: &Value) -> String {
@@ -185,6 +192,15 @@ fn notes(flag: &Value) -> Vec<String> {
         notes.push(text(mark).replace('_', " "));
     }
     notes
+}
+
+/// How many get it; a rule or a schedule may not say that in one number.
+fn share(flag: &Value) -> String {
+    let percentage = flag["rollout_percentage"].as_f64();
+    percentage.map_or_else(
+        || "by rule".to_owned(),
+        |percentage| format!("{percentage} %"),
+    )
 }
 
 fn asked(flag: &Value) -> u64 {
