@@ -229,7 +229,7 @@ impl Switchboard {
         lock(&self.0.propagation).clone()
     }
 
-    /// Kills at once, for as long as this process lives; [`Self::save`] keeps it. None where it was killed already and stays as it is.
+    /// Kills at once, for as long as this process lives; [`Self::keep`] keeps it. None where it was killed already and stays as it is.
     pub fn kill_now(&self, wish: Wish) -> Result<Option<Kill>, KillError> {
         let began = Instant::now();
         let mut book = self.book();
