@@ -111,6 +111,7 @@ pub(crate) async fn spawn(
         observed: Observed {
             environment: options.environment,
             forced: options.forced,
+            flags_in_doubt: flag_file.is_some(),
             ..Observed::default()
         },
         watches: BTreeMap::new(),
@@ -147,7 +148,9 @@ pub(crate) async fn spawn(
         .await?;
     if let Some(file) = flag_file {
         file.begin(async |actor: &Actor, command: &Command| {
-            orchestrator.carry_out(actor, command).await.map(drop)
+            orchestrator.carry_out(actor, command).await?;
+            orchestrator.observed.flags_in_doubt = false;
+            Ok(())
         })
         .await;
     }
@@ -241,7 +244,12 @@ impl Orchestrator {
                 {
                     *assessment = self.assess(&service.clone()).map(Box::new);
                 }
-                let _ = answer.send(self.carry_out(&actor, &command).await);
+                let done = self.carry_out(&actor, &command).await;
+                let is_read = matches!(*command, Command::ReadFlags(_)) && done.is_ok();
+                if is_read && std::mem::take(&mut self.observed.flags_in_doubt) {
+                    self.publish();
+                }
+                let _ = answer.send(done);
             }
         }
     }

@@ -81,7 +81,7 @@ pub struct Extension {
     /// Who answers for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Arc<str>>,
-    /// What a gate does when nothing is known of the flag's definition (a cold start without one).
+    /// What it answers when its file cannot be read at a start, or its rule cannot be used.
     #[serde(default, skip_serializing_if = "FailMode::is_default")]
     pub fail_mode: FailMode,
     /// How its percentage and its environments change with time, earliest first. Before the first line everybody gets the off
@@ -93,15 +93,34 @@ pub struct Extension {
     pub bucketing: Bucketing,
 }
 
-/// What a flag answers when its definition cannot be evaluated.
+/// What a flag of a file answers after a start at which the file could not be read, until it can be; and what it answers when its
+/// rule cannot be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailMode {
-    /// The off variant.
+    /// What its last known definition says; the default variant where the rule cannot be used, as with flagd.
     #[default]
-    Off,
+    Last,
     /// The default variant.
     Default,
+    /// The off variant.
+    Off,
+}
+
+impl Flag {
+    /// The flag as its fail mode wants it while nobody knows whether its definition still holds; nothing if the last known one counts.
+    pub fn in_doubt(&self) -> Option<Self> {
+        let mut flag = self.clone();
+        match self.serin.fail_mode {
+            FailMode::Last => return None,
+            FailMode::Off => flag.state = State::Disabled,
+            FailMode::Default => {
+                flag.targeting = None;
+                flag.serin.schedule.clear();
+            }
+        }
+        Some(flag)
+    }
 }
 
 impl FailMode {

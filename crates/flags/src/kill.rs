@@ -448,8 +448,8 @@ impl Kills {
             generation: self.generation() + 1,
             position: Position::Killed,
             at,
-            actor: wish.actor,
-            reason: wish.reason,
+            actor: line(&wish.actor),
+            reason: line(&wish.reason),
             cause: wish.cause,
             priority: wish.priority,
             grace_seconds: wish.grace_seconds,
@@ -478,8 +478,8 @@ impl Kills {
             position: Position::Revived,
             attempts: if by_itself { active.attempts } else { 0 },
             at,
-            actor: wish.actor,
-            reason: wish.reason,
+            actor: line(&wish.actor),
+            reason: line(&wish.reason),
             ..active.clone()
         })
     }
@@ -597,6 +597,11 @@ fn check_words(target: &Target, actor: &str, reason: &str) -> Result<(), KillErr
         return Err(KillError::LongReason(reason));
     }
     Ok(())
+}
+
+/// What is shown in a line of a terminal moves no cursor there.
+fn line(text: &str) -> String {
+    text.trim().replace(char::is_control, " ")
 }
 
 fn is_of(kill: &Kill, switch: &Arc<str>) -> bool {
@@ -865,6 +870,12 @@ mod tests {
             ..fine()
         };
         assert!(book.kill(most, at).is_ok());
+        let odd = Wish {
+            reason: " two\nlines\u{1b}[2J ".into(),
+            ..fine()
+        };
+        let kill = book.kill(odd, at).unwrap().unwrap();
+        assert_eq!(kill.reason, "two lines [2J");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     environment::Environment,
     evaluation::{Context, ErrorCode, Evaluation, Reason, Why},
-    flag::{Bucketing, Flag, Stage, State},
+    flag::{Bucketing, FailMode, Flag, Stage, State},
     key::{FlagKey, TenantId},
     kill::Latch,
     rule::{Answer, Facts, share_of},
@@ -401,9 +401,13 @@ fn off(flag: &Flag, why: Why) -> Evaluation<'_> {
 }
 
 fn failed(flag: &Flag, error: ErrorCode) -> Evaluation<'_> {
+    let variant = match flag.serin.fail_mode {
+        FailMode::Last | FailMode::Default => &flag.default_variant,
+        FailMode::Off => &flag.serin.off_variant,
+    };
     Evaluation {
         error: Some(error),
-        ..answer(flag, &flag.default_variant, Reason::Error, Why::Targeting)
+        ..answer(flag, variant, Reason::Error, Why::Targeting)
     }
 }
 

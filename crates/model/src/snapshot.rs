@@ -130,6 +130,8 @@ pub struct Observed {
     pub environment: Environment,
     /// What the process's own environment variable says of flags.
     pub forced: Forced,
+    /// The file of flags has not been read since the process began: its flags answer as their fail modes say.
+    pub flags_in_doubt: bool,
 }
 
 impl Snapshot {
@@ -145,7 +147,7 @@ impl Snapshot {
         Self {
             position: state.position,
             services,
-            flags_revision: revision(state.flags.revision, &flags),
+            flags_revision: revision((state.flags.revision, observed.flags_in_doubt), &flags),
             flags: Arc::new(flags),
         }
     }
@@ -201,8 +203,19 @@ fn watched(plan: &Plan) -> Arc<[WatchedValue]> {
 
 /// The table of flags, as definitions and rollouts make it.
 fn table(state: &State, observed: &Observed) -> Table {
+    let mut flags = Arc::clone(&state.flags.definitions);
+    if observed.flags_in_doubt {
+        let doubted = flags.iter().filter(|(key, _)| {
+            let history = state.flags.histories.get(*key);
+            history.is_some_and(|history| history.file.is_some())
+        });
+        let doubted: Vec<_> = doubted
+            .filter_map(|(key, flag)| Some((key.clone(), Arc::new(flag.in_doubt()?))))
+            .collect();
+        Arc::make_mut(&mut flags).extend(doubted);
+    }
     let mut table = Table {
-        flags: Arc::clone(&state.flags.definitions),
+        flags,
         overrides: Arc::clone(&state.flags.overrides),
         file_overrides: Arc::clone(&state.flags.file_overrides),
         forced: observed.forced.clone(),
@@ -234,9 +247,9 @@ fn table(state: &State, observed: &Observed) -> Table {
 }
 
 /// What tells two tables of this process apart.
-fn revision(position: u64, table: &Table) -> u64 {
+fn revision(definitions: (u64, bool), table: &Table) -> u64 {
     let mut hasher = DefaultHasher::new();
-    position.hash(&mut hasher);
+    definitions.hash(&mut hasher);
     for (flag, release) in &table.releases {
         (flag, release.percentage.to_bits(), &release.on).hash(&mut hasher);
     }

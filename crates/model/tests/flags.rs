@@ -462,3 +462,45 @@ fn many_commands_happen_all_or_not_at_all() {
     assert!(!world.state.flags.definitions.contains_key(&key("b")));
     assert!(world.run(&Command::All(vec![])).unwrap().is_empty());
 }
+
+#[test]
+fn what_the_file_no_longer_vouches_for_fails_as_it_says() {
+    let mut world = World::new();
+    let with = |mode: &str| {
+        let mut flag = flag("ENABLED");
+        flag.serin.fail_mode = serde_json::from_value(json!(mode)).unwrap();
+        flag.targeting = serde_json::from_value(json!({"if": [false, "on", "off"]})).unwrap();
+        flag
+    };
+    world
+        .read(&[
+            ("last", with("last")),
+            ("default", with("default")),
+            ("off", with("off")),
+        ])
+        .unwrap();
+    // One that the file has never had is nobody else's to doubt.
+    world
+        .set("by_hand", Some(with("off")), Expects::New)
+        .unwrap();
+    let known = world.snapshot();
+    let doubted = Snapshot::build(
+        &world.state,
+        &Observed {
+            flags_in_doubt: true,
+            ..Observed::default()
+        },
+    );
+    assert_ne!(known.flags_revision, doubted.flags_revision);
+    for (name, changes) in [
+        ("last", false),
+        ("by_hand", false),
+        ("default", true),
+        ("off", true),
+    ] {
+        let is_same = known.flags.flags[name] == doubted.flags.flags[name];
+        assert_eq!(is_same, !changes, "{name}");
+    }
+    assert_eq!(doubted.flags.flags["off"].state, FlagState::Disabled);
+    assert_eq!(doubted.flags.flags["default"].targeting, None);
+}

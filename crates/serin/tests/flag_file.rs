@@ -87,6 +87,20 @@ async fn a_broken_file_at_the_start_leaves_what_was_read_before() {
     let serin = serin.kill_and_restart(folder.path()).await;
     assert!(is_on(&serin).await);
     assert!(stale(&serin).await.is_some());
+    // A flag may say that it is off as long as its file cannot be read after a start.
+    let mut careful: Value = serde_json::from_str(&document("ENABLED")).unwrap();
+    careful["serin"] = json!({"flags": {"new_search": {"failMode": "off"}}});
+    replace(&file, &careful.to_string());
+    until("read again", &serin, async |s: &Serin| {
+        stale(s).await.is_none()
+    })
+    .await;
+    assert!(is_on(&serin).await);
+    fs::write(&file, "{").unwrap();
+    let serin = serin.kill_and_restart(folder.path()).await;
+    assert!(!is_on(&serin).await);
+    replace(&file, &careful.to_string());
+    until("read again", &serin, async |s: &Serin| is_on(s).await).await;
     // Nothing was ever read: the flag is not there, which means off.
     let empty = TempDir::new().unwrap();
     fs::write(empty.path().join("flags.json"), "{").unwrap();
