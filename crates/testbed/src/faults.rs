@@ -280,11 +280,6 @@ struct Called<'a> {
 
 impl<'a> Called<'a> {
     fn read(body: &'a [u8], headers: &HeaderMap) -> Self {
-        let flags = headers
-            .get(FLAGS_HEADER)
-            .and_then(|flags| flags.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
         #[derive(Deserialize)]
         struct Envelope<'a> {
             #[serde(borrow, default)]
@@ -299,6 +294,11 @@ impl<'a> Called<'a> {
             #[serde(borrow, default)]
             name: Option<std::borrow::Cow<'a, str>>,
         }
+        let flags = headers
+            .get(FLAGS_HEADER)
+            .and_then(|flags| flags.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
         // What cannot be read is no tool call; the server itself will complain about it.
         match serde_json::from_slice::<Envelope<'a>>(body) {
             Ok(envelope) => Self {
