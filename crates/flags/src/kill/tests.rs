@@ -1,7 +1,7 @@
 //! The promises of the book and of its latch.
 
 use super::*;
-use crate::{Environment, TenantId};
+use crate::Environment;
 use proptest::prelude::*;
 
 #[test]
@@ -148,13 +148,7 @@ fn a_revival_needs_the_revision_that_is_there() {
     }
     let revived = book.revive(revival("flags", 2), at).unwrap();
     assert!(book.take(revived.clone()));
-    assert!(
-        !book.latch().stops_flags(None, Environment::Production)
-            || book
-                .latch()
-                .stops_service(Environment::Production, "tools", None)
-                .is_some()
-    );
+    assert!(!book.latch().stops_flags(None, Environment::Production));
     assert_eq!(
         book.revive(revival("flags", 3), at),
         Err(KillError::NotKilled(Target::Flags))
