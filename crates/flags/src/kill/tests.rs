@@ -128,7 +128,7 @@ fn a_kill_needs_who_and_why_and_is_bounded() {
 #[test]
 fn a_revival_needs_the_revision_that_is_there() {
     let at = Timestamp::UNIX_EPOCH;
-    let mut book = book(&["system", "flags"]);
+    let mut book = book(&["service:tools", "flags"]);
     assert_eq!(book.get(&Target::Flags).unwrap().generation, 2);
     for (wrong, want) in [
         (revival("flags", 1), "at revision 2, not 1"),
