@@ -18,7 +18,7 @@ use std::{fmt, sync::Arc};
 pub(crate) use check::Branch;
 pub use check::{RULE_LEVELS_MAX, RULE_VALUES_MAX};
 pub(crate) use engine::{Answer, Facts};
-pub use engine::{BYTES_MAX, ELEMENTS_MAX};
+pub use engine::{BYTES_MAX, COMPARISONS_MAX, ELEMENTS_MAX, VALUE_LEVELS_MAX};
 pub(crate) use fractional::share_of;
 
 /// A targeting rule, as it was written and as it runs. Cloning it is cheap.
@@ -79,7 +79,8 @@ impl Rule {
         &self.0.branches
     }
 
-    /// What it answers. It never panics, and its work is bounded by [`ELEMENTS_MAX`] and [`BYTES_MAX`].
+    /// What it answers. It never panics, and its work is bounded by [`ELEMENTS_MAX`], [`COMPARISONS_MAX`], [`BYTES_MAX`] and
+    /// [`VALUE_LEVELS_MAX`].
     pub(crate) fn run<R>(
         &self,
         bucketing: Bucketing,

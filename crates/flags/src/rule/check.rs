@@ -276,7 +276,13 @@ impl Check {
             // What `reduce` starts with is not of an element.
             let is_inner = n == 0;
             self.loops += usize::from(is_inner);
-            all.push(self.within(Step::Index(n + 1), |check| check.value(arg, level + 1)));
+            let value = self.within(Step::Index(n + 1), |check| check.value(arg, level + 1));
+            let is_kept = is_inner && ["map", "reduce"].contains(&name);
+            all.push(if is_kept {
+                call(operators::MADE, vec![value])
+            } else {
+                value
+            });
             self.loops -= usize::from(is_inner);
         }
         call(name, all)

@@ -23,6 +23,11 @@ use std::{
 pub const ELEMENTS_MAX: u32 = 10_000;
 /// Most text that one evaluation puts together, in bytes: a rule that doubles a text with every element must not take all memory.
 pub const BYTES_MAX: u32 = 256 * 1024;
+/// Most elements that one evaluation compares: ten lists of all the users that a rule can hold, many times over.
+pub const COMPARISONS_MAX: u32 = 1_000_000;
+/// Deepest value that a rule makes: what it is given ([`super::RULE_LEVELS_MAX`] and the limit of the JSON parser, 128) and as much
+/// again. A list that grows by a level with every element would otherwise fill the stack of whoever reads it.
+pub const VALUE_LEVELS_MAX: usize = 384;
 /// An arena that has grown beyond this is not kept for the next evaluation, in bytes.
 const ARENA_BYTES_MAX: usize = 256 * 1024;
 
@@ -224,13 +229,14 @@ fn answer<'v>(value: &'v DataValue<'v>, arena: &'v Bump) -> Answer<'v> {
 #[derive(Clone, Copy, Default)]
 struct Work {
     elements: u32,
+    comparisons: u32,
     bytes: u32,
     is_split: bool,
 }
 
 thread_local! {
     static ARENA: Cell<Option<Bump>> = const { Cell::new(None) };
-    static WORK: Cell<Work> = const { Cell::new(Work { elements: 0, bytes: 0, is_split: false }) };
+    static WORK: Cell<Work> = const { Cell::new(Work { elements: 0, comparisons: 0, bytes: 0, is_split: false }) };
 }
 
 #[cfg(test)]
@@ -241,23 +247,39 @@ thread_local! {
 
 /// Counts elements of lists that are about to be gone through.
 pub(super) fn spend_elements(count: usize) -> Result<(), Error> {
-    let mut work = WORK.get();
-    work.elements =
-        u32::try_from(count).map_or(u32::MAX, |count| work.elements.saturating_add(count));
-    WORK.set(work);
-    if work.elements > ELEMENTS_MAX {
-        return Err(Error::custom_message("too many elements"));
-    }
-    Ok(())
+    spend(
+        |work| raise(&mut work.elements, count) > ELEMENTS_MAX,
+        "too many elements",
+    )
 }
 
-/// Counts text that is about to be put together.
+/// Counts elements that are about to be compared.
+pub(super) fn spend_comparisons(count: usize) -> Result<(), Error> {
+    spend(
+        |work| raise(&mut work.comparisons, count) > COMPARISONS_MAX,
+        "too many comparisons",
+    )
+}
+
+/// Counts text that was put together.
 pub(super) fn spend_bytes(count: usize) -> Result<(), Error> {
+    spend(
+        |work| raise(&mut work.bytes, count) > BYTES_MAX,
+        "too much text",
+    )
+}
+
+fn raise(counter: &mut u32, count: usize) -> u32 {
+    *counter = u32::try_from(count).map_or(u32::MAX, |count| counter.saturating_add(count));
+    *counter
+}
+
+fn spend(is_too_much: impl FnOnce(&mut Work) -> bool, what: &str) -> Result<(), Error> {
     let mut work = WORK.get();
-    work.bytes = u32::try_from(count).map_or(u32::MAX, |count| work.bytes.saturating_add(count));
+    let refused = is_too_much(&mut work);
     WORK.set(work);
-    if work.bytes > BYTES_MAX {
-        return Err(Error::custom_message("too much text"));
+    if refused {
+        return Err(Error::custom_message(what));
     }
     Ok(())
 }

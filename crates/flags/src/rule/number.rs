@@ -1,5 +1,6 @@
 //! Numbers as rules compare, convert and print them: as flagd's evaluator for Python does.
 
+use super::engine::BYTES_MAX;
 use datalogic_rs::{DataValue, datavalue::NumberValue};
 
 /// Significant digits of a float in a text.
@@ -39,8 +40,11 @@ fn parse(text: &str) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// Anything as text.
+/// Anything as text. It ends soon after [`BYTES_MAX`], as lists within lists may hold one list many times.
 pub(super) fn to_text(value: &DataValue<'_>, out: &mut String) {
+    if out.len() > BYTES_MAX as usize {
+        return;
+    }
     match value {
         DataValue::Null => out.push_str("null"),
         DataValue::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),

@@ -4,7 +4,7 @@
 #![expect(clippy::unnecessary_wraps, reason = "all operators have one signature")]
 
 use super::{
-    engine::{Given, Operator, spend_bytes, spend_elements},
+    engine::{Given, Operator, VALUE_LEVELS_MAX, spend_bytes, spend_comparisons, spend_elements},
     number::{self, calculate},
 };
 use datalogic_rs::{
@@ -19,6 +19,8 @@ pub(super) const OURS: char = '@';
 
 /// Gives the first argument as a list to go through, counted; what is no list is an empty one.
 pub(super) const LIST: &str = "@list";
+/// Gives the first argument, what `map` or `reduce` make of an element, unless it has grown too large or too deep.
+pub(super) const MADE: &str = "@made";
 /// Gives the first argument, and the second where that is null.
 pub(super) const DEFAULT: &str = "@default";
 /// Of pairs of a name and a value one after the other, the names whose values are null or empty.
@@ -28,6 +30,7 @@ pub(super) const MISSING_SOME: &str = "@missing_some";
 
 pub(super) const OPERATORS: &[(&str, Operator)] = &[
     (LIST, Operator(list)),
+    (MADE, Operator(|args, _, _| made(arg(args, 0)))),
     (DEFAULT, Operator(default)),
     (MISSING, Operator(|args, _, arena| missing(args, arena))),
     (MISSING_SOME, Operator(missing_some)),
@@ -41,19 +44,19 @@ pub(super) const OPERATORS: &[(&str, Operator)] = &[
     ),
     (
         "@==",
-        Operator(|args, _, arena| Ok(arena.bool(equal(arg(args, 0), arg(args, 1))))),
+        Operator(|args, _, arena| Ok(arena.bool(equal(arg(args, 0), arg(args, 1))?))),
     ),
     (
         "@!=",
-        Operator(|args, _, arena| Ok(arena.bool(!equal(arg(args, 0), arg(args, 1))))),
+        Operator(|args, _, arena| Ok(arena.bool(!equal(arg(args, 0), arg(args, 1))?))),
     ),
     (
         "@===",
-        Operator(|args, _, arena| Ok(arena.bool(same(arg(args, 0), arg(args, 1))))),
+        Operator(|args, _, arena| Ok(arena.bool(same(arg(args, 0), arg(args, 1))?))),
     ),
     (
         "@!==",
-        Operator(|args, _, arena| Ok(arena.bool(!same(arg(args, 0), arg(args, 1))))),
+        Operator(|args, _, arena| Ok(arena.bool(!same(arg(args, 0), arg(args, 1))?))),
     ),
     (
         "@<",
@@ -109,6 +112,35 @@ fn list<'v>(args: &[&'v DataValue<'v>], _: &'v DataValue<'v>, arena: &'v Bump) -
     }
 }
 
+fn made<'v>(value: &'v DataValue<'v>) -> Given<'v> {
+    fn look(value: &DataValue<'_>, levels_left: usize) -> Result<(), Error> {
+        let Some(levels_left) = levels_left.checked_sub(1) else {
+            return Err(Error::custom_message("too many levels"));
+        };
+        match value {
+            DataValue::Array(items) => {
+                spend_elements(items.len())?;
+                items.iter().try_for_each(|item| look(item, levels_left))
+            }
+            DataValue::Object(pairs) => {
+                spend_elements(pairs.len())?;
+                pairs
+                    .iter()
+                    .try_for_each(|(_, value)| look(value, levels_left))
+            }
+            _ => Ok(()),
+        }
+    }
+    look(value, VALUE_LEVELS_MAX).map(|()| value)
+}
+
+/// Anything as text, counted.
+fn text_of(value: &DataValue<'_>) -> Result<String, Error> {
+    let mut text = String::new();
+    number::to_text(value, &mut text);
+    spend_bytes(text.len()).map(|()| text)
+}
+
 fn default<'v>(args: &[&'v DataValue<'v>], _: &'v DataValue<'v>, _: &'v Bump) -> Given<'v> {
     let value = arg(args, 0);
     Ok(if value.is_null() { arg(args, 1) } else { value })
@@ -152,10 +184,10 @@ fn texts<'v>(
 }
 
 /// `==`: numbers decide where one side is a number or a boolean; null equals 0 and `false`, but no text.
-fn equal(left: &DataValue<'_>, right: &DataValue<'_>) -> bool {
+fn equal(left: &DataValue<'_>, right: &DataValue<'_>) -> Result<bool, Error> {
     use DataValue::{Array, Bool, Null, Number, Object, String};
     let is_numeric = |value: &DataValue<'_>| matches!(value, Bool(_) | Number(_));
-    match (left, right) {
+    Ok(match (left, right) {
         (Null, Null) => true,
         (String(left), String(right)) => left == right,
         _ if is_numeric(left) || is_numeric(right) => {
@@ -165,14 +197,10 @@ fn equal(left: &DataValue<'_>, right: &DataValue<'_>) -> bool {
         (Array(left), Array(right)) => std::ptr::eq(*left, *right),
         (Object(left), Object(right)) => std::ptr::eq(*left, *right),
         (String(text), list @ (Array(_) | Object(_)))
-        | (list @ (Array(_) | Object(_)), String(text)) => {
-            let mut written = std::string::String::new();
-            number::to_text(list, &mut written);
-            written == *text
-        }
+        | (list @ (Array(_) | Object(_)), String(text)) => text_of(list)? == *text,
         // Null equals no text and no list.
         _ => false,
-    }
+    })
 }
 
 fn equal_numbers(left: NumberValue, right: NumberValue) -> bool {
@@ -187,26 +215,37 @@ fn compare_numbers(left: NumberValue, right: NumberValue) -> Option<Ordering> {
 }
 
 /// `===`: the same type and value; lists by their elements.
-fn same(left: &DataValue<'_>, right: &DataValue<'_>) -> bool {
-    match (left, right) {
+fn same(left: &DataValue<'_>, right: &DataValue<'_>) -> Result<bool, Error> {
+    Ok(match (left, right) {
         (DataValue::Number(left), DataValue::Number(right)) => equal_numbers(*left, *right),
         (DataValue::Array(left), DataValue::Array(right)) => {
-            left.len() == right.len()
-                && left
-                    .iter()
-                    .zip(*right)
-                    .all(|(left, right)| same(left, right))
+            spend_comparisons(left.len())?;
+            left.len() == right.len() && all(left.iter().zip(*right), |(l, r)| same(l, r))?
         }
         (DataValue::Object(left), DataValue::Object(right)) => {
-            let within = |(name, value): &(&str, DataValue<'_>)| {
-                right
-                    .iter()
-                    .any(|(other, found)| other == name && same(value, found))
-            };
-            left.len() == right.len() && left.iter().all(within)
+            spend_comparisons(left.len().saturating_mul(right.len()))?;
+            let found = |name| right.iter().find(|(other, _)| *other == name);
+            left.len() == right.len()
+                && all(*left, |(name, value)| match found(*name) {
+                    Some((_, other)) => same(value, other),
+                    None => Ok(false),
+                })?
         }
         _ => left == right,
+    })
+}
+
+/// Whether all hold.
+fn all<T>(
+    items: impl IntoIterator<Item = T>,
+    mut holds: impl FnMut(T) -> Result<bool, Error>,
+) -> Result<bool, Error> {
+    for item in items {
+        if !holds(item)? {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 /// With a third argument: whether the second lies between the others.
@@ -215,41 +254,37 @@ fn ordered<'v>(
     arena: &'v Bump,
     holds: fn(Ordering) -> bool,
 ) -> Given<'v> {
-    let pair = |left, right| compare(left, right).is_some_and(holds);
-    let mut is_ordered = pair(arg(args, 0), arg(args, 1));
+    let pair = |left, right| compare(left, right).map(|order| order.is_some_and(holds));
+    let mut is_ordered = pair(arg(args, 0), arg(args, 1))?;
     if let Some(third) = args.get(2) {
-        is_ordered = is_ordered && pair(arg(args, 1), third);
+        is_ordered = is_ordered && pair(arg(args, 1), third)?;
     }
     Ok(arena.bool(is_ordered))
 }
 
 /// As texts where one side is a text and none a number; as numbers otherwise. Nothing: they have no order.
-fn compare(left: &DataValue<'_>, right: &DataValue<'_>) -> Option<Ordering> {
+fn compare(left: &DataValue<'_>, right: &DataValue<'_>) -> Result<Option<Ordering>, Error> {
     use DataValue::{Bool, Number, String};
     if let (String(left), String(right)) = (left, right) {
-        return Some(left.cmp(right));
+        return Ok(Some(left.cmp(right)));
     }
     let is_numeric = |value: &DataValue<'_>| matches!(value, Bool(_) | Number(_));
     let has_text = matches!(left, String(_)) || matches!(right, String(_));
     if has_text && !is_numeric(left) && !is_numeric(right) {
-        let [mut first, mut second] = [std::string::String::new(), std::string::String::new()];
-        number::to_text(left, &mut first);
-        number::to_text(right, &mut second);
-        return Some(first.cmp(&second));
+        return Ok(Some(text_of(left)?.cmp(&text_of(right)?)));
     }
-    compare_numbers(number::of(left), number::of(right))
+    Ok(compare_numbers(number::of(left), number::of(right)))
 }
 
 fn contains<'v>(args: &[&'v DataValue<'v>], _: &'v DataValue<'v>, arena: &'v Bump) -> Given<'v> {
     let needle = arg(args, 0);
     Ok(arena.bool(match (needle, arg(args, 1)) {
-        (_, DataValue::Array(items)) => items.iter().any(|item| same(needle, item)),
-        (DataValue::String(needle), DataValue::String(text)) => text.contains(needle),
-        (_, DataValue::String(text)) => {
-            let mut written = String::new();
-            number::to_text(needle, &mut written);
-            text.contains(&written)
+        (_, DataValue::Array(items)) => {
+            spend_comparisons(items.len())?;
+            !all(*items, |item| same(needle, item).map(|same| !same))?
         }
+        (DataValue::String(needle), DataValue::String(text)) => text.contains(needle),
+        (_, DataValue::String(text)) => text.contains(&text_of(needle)?),
         _ => false,
     }))
 }
@@ -266,9 +301,7 @@ fn cat<'v>(args: &[&'v DataValue<'v>], _: &'v DataValue<'v>, arena: &'v Bump) ->
 
 /// Start and length count characters; below zero they count from the end.
 fn substr<'v>(args: &[&'v DataValue<'v>], _: &'v DataValue<'v>, arena: &'v Bump) -> Given<'v> {
-    let mut text = String::new();
-    number::to_text(arg(args, 0), &mut text);
-    spend_bytes(text.len())?;
+    let text = text_of(arg(args, 0))?;
     let chars = text.chars().count();
     let from_end = |back: f64| chars.saturating_sub(count(back));
     let start = number::of(arg(args, 1)).as_f64();

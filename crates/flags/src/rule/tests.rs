@@ -391,3 +391,56 @@ fn the_engines_own_operators_of_our_names_are_off() {
         );
     }
 }
+
+#[test]
+fn what_a_rule_builds_has_an_end() {
+    let twice = json!([{"var": ""}, {"var": ""}]);
+    let doubled = (0..15).fold(json!([1]), |list, _| json!({"map": [list, twice]}));
+    let list = |count: usize| json!(vec![0; count]);
+    let deeper = json!([{"var": "accumulator"}]);
+    for made in [
+        // A level more with every element.
+        json!({"reduce": [list(9_900), deeper, 0]}),
+        json!({"reduce": [list(9_900), {"if": [true, deeper]}, 0]}),
+        // Twice as much with every element, and with every list.
+        json!({"reduce": [list(99), [{"var": "accumulator"}, {"var": "accumulator"}], 0]}),
+        doubled,
+    ] {
+        let rule = json!({"if": [{"==": [made, "x"]}, "yes", "no"]});
+        assert!(Rule::new(rule.clone()).is_sound());
+        assert_eq!(run(rule, json!({})), "error");
+    }
+    let fine =
+        json!({"reduce": [list(99), {"merge": [{"var": "accumulator"}, {"var": "current"}]}, []]});
+    let rule = json!({"if": [{"in": [0, fine]}, "yes", "no"]});
+    assert_eq!(run(rule, json!({})), "yes");
+}
+
+#[test]
+fn one_list_many_times_over_is_not_written_out() {
+    let many = json!(vec![json!({"var": "list"}); 15_000]);
+    for rule in [
+        json!({"cat": [many]}),
+        json!({"==": [many, "x"]}),
+        json!({"<": [many, "x"]}),
+        json!({"in": [many, "x"]}),
+        json!({"substr": [many, 0]}),
+    ] {
+        let rule = json!({"if": [rule, "yes", "no"]});
+        assert_eq!(run(rule, json!({"list": vec![0; 10_000]})), "error");
+    }
+}
+
+#[test]
+fn lists_are_compared_within_bounds() {
+    let users =
+        |name: &str| -> Vec<_> { (0..9_000).map(|n| json!(format!("{name}-{n}"))).collect() };
+    let rule = json!({"if": [{"some": [{"var": "teams"}, {"in": [{"var": ""}, users("user")]}]}, "yes", "no"]});
+    assert_eq!(
+        run(rule.clone(), json!({"teams": ["team-1", "user-8999"]})),
+        "yes"
+    );
+    assert_eq!(run(rule, json!({"teams": users("team")})), "error");
+    let same = json!({"if": [{"===": [vec![json!({"var": "list"}); 200], vec![json!({"var": "list"}); 200]]}, "yes", "no"]});
+    assert_eq!(run(same, json!({"list": vec![0; 10_000]})), "error");
+}
