@@ -67,7 +67,7 @@ impl Rule {
     }
 
     /// Whether it says nothing: `{}`, which flagd allows.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0
             .source
             .as_object()

@@ -47,8 +47,20 @@ struct RouteGate {
     flag: FlagKey,
     /// Plain segments, lower case.
     path: Vec<String>,
-    /// Upper case; empty means all.
+    /// Empty means all.
     methods: Vec<String>,
+}
+
+impl RouteGate {
+    /// Whether it gates a method. Servers that read methods in any case are as common as those that do not, and HEAD is GET without the
+    /// body (RFC 9110 section 9.3.2).
+    fn is_for(&self, method: &str) -> bool {
+        let is_head = method.eq_ignore_ascii_case("HEAD");
+        let is = |named: &String| {
+            named.eq_ignore_ascii_case(method) || (is_head && named.eq_ignore_ascii_case("GET"))
+        };
+        self.methods.is_empty() || self.methods.iter().any(is)
+    }
 }
 
 impl Gates {
@@ -67,16 +79,15 @@ impl Gates {
                 Gated::Feature(feature) => gates.features.push((flag, *feature)),
                 Gated::Route { path, methods } => gates.routes.push(RouteGate {
                     flag,
-                    path: segments(path),
-                    methods: methods.iter().map(|m| m.to_ascii_uppercase()).collect(),
+                    path: Reading::of(&unescaped(path)).segments,
+                    methods: methods.clone(),
                 }),
             }
         }
         for feature in Feature::ALL {
             if gates.features.iter().all(|(_, gated)| *gated != feature) {
-                let named = [format!("mcp_{feature}"), feature.to_string()];
-                let named = named.iter().filter_map(|name| known(flags, name));
-                gates.features.extend(named.map(|flag| (flag, feature)));
+                let flags = of_feature(flags, feature).into_iter();
+                gates.features.extend(flags.map(|flag| (flag, feature)));
             }
         }
         gates
@@ -113,28 +124,96 @@ impl Gates {
     }
 }
 
-/// The flag of this name, if it is defined or named by the process's environment.
-fn known(flags: &Table, name: &str) -> Option<FlagKey> {
-    let defined = flags.flags.get_key_value(name).map(|(key, _)| key);
-    let forced = || flags.forced.flags.get_key_value(name).map(|(key, _)| key);
-    defined.or_else(forced).cloned()
+/// The flags that gate a feature which has no gate: those that are defined under one of its two names, of which `SERIN_FLAGS` says
+/// the same under either; else those that only `SERIN_FLAGS` knows.
+fn of_feature(flags: &Table, feature: Feature) -> Vec<FlagKey> {
+    let names = feature.flags();
+    let found = |known: &dyn Fn(&str) -> Option<FlagKey>| -> Vec<FlagKey> {
+        names.iter().filter_map(|name| known(name)).collect()
+    };
+    let defined = found(&|name| Some(flags.flags.get_key_value(name)?.0.clone()));
+    if defined.is_empty() {
+        return found(&|name| Some(flags.forced.flags.get_key_value(name)?.0.clone()));
+    }
+    defined
 }
 
-/// What a path says to a server that reads it generously: unescaped once, empty and dotted segments and what stands behind a `;`
-/// left out, in lower case. A gate that is read more narrowly than the server reads would be no gate.
-fn segments(path: &str) -> Vec<String> {
-    let plain = unescaped(path).replace('\\', "/").to_lowercase();
-    let mut segments = Vec::new();
-    for segment in plain.split('/') {
-        match segment.split(';').next().unwrap_or_default().trim() {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
+/// Most times that a server is thought to take percent-encoding off a path.
+const UNESCAPED_MAX: usize = 4;
+
+/// A path as a generous server may read it: unescaped, `\\` for `/`, without empty segments, parameters, blanks and dots at the end of a
+/// segment, in lower case. A gate that is read more narrowly than the server reads would be no gate.
+#[derive(Debug, Default)]
+struct Reading {
+    segments: Vec<String>,
+    /// Something may stand for `..`, which some servers follow and others take for a name.
+    leads_up: bool,
+}
+
+impl Reading {
+    /// Of what is left when percent-encoding was taken off.
+    fn of(plain: &str) -> Self {
+        let mut reading = Self::default();
+        for segment in plain.replace('\\', "/").to_lowercase().split('/') {
+            match bare(segment) {
+                ".." => reading.leads_up = true,
+                segment => match segment.trim_end_matches(is_blank_or_dot) {
+                    "" => {}
+                    segment => reading.segments.push(segment.to_owned()),
+                },
             }
-            segment => segments.push(segment.to_owned()),
         }
+        reading
     }
-    segments
+
+    /// Whether the path may be one below `gate`. Whatever a server makes of a `..`, no more than some segments are missing then.
+    fn may_be_below(&self, gate: &[String]) -> bool {
+        if self.leads_up {
+            let mut left = self.segments.iter();
+            return gate.iter().all(|segment| left.any(|s| s == segment));
+        }
+        self.segments.starts_with(gate)
+    }
+}
+
+/// A segment of a path without blanks around it, and without what a server may take for its end.
+fn bare(segment: &str) -> &str {
+    let is_end = |c: char| c.is_control() || matches!(c, ';' | '?' | '#');
+    let segment = segment.trim_matches(is_blank);
+    segment.split(is_end).next().unwrap_or_default().trim_end()
+}
+
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || c.is_control()
+}
+
+fn is_blank_or_dot(c: char) -> bool {
+    is_blank(c) || c == '.'
+}
+
+/// All readings of a path, by how often percent-encoding is taken off; nothing if there is no end to it.
+fn readings(path: &str) -> Option<Vec<Reading>> {
+    let mut readings = Vec::new();
+    let mut text = path.to_owned();
+    for _ in 0..UNESCAPED_MAX {
+        let plain = unescaped(&text);
+        let is_last = plain == text;
+        if !is_last || readings.is_empty() {
+            readings.push(Reading::of(&plain));
+        }
+        if is_last {
+            return Some(readings);
+        }
+        text = plain;
+    }
+    None
+}
+
+/// Whether a server may read a path as one that leads upwards, out of what is shown of it.
+pub fn leads_up(path: &str) -> bool {
+    // One without dots and escapes has nothing to read.
+    (path.contains("..") || path.contains('%'))
+        && readings(path).is_none_or(|readings| readings.iter().any(|reading| reading.leads_up))
 }
 
 /// Percent-encoding taken off; what is not UTF-8 then is not what any gate names.
@@ -234,19 +313,16 @@ impl<'a> Access<'a> {
     }
 
     fn is_open(&self, path: &str, method: &str, answers: &mut Answers<'a>) -> bool {
-        let path = segments(path);
-        // HEAD is GET without the body (RFC 9110 section 9.3.2).
+        let readings = readings(path);
         let is_of = |gate: &&RouteGate| {
-            gate.methods.is_empty()
-                || gate
-                    .methods
-                    .iter()
-                    .any(|m| m == method || (m == "GET" && method == "HEAD"))
+            let may_be_below = |readings: &Vec<Reading>| {
+                (readings.iter()).any(|reading| reading.may_be_below(&gate.path))
+            };
+            gate.is_for(method) && readings.as_ref().is_none_or(may_be_below)
         };
         self.gates
             .routes
             .iter()
-            .filter(|gate| path.starts_with(&gate.path))
             .filter(is_of)
             .all(|gate| self.is_on(&gate.flag, None, answers))
     }
@@ -428,6 +504,88 @@ mod tests {
         let mut forced = table(&[]);
         forced.forced.flags.insert("tasks".parse().unwrap(), false);
         assert_eq!(closed(&forced, json!({})), [false, false, true]);
+    }
+
+    #[test]
+    fn what_the_process_says_of_a_feature_goes_before_its_flags_whichever_name_it_uses() {
+        for defined in [&["mcp_sampling"][..], &["sampling"], &["mcp_sampling", "sampling"]] {
+            for forced in ["mcp_sampling", "sampling"] {
+                for on in [true, false] {
+                    let flags = defined
+                        .iter()
+                        .map(|name| (*name, flag(if on { "off" } else { "on" }, None)));
+                    let mut flags = table(&flags.collect::<Vec<_>>());
+                    flags.forced.flags.insert(forced.parse().unwrap(), on);
+                    let gates = Gates::new(&settings(json!({})), &flags);
+                    let sampling = Asked::Feature(Feature::Sampling);
+                    let decided = |latch| decide(&gates, &flags, latch, sampling).is_ok();
+                    assert_eq!(decided(&Latch::default()), on, "{defined:?} {forced}");
+                    // A kill goes before that, of any of its flags.
+                    for name in defined {
+                        assert!(!decided(&latch(&[&format!("flag:{name}")])), "{name}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_can_be_read_in_two_ways_is_closed_by_either() {
+        let flags = table(&[("a", flag("off", None))]);
+        let gates = json!({ "gates": [{ "flag": "a", "path": "/a/export" }, { "flag": "a", "path": "/post", "methods": ["POST"] }] });
+        let (gates, open) = (Gates::new(&settings(gates), &flags), Latch::default());
+        let is_closed = |path, method| {
+            decide(&gates, &flags, &open, Asked::Route { path, method }).is_err()
+        };
+        for path in [
+            "/a/export/..;/",
+            "/a/export/..;",
+            "/a/export/..%20/x",
+            "/a/export/%20..",
+            "/a/export/..%09",
+            "/a/export/..%00",
+            "/a/export/%2e%2e;x/",
+            "/a/export/%252e%252e/",
+            "/a/export%5c..;",
+            "/a/x/..;/export",
+            "/x/..%2f;/a/export",
+            "/a%252fexport",
+            "/%2561/%25%36%35xport",
+            "/a/export%00.html",
+            "/a/export%3fx",
+            "/a/export.",
+            "/a/export%20.%20/x",
+            "/a/%2525252525252565xport",
+        ] {
+            assert!(is_closed(path, "GET"), "{path}");
+        }
+        for path in ["/a", "/a/exports", "/a/100%25", "/a/.../b", "/x/a/export", "/b/..;/export"] {
+            assert!(!is_closed(path, "GET"), "{path}");
+        }
+        for (method, is_gated) in [("POST", true), ("post", true), ("GET", false)] {
+            assert_eq!(is_closed("/post", method), is_gated, "{method}");
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_upwards_are_found() {
+        for (path, up) in [
+            ("/mcp/../admin", true),
+            ("/mcp/%2e%2E/admin", true),
+            ("/mcp/.%2e", true),
+            ("/mcp/a%2f..%2fb", true),
+            ("/mcp\\..\\b", true),
+            ("/mcp/..;x/admin", true),
+            ("/mcp/..%20/admin", true),
+            ("/mcp/%252e%252e/admin", true),
+            ("/mcp/%2525252525252e", true),
+            ("/mcp/..a/b..", false),
+            ("/mcp/a...b/%2e/x", false),
+            ("/mcp/100%25", false),
+            ("/mcp", false),
+        ] {
+            assert_eq!(leads_up(path), up, "{path}");
+        }
     }
 
     proptest! {

@@ -288,24 +288,24 @@ fn all(state: &State, commands: &[Command], now: Timestamp) -> Result<Vec<Event>
     Ok(events)
 }
 
-/// A flag whose rollout was promoted is disabled again.
+/// What a promotion that is taken back disables: the flag that was released, and those that the plan says.
 fn switched_off(state: &State, rollout: &Rollout, reason: &str) -> Vec<Event> {
-    let released = rollout.flag.as_ref().and_then(|release| {
-        let before = state.flags.definitions.get(&release.flag)?;
-        Some((release.flag.clone(), before))
-    });
-    let Some((flag, before)) = released.filter(|(_, flag)| flag.state == FlagState::Enabled) else {
-        return Vec::new();
+    let off = |key: &FlagKey| {
+        let before = state.flags.definitions.get(key)?;
+        if before.state == FlagState::Disabled {
+            return None;
+        }
+        let mut after = before.as_ref().clone();
+        after.state = FlagState::Disabled;
+        Some(Event::FlagChanged(Box::new(FlagChange {
+            flag: key.clone(),
+            before: Some(Arc::clone(before)),
+            after: Some(Arc::new(after)),
+            origin: Origin::Hand,
+            reason: reason.to_owned(),
+        })))
     };
-    let mut after = before.as_ref().clone();
-    after.state = FlagState::Disabled;
-    vec![Event::FlagChanged(Box::new(FlagChange {
-        flag,
-        before: Some(Arc::clone(before)),
-        after: Some(Arc::new(after)),
-        origin: Origin::Hand,
-        reason: reason.to_owned(),
-    }))]
+    rollout.flags_off().into_iter().filter_map(off).collect()
 }
 
 /// Those that are newer than what the log has.
@@ -515,13 +515,16 @@ fn roll_back(
                     "describe it again in a file, run `serin apply -f FILE`, and start a rollout to it",
                 );
             }
-            Ok(vec![Event::Reverted {
+            let reverted = Event::Reverted {
                 service: name.clone(),
                 from: rollout.to.clone(),
                 to: rollout.from.clone(),
                 strategy,
                 reason: reason.to_owned(),
-            }])
+            };
+            let mut events = vec![reverted];
+            events.extend(switched_off(state, rollout, reason));
+            Ok(events)
         }
         Some(_) => Ok(Vec::new()),
         None => active(state, name).map(|_| Vec::new()),

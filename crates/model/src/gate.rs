@@ -64,6 +64,15 @@ impl Feature {
             Self::Tasks => "tasks",
         }
     }
+
+    /// The names of the flags that gate it where no gate does.
+    pub const fn flags(self) -> [&'static str; 2] {
+        match self {
+            Self::Sampling => ["mcp_sampling", "sampling"],
+            Self::Elicitation => ["mcp_elicitation", "elicitation"],
+            Self::Tasks => ["mcp_tasks", "tasks"],
+        }
+    }
 }
 
 impl fmt::Display for Feature {

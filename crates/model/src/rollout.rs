@@ -14,7 +14,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_flags::FlagKey;
 use serin_judge::{Assessment, Check, Level, Metric, Threshold, Verdict, sequential::Distrust};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Trials of stable without which those of the candidate are compared with nothing; fewer where a plan asks for fewer of the
 /// candidate.
@@ -139,6 +143,17 @@ impl Rollout {
     pub fn flags(&self) -> BTreeMap<FlagKey, Arc<str>> {
         let phases = self.plan.phases.iter().take(self.phase + 1);
         phases.flat_map(|phase| phase.flags.clone()).collect()
+    }
+
+    /// The flags that are disabled when it is taken back.
+    pub(crate) fn flags_off(&self) -> BTreeSet<&FlagKey> {
+        let released = self.flag.iter().map(|release| &release.flag);
+        self.plan.flags_off.iter().chain(released).collect()
+    }
+
+    /// The flags that it gives somebody: the one that it releases, and those that its phases set.
+    pub(crate) fn flags_given(&self) -> BTreeSet<&FlagKey> {
+        given(self.flag.as_ref(), &self.plan)
     }
 
     /// Time spent in the present step, pauses not counted.
@@ -454,6 +469,16 @@ impl Rollout {
             }],
         }
     }
+}
+
+/// The flags that a rollout by this plan gives somebody.
+pub(crate) fn given<'a>(release: Option<&'a FlagRelease>, plan: &'a Plan) -> BTreeSet<&'a FlagKey> {
+    let set = plan.phases.iter().flat_map(|phase| phase.flags.keys());
+    release
+        .map(|release| &release.flag)
+        .into_iter()
+        .chain(set)
+        .collect()
 }
 
 pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {

@@ -226,13 +226,17 @@ fn table(state: &State, observed: &Observed) -> Table {
         let Some(rollout) = state.latest(service) else {
             continue;
         };
-        table
-            .shares
-            .insert(service.as_str().into(), rollout.share.percent());
+        table.shares.insert(
+            service.as_str().into(),
+            state.share_in_force(rollout).percent(),
+        );
         if rollout.status.is_terminal() {
             continue;
         }
-        table.set_by_rollouts.extend(rollout.flags());
+        // At 0 %, by hand, nobody has the candidate, and nobody what goes with it.
+        if rollout.share > Share::ZERO {
+            table.set_by_rollouts.extend(rollout.flags());
+        }
         if let Some(release) = &rollout.flag {
             table.releases.insert(
                 release.flag.clone(),

@@ -62,6 +62,29 @@ impl State {
         })
     }
 
+    /// The rollouts that are under way.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = &Rollout> {
+        let rollouts = self.rollouts.iter();
+        rollouts.filter(|rollout| !rollout.status.is_terminal())
+    }
+
+    /// The share of callers that have what a rollout brings. A promotion gave it to all, unless it was taken back since: then
+    /// another version is stable, or the flag is disabled.
+    pub(crate) fn share_in_force(&self, rollout: &Rollout) -> Share {
+        let holds = match &rollout.flag {
+            _ if rollout.status != Status::Promoted => true,
+            None => {
+                let service = self.services.get(&rollout.service);
+                service.is_some_and(|service| service.stable == rollout.to)
+            }
+            Some(release) => {
+                let flag = self.flags.definitions.get(&release.flag);
+                flag.is_some_and(|flag| flag.state == serin_flags::State::Enabled)
+            }
+        };
+        if holds { rollout.share } else { Share::ZERO }
+    }
+
     /// The rollout of a service that began last.
     pub fn latest(&self, service: &ServiceName) -> Option<&Rollout> {
         self.rollouts.iter().rev().find(|r| r.service == *service)
@@ -303,15 +326,8 @@ impl State {
         }
         let is_taken_back = matches!(rollout.status, Status::RolledBack | Status::Aborted);
         let (service, to) = (rollout.service.clone(), rollout.to.clone());
-        let off = if is_taken_back {
-            let released = rollout.flag.iter().map(|release| &release.flag);
-            rollout
-                .plan
-                .flags_off
-                .iter()
-                .chain(released)
-                .cloned()
-                .collect()
+        let off: Vec<_> = if is_taken_back {
+            rollout.flags_off().into_iter().cloned().collect()
         } else {
             Vec::new()
         };

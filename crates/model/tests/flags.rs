@@ -35,6 +35,38 @@ fn flag(state: &str) -> Flag {
     serde_json::from_value(flag).unwrap()
 }
 
+/// One that is enabled, and that nobody has yet.
+fn idle() -> Flag {
+    let mut flag = flag("ENABLED");
+    flag.default_variant = "off".into();
+    flag
+}
+
+fn v2() -> Candidate {
+    Candidate::Version("v2".parse().unwrap())
+}
+
+/// Sets `newAuth` from its second phase on, and turns it off when it is taken back.
+fn auth_plan() -> Plan {
+    let phases = json!([{"share": "10 %", "hold": "60s"}, {"share": "50 %", "hold": "60s", "flags": {"newAuth": "on"}}, {"share": "100 %"}]);
+    plan(&json!({"phases": phases, "flags_off": ["newAuth"]}))
+}
+
+/// A service with versions, as it stands in a manifest.
+fn service(name: &str, versions: &[&str]) -> Manifest {
+    let versions: serde_json::Map<_, _> = versions
+        .iter()
+        .map(|version| {
+            (
+                (*version).to_owned(),
+                json!({"endpoints": [format!("http://{version}.{name}.test/mcp")]}),
+            )
+        })
+        .collect();
+    let service = json!({"protocol": "mcp", "path": format!("/{name}"), "stable": "v1", "versions": versions});
+    serde_json::from_value(json!({"services": {name: service}})).unwrap()
+}
+
 fn plan(extra: &serde_json::Value) -> Plan {
     let mut plan = json!({"phases": [{"share": "10 %", "hold": "60s"}, {"share": "50 %", "hold": "60s"}, {"share": "100 %"}]});
     plan.as_object_mut()
@@ -132,11 +164,29 @@ impl World {
             .map(|events| events.len())
     }
 
+    fn apply(&mut self, manifest: Manifest, prune: bool) -> Result<usize, RefusalKind> {
+        let apply = Command::Apply {
+            manifest: Box::new(manifest),
+            source: Source::Request,
+            prune,
+        };
+        self.run(&apply).map(|events| events.len())
+    }
+
     fn start(&mut self, candidate: Candidate, plan: Plan) -> Result<(), RefusalKind> {
+        self.start_on("tools", candidate, plan)
+    }
+
+    fn start_on(
+        &mut self,
+        service: &str,
+        candidate: Candidate,
+        plan: Plan,
+    ) -> Result<(), RefusalKind> {
         self.ids += 1;
         let start = Start {
             rollout: RolloutId(Uuid::from_u128(self.ids)),
-            service: tools(),
+            service: service.parse().unwrap(),
             candidate,
             plan_name: "test".into(),
             plan,
@@ -176,6 +226,11 @@ impl World {
 
     fn flag(&self, name: &str) -> &Flag {
         &self.state.flags.definitions[name]
+    }
+
+    /// The share of `tools` that rules read.
+    fn share(&self) -> f64 {
+        self.snapshot().flags.shares["tools"]
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -330,7 +385,7 @@ fn a_release_climbs_and_settles() {
 fn a_release_that_is_taken_back_is_off_for_everybody() {
     for abort in [false, true] {
         let mut world = World::new();
-        world.set("a", Some(flag("ENABLED")), Expects::New).unwrap();
+        world.set("a", Some(idle()), Expects::New).unwrap();
         world.release("a").unwrap();
         if abort {
             world
@@ -418,8 +473,7 @@ fn rules_can_read_the_share_of_a_rollout() {
     world
         .start(Candidate::Version("v2".parse().unwrap()), plan(&json!({})))
         .unwrap();
-    let share = |world: &World| world.snapshot().flags.shares["tools"];
-    assert!((share(&world) - 10.0).abs() < 1e-9);
+    assert!((world.share() - 10.0).abs() < 1e-9);
     world
         .run(&Command::SetShare {
             service: tools(),
@@ -427,10 +481,10 @@ fn rules_can_read_the_share_of_a_rollout() {
             reason: "test".into(),
         })
         .unwrap();
-    assert!((share(&world) - 60.0).abs() < 1e-9);
+    assert!((world.share() - 60.0).abs() < 1e-9);
     // A promotion keeps it at 100, so that what reads it does not fall back.
     world.promote(true);
-    assert!((share(&world) - 100.0).abs() < 1e-9);
+    assert!((world.share() - 100.0).abs() < 1e-9);
     assert_eq!(world.state.rollouts[0].status, Status::Promoted);
 }
 
@@ -503,4 +557,188 @@ fn what_the_file_no_longer_vouches_for_fails_as_it_says() {
     }
     assert_eq!(doubted.flags.flags["off"].state, FlagState::Disabled);
     assert_eq!(doubted.flags.flags["default"].targeting, None);
+}
+
+#[test]
+fn a_release_lives_through_a_manifest_that_does_not_know_it() {
+    let mut world = World::new();
+    world.set("f", Some(idle()), Expects::New).unwrap();
+    let manifest = service("tools", &["v1", "v2"]);
+    world.apply(manifest.clone(), true).unwrap();
+    world.release("f").unwrap();
+    assert_eq!(world.apply(manifest, true), Ok(0));
+    assert!(world.snapshot().services[0].split.is_some());
+    // Stable itself cannot go.
+    let gone = world.apply(service("tools", &["v2"]), true);
+    assert_eq!(gone, Err(RefusalKind::Conflict));
+}
+
+#[test]
+fn a_release_and_a_version_do_not_have_one_name() {
+    let mut world = World::new();
+    world.set("f", Some(idle()), Expects::New).unwrap();
+    world.release("f").unwrap();
+    let manifest = service("tools", &["v1", "v1+f"]);
+    let during = world.apply(manifest.clone(), false);
+    assert_eq!(during, Err(RefusalKind::Conflict));
+    world.roll_back();
+    world.apply(manifest, false).unwrap();
+    assert_eq!(world.release("f"), Err(RefusalKind::Conflict));
+}
+
+#[test]
+fn a_promotion_that_is_taken_back_turns_flags_off_too() {
+    let mut world = World::new();
+    world
+        .set("newAuth", Some(flag("DISABLED")), Expects::New)
+        .unwrap();
+    world.start(v2(), auth_plan()).unwrap();
+    world.promote(false);
+    world.promote(true);
+    assert_eq!(world.flag("newAuth").state, FlagState::Enabled);
+    assert!((world.share() - 100.0).abs() < 1e-9);
+    world.roll_back();
+    assert_eq!(world.state.services[&tools()].stable.as_str(), "v1");
+    assert_eq!(world.flag("newAuth").state, FlagState::Disabled);
+    assert!(world.share() < 1e-9);
+    // Once is enough: what somebody enables afterwards stays.
+    world
+        .set("newAuth", Some(flag("ENABLED")), Expects::Known)
+        .unwrap();
+    world.roll_back();
+    assert_eq!(world.flag("newAuth").state, FlagState::Enabled);
+}
+
+#[test]
+fn the_share_of_a_release_that_is_taken_back_is_nobody() {
+    let mut world = World::new();
+    world.set("f", Some(idle()), Expects::New).unwrap();
+    world.release("f").unwrap();
+    world.promote(true);
+    assert!((world.share() - 100.0).abs() < 1e-9);
+    world.roll_back();
+    assert!(world.share() < 1e-9);
+}
+
+#[test]
+fn at_a_share_of_nobody_the_flags_of_the_phases_wait_too() {
+    let mut world = World::new();
+    world
+        .set("newAuth", Some(flag("DISABLED")), Expects::New)
+        .unwrap();
+    world.start(v2(), auth_plan()).unwrap();
+    world.promote(false);
+    let is_set = |world: &World| {
+        world
+            .snapshot()
+            .flags
+            .set_by_rollouts
+            .contains_key("newAuth")
+    };
+    assert!(is_set(&world));
+    world
+        .run(&Command::SetShare {
+            service: tools(),
+            share: Share::ZERO,
+            reason: "stop".into(),
+        })
+        .unwrap();
+    assert!(!is_set(&world));
+    world.run(&Command::Resume { service: tools() }).unwrap();
+    assert!(is_set(&world));
+}
+
+#[test]
+fn a_variant_that_a_plan_sets_stays_until_its_rollout_ends() {
+    let mut world = World::new();
+    world.read(&[("newAuth", flag("DISABLED"))]).unwrap();
+    world.start(v2(), auth_plan()).unwrap();
+    let mut other = flag("ENABLED");
+    other.variants.remove("on");
+    other.variants.insert("yes".into(), json!(true));
+    other.default_variant = "yes".into();
+    // The phase that sets it is still to come.
+    let refused = Err(RefusalKind::Conflict);
+    let by_hand = world.set("newAuth", Some(other.clone()), Expects::Known);
+    assert_eq!(by_hand, refused);
+    assert_eq!(world.set("newAuth", None, Expects::Known), refused);
+    assert_eq!(world.read(&[("newAuth", other.clone())]), refused);
+    assert_eq!(world.read(&[]), refused);
+    // Whatever keeps the variant is as good as before.
+    let mut owned = flag("DISABLED");
+    owned.serin.owner = Some("team".into());
+    assert_eq!(world.read(&[("newAuth", owned)]), Ok(1));
+    world.promote(true);
+    let changed = world.set("newAuth", Some(other), Expects::Known);
+    assert_eq!(changed, Ok(1));
+}
+
+#[test]
+fn one_rollout_decides_about_a_flag() {
+    let begin = || {
+        let mut world = World::new();
+        world.apply(service("other", &["v1", "v2"]), false).unwrap();
+        for name in ["newAuth", "b"] {
+            world.set(name, Some(idle()), Expects::New).unwrap();
+        }
+        world
+    };
+    let released = |name: &str| Candidate::Flag {
+        flag: key(name),
+        on: None,
+    };
+    let by = |name: &str| plan(&json!({"flags_off": [name]}));
+    let plain = || plan(&json!({}));
+    for (first, second, want) in [
+        ((released("newAuth"), plain()), (v2(), auth_plan()), false),
+        ((v2(), auth_plan()), (released("newAuth"), plain()), false),
+        (
+            (released("newAuth"), plain()),
+            (released("newAuth"), plain()),
+            false,
+        ),
+        ((v2(), auth_plan()), (v2(), auth_plan()), false),
+        ((v2(), auth_plan()), (v2(), by("newAuth")), false),
+        ((v2(), by("newAuth")), (released("newAuth"), plain()), false),
+        ((v2(), by("newAuth")), (v2(), by("newAuth")), true),
+        ((released("b"), plain()), (v2(), auth_plan()), true),
+    ] {
+        let mut world = begin();
+        let case = format!("{:?} {:?}", first.0, second.0);
+        world.start(first.0, first.1).unwrap();
+        let started = world.start_on("other", second.0, second.1);
+        let want = if want {
+            Ok(())
+        } else {
+            Err(RefusalKind::Conflict)
+        };
+        assert_eq!(started, want, "{case}");
+    }
+    // Nor does a plan set the flag that it releases.
+    let itself = begin().start(released("newAuth"), auth_plan());
+    assert_eq!(itself, Err(RefusalKind::Invalid));
+}
+
+#[test]
+fn what_everybody_has_is_not_released() {
+    let mut world = World::new();
+    world
+        .set("live", Some(flag("ENABLED")), Expects::New)
+        .unwrap();
+    assert_eq!(world.release("live"), Err(RefusalKind::Conflict));
+    // Where some have it, by a rule or a schedule, the release takes over from there.
+    for part in [
+        json!({"targeting": {"fractional": [["on", 10], ["off", 90]]}}),
+        json!({"serin": {"offVariant": "off", "schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 10}]}}),
+        json!({"state": "DISABLED"}),
+    ] {
+        let mut world = World::new();
+        let mut some = serde_json::to_value(flag("ENABLED")).unwrap();
+        some.as_object_mut()
+            .unwrap()
+            .extend(part.as_object().unwrap().clone());
+        let some = serde_json::from_value(some).unwrap();
+        world.set("some", Some(some), Expects::New).unwrap();
+        assert_eq!(world.release("some"), Ok(()), "{part}");
+    }
 }

@@ -4,10 +4,11 @@ use super::{Candidate, Refusal, RefusalKind, Start, flags, listed, refuse, servi
 use crate::{
     event::{Event, FlagRelease, PreflightResult, Started},
     name::VersionName,
+    rollout,
     service::Service,
     state::State,
 };
-use serin_flags::FlagKey;
+use serin_flags::{Flag, FlagKey, State as FlagState};
 use std::sync::Arc;
 
 /// The events that begin a rollout.
@@ -36,6 +37,7 @@ pub(super) fn begin(state: &State, start: &Start) -> Result<Vec<Event>, Refusal>
         );
     }
     refuse_plan(state, start)?;
+    refuse_shared_flags(state, start, flag.as_ref())?;
     refuse_preflight(service, start, &to)?;
     let share = start
         .plan
@@ -107,16 +109,6 @@ fn of_flag(
     let Some(flag) = state.flags.definitions.get(key) else {
         return Err(flags::unknown(state, key));
     };
-    if let Some(rollout) = state.releasing(key) {
-        return refuse(
-            RefusalKind::Conflict,
-            format!(
-                "flag `{key}` is under a rollout on service `{}` already",
-                rollout.service
-            ),
-            "let it end first: one rollout decides who gets a flag",
-        );
-    }
     let off = &flag.serin.off_variant;
     let others = || flag.variants.keys().filter(|variant| *variant != off);
     let on = match on {
@@ -148,6 +140,16 @@ fn of_flag(
             listed("variants", others().map(AsRef::as_ref)),
         );
     }
+    if is_everybodys(flag) {
+        let default = &flag.default_variant;
+        return refuse(
+            RefusalKind::Conflict,
+            format!(
+                "flag `{key}` gives `{default}` to everybody, and its release would take that from most"
+            ),
+            format!("disable it first: `serin flag set {key} --disable --reason \"...\"`"),
+        );
+    }
     let Ok(to) = format!("{}+{key}", service.stable).parse() else {
         return refuse(
             RefusalKind::Invalid,
@@ -170,6 +172,57 @@ fn of_flag(
     }
     let flag = key.clone();
     Ok((to, FlagRelease { flag, on }))
+}
+
+/// Whether everybody has more of a flag than its off variant, which is what a release begins with for most.
+fn is_everybodys(flag: &Flag) -> bool {
+    let is_split = flag.targeting.as_ref().is_some_and(|rule| !rule.is_empty());
+    flag.state == FlagState::Enabled
+        && !is_split
+        && flag.serin.schedule.is_empty()
+        && flag.default_variant != flag.serin.off_variant
+}
+
+/// One rollout decides about a flag: what it gives, no other one gives or turns off.
+fn refuse_shared_flags(
+    state: &State,
+    start: &Start,
+    release: Option<&FlagRelease>,
+) -> Result<(), Refusal> {
+    let given = rollout::given(release, &start.plan);
+    for other in state.under_way() {
+        let theirs = other.flags_given();
+        let shared = given
+            .iter()
+            .find(|key| theirs.contains(*key) || other.flags_off().contains(*key))
+            .or_else(|| theirs.iter().find(|key| start.plan.flags_off.contains(key)));
+        if let Some(key) = shared {
+            let (service, to) = (&other.service, &other.to);
+            return refuse(
+                RefusalKind::Conflict,
+                format!(
+                    "flag `{key}` is in the hands of the rollout to {to} on service `{service}`"
+                ),
+                format!(
+                    "one rollout decides about a flag: let that one end, or end it with `serin rollout abort {service}`"
+                ),
+            );
+        }
+    }
+    let set_too = release.filter(|release| {
+        let mut phases = start.plan.phases.iter();
+        phases.any(|phase| phase.flags.contains_key(&release.flag))
+    });
+    set_too.map_or(Ok(()), |release| {
+        refuse(
+            RefusalKind::Invalid,
+            format!(
+                "plan `{}` sets flag `{}`, which is what is rolled out",
+                start.plan_name, release.flag
+            ),
+            "take it out of the phases' `flags:`",
+        )
+    })
 }
 
 fn refuse_plan(state: &State, start: &Start) -> Result<(), Refusal> {

@@ -101,6 +101,7 @@ pub(super) fn set_flag(state: &State, wish: &SetFlag) -> Result<Vec<Event>, Refu
         return Ok(Vec::new());
     }
     refuse_if_released(state, key)?;
+    refuse_if_planned(state, key, after)?;
     Ok(vec![Event::FlagChanged(Box::new(FlagChange {
         flag: key.clone(),
         before: before.cloned(),
@@ -126,6 +127,27 @@ fn refuse_if_released(state: &State, key: &FlagKey) -> Result<(), Refusal> {
             rollout.service
         ),
     )
+}
+
+/// What a rollout under way sets, now or in a later phase, must be there until it ends.
+fn refuse_if_planned(state: &State, key: &FlagKey, after: Option<&Flag>) -> Result<(), Refusal> {
+    for rollout in state.under_way() {
+        let set = rollout.plan.phases.iter().filter_map(|p| p.flags.get(key));
+        let is_lost = |on: &&Arc<str>| after.is_none_or(|flag| !flag.variants.contains_key(*on));
+        if let Some(on) = { set }.find(is_lost) {
+            let (service, to) = (&rollout.service, &rollout.to);
+            return refuse(
+                RefusalKind::Conflict,
+                format!(
+                    "the rollout to {to} on service `{service}` sets flag `{key}` to `{on}`, which would be gone"
+                ),
+                format!(
+                    "keep the variant, or end the rollout first: `serin rollout abort {service}`"
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn set_override(state: &State, wish: &SetOverride) -> Result<Vec<Event>, Refusal> {
@@ -170,9 +192,8 @@ pub(super) fn read_file(state: &State, file: &FlagFile) -> Result<Vec<Event>, Re
         if read == Some(Digest::of(flag)) {
             continue;
         }
-        if state.releasing(key).is_some() {
-            refuse_if_released(state, key)?;
-        }
+        refuse_if_released(state, key)?;
+        refuse_if_planned(state, key, Some(flag))?;
         let before = known.definitions.get(key);
         events.push(changed_by_file(key, before, Some(flag)));
     }
@@ -182,6 +203,7 @@ pub(super) fn read_file(state: &State, file: &FlagFile) -> Result<Vec<Event>, Re
         .filter(|(key, history)| history.file.is_some() && !file.flags.contains_key(*key));
     for (key, _) in gone {
         refuse_if_released(state, key)?;
+        refuse_if_planned(state, key, None)?;
         events.push(changed_by_file(key, known.definitions.get(key), None));
     }
     let kept = known.definitions.keys().filter(|key| {

@@ -5,6 +5,7 @@ use crate::{
     event::Event,
     manifest::Manifest,
     name::{EndpointId, ServiceName, VersionName},
+    rollout::Rollout,
     service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
     state::State,
 };
@@ -116,8 +117,11 @@ fn describe_service(
 ) -> Result<Service, Refusal> {
     let stable = live.map_or(&spec.stable, |live| &live.stable).clone();
     let mut versions: BTreeMap<_, _> = live.map(|live| live.versions.clone()).unwrap_or_default();
+    let rollout = state.active(name);
+    refuse_name_of_release(spec, rollout)?;
     if prune {
-        let candidate = state.active(name).map(|rollout| &rollout.to);
+        // With a flag, it is no version of its own.
+        let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
         if let Some(used) = [Some(&stable), candidate]
             .into_iter()
             .flatten()
@@ -184,6 +188,23 @@ fn describe_service(
         versions,
         settings: spec.settings.clone(),
     })
+}
+
+/// While a flag is released, stable with the flag has a name among the versions.
+fn refuse_name_of_release(spec: &ServiceSpec, rollout: Option<&Rollout>) -> Result<(), Refusal> {
+    let release = rollout.filter(|r| r.flag.is_some() && spec.versions.contains_key(&r.to));
+    let Some(Rollout { service, to, .. }) = release else {
+        return Ok(());
+    };
+    refuse(
+        RefusalKind::Conflict,
+        format!(
+            "service `{service}` cannot have a version `{to}` now: the release of a flag under way is called so"
+        ),
+        format!(
+            "give the version another name, or end the release first: `serin rollout abort {service}`"
+        ),
+    )
 }
 
 /// Two services must not claim the same path on the same host.
