@@ -6,7 +6,7 @@ mod file;
 
 pub(crate) use file::Follower;
 
-use serin_flags::{Context, Flags, Latch, Table, Why};
+use serin_flags::{Context, Flag, Flags, Latch, State, Table, Why};
 use serin_model::{
     event::{Preflight, PreflightCheck, PreflightResult},
     snapshot::Snapshot,
@@ -122,6 +122,14 @@ pub(crate) fn preflight(now: &FlagsNow, key: &str, at: Timestamp) -> Preflight {
         result,
         detail,
     }];
+    if table.flags.get(key).is_some_and(|flag| is_split(flag)) {
+        checks.push(PreflightCheck {
+            name: "rule".to_owned(),
+            result: PreflightResult::Risky,
+            detail: "its rule and schedule are not asked meanwhile: who has the variant by them may lose it until the share is high enough"
+                .to_owned(),
+        });
+    }
     let tenants = [&table.overrides, &table.file_overrides]
         .into_iter()
         .flat_map(|overrides| overrides.iter())
@@ -142,6 +150,12 @@ pub(crate) fn preflight(now: &FlagsNow, key: &str, at: Timestamp) -> Preflight {
         checks,
         contract_differs: false,
     }
+}
+
+/// Whether a flag is for some and not for others, by its own word.
+fn is_split(flag: &Flag) -> bool {
+    let has_rule = flag.targeting.as_ref().is_some_and(|rule| !rule.is_empty());
+    flag.state == State::Enabled && (has_rule || !flag.serin.schedule.is_empty())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serin_judge::{
     trial::{NewKey, Part, Report, Seen, Shown},
 };
 use serin_model::{
-    decide::{Candidate, Command, RefusalKind},
+    decide::{Candidate, Command, Expects, RefusalKind, SetFlag},
     event::{Actor, Event},
     manifest::Manifest,
     name::ServiceName,
@@ -107,10 +107,15 @@ impl Plane {
     }
 
     async fn start(&self, plan: &str) -> Result<(), ControlError> {
+        let v2 = Candidate::Version("v2".parse().unwrap());
+        self.start_with(v2, plan).await
+    }
+
+    async fn start_with(&self, candidate: Candidate, plan: &str) -> Result<(), ControlError> {
         let plan = Box::new(serde_json::from_str(plan).unwrap());
         let request = StartRequest {
             service: shop(),
-            candidate: Candidate::Version("v2".parse().unwrap()),
+            candidate,
             plan: PlanChoice::Given {
                 name: "test".into(),
                 plan,
@@ -406,6 +411,45 @@ async fn a_streak_of_transport_failures_takes_back_without_statistics() {
         .until("rolled back", |r| r.status == Status::RolledBack)
         .await;
     assert!(rollout.ended_reason.unwrap().contains("10 calls in a row"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_stable_is_no_fault_of_the_flag_that_is_released() {
+    let (folder, _v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest).await;
+    let flag = r#"{"state": "DISABLED", "variants": {"on": true, "off": false}, "defaultVariant": "on", "serin": {"offVariant": "off"}}"#;
+    let create = SetFlag {
+        flag: "f".parse().unwrap(),
+        definition: Some(Box::new(serde_json::from_str(flag).unwrap())),
+        expects: Expects::New,
+        reason: String::new(),
+    };
+    plane
+        .control
+        .command(Actor::named("ops"), Command::SetFlag(Box::new(create)))
+        .await
+        .unwrap();
+    let release = Candidate::Flag {
+        flag: "f".parse().unwrap(),
+        on: None,
+    };
+    plane.start_with(release, QUICK).await.unwrap();
+    let nobody_answers = Sealed {
+        streaks: vec![(shop(), "v1+f".parse().unwrap(), 100)],
+        ..Sealed::default()
+    };
+    plane.counts.send(nobody_answers).await.unwrap();
+    plane.count("v1+f", 1, 1).await;
+    let rollout = plane
+        .until("counted", |r| r.arms.candidate.calls == 1)
+        .await;
+    assert_eq!(rollout.status, Status::Running);
+    // What fails with the flag and not without it is.
+    plane.count("v1", 100, 0).await;
+    plane.count("v1+f", 100, 100).await;
+    plane
+        .until("rolled back", |r| r.status == Status::RolledBack)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -157,3 +157,43 @@ async fn a_word_by_hand_holds_until_the_author_of_the_file_speaks_again() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_waits_for_a_release_is_taken_when_that_ends() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("flags.json");
+    let document = |released: &str, other: &str| {
+        let flag = |state: &str| json!({"state": state, "variants": {"on": true, "off": false}, "defaultVariant": "on"});
+        json!({"flags": {"released": flag(released), "new_search": flag(other)}}).to_string()
+    };
+    fs::write(&file, document("DISABLED", "ENABLED")).unwrap();
+    fs::write(
+        folder.path().join("plan.yaml"),
+        "phases: [{ share: 10 %, hold: 1h }, { share: 100 % }]\n",
+    )
+    .unwrap();
+    let serin = Serin::start(folder.path(), SERVICES).await;
+    serin
+        .cli(&[
+            "rollout",
+            "start",
+            "tools",
+            "--flag",
+            "released",
+            "--plan",
+            "plan.yaml",
+        ])
+        .await;
+    replace(&file, &document("ENABLED", "DISABLED"));
+    until("stale", &serin, async |s: &Serin| stale(s).await.is_some()).await;
+    let why = stale(&serin).await.unwrap();
+    assert!(why.contains("`released` is under a rollout"), "{why}");
+    assert!(is_on(&serin).await);
+    serin
+        .cli(&["rollout", "abort", "tools", "--reason", "enough"])
+        .await;
+    until("taken", &serin, async |s: &Serin| stale(s).await.is_none()).await;
+    assert!(!is_on(&serin).await);
+    // It waited without filling the log.
+    assert_eq!(serin.log().matches("is not taken").count(), 1);
+}

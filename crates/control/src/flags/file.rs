@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher as _};
 use serin_flags::document::Document;
 use serin_model::{
-    decide::{self, Command},
+    decide::{self, Command, RefusalKind},
     event::Actor,
 };
 use std::{
@@ -34,8 +34,10 @@ pub(crate) struct Follower {
     /// Weak: a follower keeps no control plane alive.
     requests: mpsc::WeakSender<Request>,
     status: watch::Sender<FlagFileStatus>,
-    /// The content that was last taken or refused.
+    /// The content that was last looked at.
     seen: Option<Result<String, String>>,
+    /// It may be taken another time, as it is.
+    is_waiting: bool,
 }
 
 impl Follower {
@@ -51,6 +53,7 @@ impl Follower {
             requests: requests.downgrade(),
             status: watch::Sender::new(status),
             seen: None,
+            is_waiting: false,
         }
     }
 
@@ -60,7 +63,7 @@ impl Follower {
         carry_out: impl AsyncFnOnce(&Actor, &Command) -> Result<(), ControlError>,
     ) {
         let content = read(self.file.path.clone()).await;
-        let outcome = match content.as_deref().map(parse) {
+        let outcome = match content.as_deref().map(|text| parse(text, true)) {
             Ok(Ok(file)) => {
                 let command = Command::ReadFlags(Box::new(file));
                 of_answer(carry_out(&self.actor(), &command).await)
@@ -90,10 +93,11 @@ impl Follower {
         }
     }
 
-    /// Looks at the file, and takes what is new in it.
+    /// Looks at the file, and takes what is new in it, or what could not be taken so far.
     async fn look(&mut self) {
         let mut content = read(self.file.path.clone()).await;
-        if self.seen.as_ref() == Some(&content) {
+        let is_new = self.seen.as_ref() != Some(&content);
+        if !is_new && !self.is_waiting {
             return;
         }
         while !makes_sense(&content) {
@@ -105,19 +109,20 @@ impl Follower {
             content = again;
         }
         let outcome = match &content {
-            Ok(text) => self.take(text).await,
+            Ok(text) => self.take(text, is_new).await,
             Err(why) => Err(NotTaken::Wrong(why.clone())),
         };
         self.note(content, outcome);
     }
 
     fn note(&mut self, content: Result<String, String>, outcome: Result<(), NotTaken>) {
-        let (stale, is_over) = match outcome {
-            Ok(()) => (None, true),
-            Err(NotTaken::Wrong(why)) => (Some(why), true),
-            Err(NotTaken::NotNow(why)) => (Some(why), false),
+        let (stale, is_waiting) = match outcome {
+            Ok(()) => (None, false),
+            Err(NotTaken::Wrong(why)) => (Some(why), false),
+            Err(NotTaken::NotNow(why)) => (Some(why), true),
         };
-        if let Some(why) = &stale {
+        let is_known = stale.is_some() && self.status.borrow().stale == stale;
+        if let Some(why) = stale.as_ref().filter(|_| !is_known) {
             tracing::error!(file = %self.file.path.display(), why, "the file of flags is not taken; what was read before stays in force");
         }
         self.status.send_modify(|status| {
@@ -126,12 +131,13 @@ impl Follower {
             }
             status.stale = stale;
         });
-        self.seen = is_over.then_some(content);
+        self.seen = Some(content);
+        self.is_waiting = is_waiting;
     }
 
     /// Puts a content in force.
-    async fn take(&self, text: &str) -> Result<(), NotTaken> {
-        let file = parse(text).map_err(NotTaken::Wrong)?;
+    async fn take(&self, text: &str, is_new: bool) -> Result<(), NotTaken> {
+        let file = parse(text, is_new).map_err(NotTaken::Wrong)?;
         let (answer, answered) = oneshot::channel();
         let request = Request::Command {
             actor: self.actor(),
@@ -156,17 +162,20 @@ impl Follower {
 enum NotTaken {
     /// It must be changed first.
     Wrong(String),
-    /// The log refuses for now: it is tried again.
+    /// The log refuses for now, or a rollout decides about one of the flags: it is tried again.
     NotNow(String),
 }
 
 fn of_answer(answer: Result<(), ControlError>) -> Result<(), NotTaken> {
     match answer {
         Ok(()) => Ok(()),
-        Err(ControlError::Refused(refusal)) => Err(NotTaken::Wrong(format!(
-            "{}; {}",
-            refusal.what, refusal.help
-        ))),
+        Err(ControlError::Refused(refusal)) => {
+            let why = format!("{}; {}", refusal.what, refusal.help);
+            Err(match refusal.kind {
+                RefusalKind::Conflict => NotTaken::NotNow(why),
+                RefusalKind::NotFound | RefusalKind::Invalid => NotTaken::Wrong(why),
+            })
+        }
         Err(error) => Err(NotTaken::NotNow(error.to_string())),
     }
 }
@@ -177,9 +186,9 @@ fn makes_sense(content: &Result<String, String>) -> bool {
         .is_ok_and(|text| Document::parse(text).is_ok())
 }
 
-fn parse(text: &str) -> Result<decide::FlagFile, String> {
+fn parse(text: &str, is_new: bool) -> Result<decide::FlagFile, String> {
     let document = Document::parse(text).map_err(|error| error.to_string())?;
-    for problem in &document.warnings {
+    for problem in document.warnings.iter().filter(|_| is_new) {
         tracing::warn!(%problem, "a rule in the file of flags cannot be used; its flag answers its default");
     }
     Ok(decide::FlagFile {
