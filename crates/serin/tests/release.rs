@@ -141,3 +141,22 @@ async fn a_flag_that_breaks_calls_is_switched_off_and_the_others_never_notice() 
         "{said:#}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_takes_no_flag_back() {
+    let world = World::start().await;
+    world.create_flag().await;
+    let plan = "phases: [{ share: 50 %, hold: 1h }, { share: 100 % }]\n";
+    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
+    world.release().await;
+    world.v1.crash();
+    let rollout = world
+        .serin
+        .until("calls of both sides have failed", |rollout| {
+            let bad = |arm: &str| rollout["arms"][arm]["bad"].as_u64().unwrap_or_default();
+            bad("stable") >= 30 && bad("candidate") >= 30
+        })
+        .await;
+    assert_eq!(rollout["status"], "running", "{rollout:#}");
+    world.population.stop().await;
+}
