@@ -9,7 +9,7 @@ use crate::{
     rule::{Answer, Facts, share_of},
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, str::FromStr, sync::Arc};
 
 /// Most flags of a table: bulk evaluation answers all of them at once.
 pub const FLAGS_MAX: usize = 500;
@@ -73,7 +73,8 @@ pub struct ForcedError {
 
 impl Forced {
     /// Reads `SERIN_FLAGS`: `sampling:enabled,tasks:disabled`, `all_enabled`, `all_disabled`, or a mixture, in which names go before
-    /// `all_...`. A name `X` means the flag `mcp_X` where there is no flag `X`. Nothing but spaces switches nothing.
+    /// `all_...`. A name `X` means the flag `mcp_X` where there is no flag `X`; of a feature of the protocol either name means both.
+    /// Nothing but spaces switches nothing.
     pub fn parse(text: &str) -> Result<Self, ForcedError> {
         let mut forced = Self::default();
         for part in text
@@ -176,9 +177,14 @@ impl Table {
             .chain(forced.filter(|key| self.is_forced_alone(key)))
     }
 
-    /// Whether a name of `SERIN_FLAGS` stands for itself: no flag has it, nor has one behind `mcp_`.
+    /// Whether a name of `SERIN_FLAGS` stands for itself: no flag has it, nor has one behind `mcp_`, nor is it a feature's whose flag
+    /// has the other name.
     fn is_forced_alone(&self, key: &FlagKey) -> bool {
-        !self.flags.contains_key(key) && !self.flags.contains_key(prefixed(key.as_str()).as_str())
+        let key = key.as_str();
+        let other = other_name(key).filter(|_| is_feature(key));
+        !self.flags.contains_key(key)
+            && !self.flags.contains_key(prefixed(key).as_str())
+            && !other.is_some_and(|other| self.flags.contains_key(&*other))
     }
 
     /// A flag without a definition that `SERIN_FLAGS` switches.
@@ -241,14 +247,12 @@ impl Table {
         if forced.all.is_none() && forced.flags.is_empty() {
             return None;
         }
-        let short = || {
-            let short = key.as_str().strip_prefix(MCP_PREFIX)?;
-            forced
-                .flags
-                .get(short)
-                .filter(|_| !self.flags.contains_key(short))
+        let other = || {
+            let other = other_name(key.as_str())?;
+            let is_same = is_feature(key.as_str()) || !self.flags.contains_key(&*other);
+            forced.flags.get(&*other).filter(|_| is_same)
         };
-        forced.flags.get(key).or_else(short).copied().or(forced.all)
+        forced.flags.get(key).or_else(other).copied().or(forced.all)
     }
 
     fn rollouts_own<'t>(
@@ -318,8 +322,23 @@ impl Table {
 /// How flags of the protocol's features are named beside their short names: `mcp_sampling`, `sampling`.
 const MCP_PREFIX: &str = "mcp_";
 
+/// The features of the protocol: both names of one mean the same, even where both are flags.
+const FEATURES: [&str; 3] = ["sampling", "elicitation", "tasks"];
+
 fn prefixed(key: &str) -> String {
     format!("{MCP_PREFIX}{key}")
+}
+
+fn is_feature(key: &str) -> bool {
+    FEATURES.contains(&key.strip_prefix(MCP_PREFIX).unwrap_or(key))
+}
+
+/// The other name under which `SERIN_FLAGS` may mean a flag.
+fn other_name(key: &str) -> Option<Cow<'_, str>> {
+    match key.strip_prefix(MCP_PREFIX) {
+        Some(short) => Some(short.into()),
+        None => is_feature(key).then(|| prefixed(key).into()),
+    }
 }
 
 /// Where a caller is, the most special first: what holds in production holds for a candidate's callers, unless something else

@@ -348,10 +348,24 @@ fn flags_from_the_environment() {
         .evaluate(&latch(&["flag:tasks"]), "tasks", &context())
         .unwrap();
     assert_eq!((killed.is_on(), killed.why), (false, Why::Kill));
-    let table = with("sampling:disabled", &["mcp_sampling", "sampling"]);
+    let table = with("x:disabled", &["mcp_x", "x"]);
     assert_eq!(
-        (ask(&table, "sampling"), ask(&table, "mcp_sampling")),
+        (ask(&table, "x"), ask(&table, "mcp_x")),
         (Some(false), Some(true))
+    );
+    // Two names of one feature.
+    for named in ["sampling:disabled", "mcp_sampling:disabled"] {
+        let table = with(named, &["mcp_sampling", "sampling"]);
+        assert_eq!(
+            (ask(&table, "sampling"), ask(&table, "mcp_sampling")),
+            (Some(false), Some(false)),
+            "{named}"
+        );
+    }
+    let table = with("mcp_sampling:disabled,x:disabled", &["sampling", "mcp_x"]);
+    assert_eq!(
+        (ask(&table, "sampling"), ask(&table, "mcp_x")),
+        (Some(false), Some(false))
     );
     let table = with("all_disabled, a:enabled", &["a", "b"]);
     assert_eq!(

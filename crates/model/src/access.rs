@@ -508,7 +508,11 @@ mod tests {
 
     #[test]
     fn what_the_process_says_of_a_feature_goes_before_its_flags_whichever_name_it_uses() {
-        for defined in [&["mcp_sampling"][..], &["sampling"], &["mcp_sampling", "sampling"]] {
+        for defined in [
+            &["mcp_sampling"][..],
+            &["sampling"],
+            &["mcp_sampling", "sampling"],
+        ] {
             for forced in ["mcp_sampling", "sampling"] {
                 for on in [true, false] {
                     let flags = defined
@@ -518,11 +522,12 @@ mod tests {
                     flags.forced.flags.insert(forced.parse().unwrap(), on);
                     let gates = Gates::new(&settings(json!({})), &flags);
                     let sampling = Asked::Feature(Feature::Sampling);
-                    let decided = |latch| decide(&gates, &flags, latch, sampling).is_ok();
-                    assert_eq!(decided(&Latch::default()), on, "{defined:?} {forced}");
+                    let is_open =
+                        |kills: &[&str]| decide(&gates, &flags, &latch(kills), sampling).is_ok();
+                    assert_eq!(is_open(&[]), on, "{defined:?} {forced}");
                     // A kill goes before that, of any of its flags.
                     for name in defined {
-                        assert!(!decided(&latch(&[&format!("flag:{name}")])), "{name}");
+                        assert!(!is_open(&[&format!("flag:{name}")]), "{name}");
                     }
                 }
             }
@@ -534,9 +539,8 @@ mod tests {
         let flags = table(&[("a", flag("off", None))]);
         let gates = json!({ "gates": [{ "flag": "a", "path": "/a/export" }, { "flag": "a", "path": "/post", "methods": ["POST"] }] });
         let (gates, open) = (Gates::new(&settings(gates), &flags), Latch::default());
-        let is_closed = |path, method| {
-            decide(&gates, &flags, &open, Asked::Route { path, method }).is_err()
-        };
+        let is_closed =
+            |path, method| decide(&gates, &flags, &open, Asked::Route { path, method }).is_err();
         for path in [
             "/a/export/..;/",
             "/a/export/..;",
@@ -559,7 +563,14 @@ mod tests {
         ] {
             assert!(is_closed(path, "GET"), "{path}");
         }
-        for path in ["/a", "/a/exports", "/a/100%25", "/a/.../b", "/x/a/export", "/b/..;/export"] {
+        for path in [
+            "/a",
+            "/a/exports",
+            "/a/100%25",
+            "/a/.../b",
+            "/x/a/export",
+            "/b/..;/export",
+        ] {
             assert!(!is_closed(path, "GET"), "{path}");
         }
         for (method, is_gated) in [("POST", true), ("post", true), ("GET", false)] {
