@@ -11,7 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use serin_control::flags::FlagsNow;
-use serin_flags::{Environment, Evaluation, Flag, FlagKey, TenantId, Why, flag::Metadata};
+use serin_flags::{
+    Environment, Evaluation, Flag, FlagKey, TenantId, Why,
+    flag::{FailMode, Metadata},
+};
 use std::{collections::BTreeMap, sync::Arc};
 use utoipa::IntoParams;
 
@@ -177,11 +180,13 @@ fn course<'a>(
         },
         Why::Schedule | Why::Targeting | Why::Default => {
             let rule = sound_rule(now, flag, place);
+            let broken = instead_of_rule(flag);
             match stage(flag, place.here, place.at) {
-                Stage::None => (&flag.default_variant, rule),
+                Stage::None => (broken.unwrap_or(&flag.default_variant), rule),
                 Stage::NotHere => (&flag.serin.off_variant, None),
-                Stage::All(on) => (on, rule),
+                Stage::All(on) => (broken.unwrap_or(on), rule),
                 Stage::Some(on, percentage) => {
+                    let on = broken.unwrap_or(on);
                     // Without a key to bucket by, nobody is in: not the default, which is for those who are.
                     let is_in = json!({ "==": [split("in", "out", percentage), "in"] });
                     let rule = rule.unwrap_or_else(|| Value::from(on));
@@ -193,16 +198,24 @@ fn course<'a>(
     }
 }
 
-/// The rule, without variables of ours. One that cannot be evaluated gives everybody the default, as it does here.
+/// The rule, without variables of ours, if it can run. What people should mend in it all the same is no reason to leave it out.
 fn sound_rule(now: &FlagsNow, flag: &Flag, place: &Place<'_>) -> Option<Value> {
     let rule = flag.targeting.as_ref()?;
-    let is_empty = rule.source().as_object().is_some_and(Map::is_empty);
-    if is_empty || !rule.problems().is_empty() {
+    if rule.is_empty() || !rule.is_sound() {
         return None;
     }
     let mut rule = rule.source().clone();
     resolve(&mut rule, now, place);
     Some(rule)
+}
+
+/// What everybody gets whom a rule would be asked for that cannot run.
+fn instead_of_rule(flag: &Flag) -> Option<&str> {
+    flag.targeting.as_ref().filter(|rule| !rule.is_sound())?;
+    Some(match flag.serin.fail_mode {
+        FailMode::Last | FailMode::Default => &flag.default_variant,
+        FailMode::Off => &flag.serin.off_variant,
+    })
 }
 
 /// Whom a schedule lets in.
@@ -321,6 +334,14 @@ mod tests {
                 "share": flag(json!({"targeting": {"if": [{">": [{"var": "$serin.share.auth"}, 50]}, "on", "off"]}})),
                 "environment": flag(json!({"targeting": {"if": [{"in": [{"var": "$serin.environment"}, ["canary"]]}, "on", "off"]}})),
                 "tenant": flag(json!({"targeting": {"if": [{"==": [{"var": "$serin.tenant"}, "acme"]}, "on", "off"]}})),
+                // Rules that can run, and that people should mend all the same.
+                "careless": flag(json!({"defaultVariant": "off", "targeting": {"if": [pro, "on", {"fractional": ["same", ["off", 50], ["off", 50]]}]}})),
+                "negative": flag(json!({"targeting": {"fractional": [["off", 50], ["on", 40], ["off", -3], ["off", 10]]}})),
+                "stranger": flag(json!({"targeting": {"if": [pro, "off", "nobody's"]}})),
+                // Rules that cannot.
+                "broken": flag(json!({"targeting": {"frob": [1]}})),
+                "broken_off": flag(json!({"targeting": {"frob": [1]}})),
+                "scheduled_broken_off": flag(json!({"targeting": {"frob": [1]}})),
             },
             "serin": {
                 "flags": {
@@ -329,6 +350,8 @@ mod tests {
                     "scheduled": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 40}]},
                     "scheduled_rule": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 60}]},
                     "scheduled_elsewhere": {"schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 100, "environments": ["production"]}]},
+                    "broken_off": {"failMode": "off"},
+                    "scheduled_broken_off": {"failMode": "off", "schedule": [{"from": "2026-01-01T00:00:00Z", "percentage": 60}]},
                     "later": {"schedule": [{"from": "2027-01-01T00:00:00Z", "percentage": 100}]},
                 },
                 "tenants": {"acme": {"tenants": "on", "plain": "off"}},
@@ -425,6 +448,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(compared, 5 * 3 * 61 * 2 * 16);
+        assert_eq!(compared, 5 * 3 * 61 * 2 * 22);
     }
 }

@@ -189,7 +189,7 @@ fn makes_sense(content: &Result<String, String>) -> bool {
 fn parse(text: &str, is_new: bool) -> Result<decide::FlagFile, String> {
     let document = Document::parse(text).map_err(|error| error.to_string())?;
     for problem in document.warnings.iter().filter(|_| is_new) {
-        tracing::warn!(%problem, "a rule in the file of flags cannot be used; its flag answers its default");
+        tracing::warn!(%problem, "a rule in the file of flags should be mended; one that cannot run makes its flag answer its default");
     }
     Ok(decide::FlagFile {
         flags: document.flags,

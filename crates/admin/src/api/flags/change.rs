@@ -108,12 +108,20 @@ impl Patch {
             ));
         }
         let mut flag = match Compact::of(before) {
+            _ if !self.says_who() => before.clone(),
             Some(compact) => compact
                 .patched(&self.compact_fields())
                 .map_err(exchange::refused)?
                 .flag(Some(before)),
             None => self.apply_to_any(key, before)?,
         };
+        if let Some(enabled) = self.enabled {
+            flag.state = if enabled {
+                State::Enabled
+            } else {
+                State::Disabled
+            };
+        }
         if let Some(variant) = &self.default_variant {
             flag.default_variant = variant.clone();
         }
@@ -134,11 +142,17 @@ impl Patch {
 }
 
 impl Patch {
-    /// Those fields that the compact form has.
+    /// Whether it says who gets the flag. Without that, rule and default stay as they were.
+    fn says_who(&self) -> bool {
+        self.rollout_percentage.is_some()
+            || self.environments.is_some()
+            || self.conditions.is_some()
+    }
+
+    /// Those of its fields that say who gets the flag.
     fn compact_fields(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         for (name, value) in [
-            ("enabled", self.enabled.map(Value::from)),
             (
                 "rollout_percentage",
                 self.rollout_percentage.map(Value::from),
@@ -157,13 +171,6 @@ impl Patch {
     /// Where the flag says more than the compact form can: what does not touch that is changed.
     fn apply_to_any(&self, key: &FlagKey, before: &Flag) -> Result<Flag, Problem> {
         let mut flag = before.clone();
-        if let Some(enabled) = self.enabled {
-            flag.state = if enabled {
-                State::Enabled
-            } else {
-                State::Disabled
-            };
-        }
         if let Some(percentage) = self.rollout_percentage {
             set_percentage(key, &mut flag, percentage)?;
         }
@@ -288,7 +295,8 @@ fn part<'a>(rule: &'a Value, off: &str) -> Option<(Option<&'a str>, f64)> {
         let [variant, weight] = line.as_array()?.as_slice() else {
             return None;
         };
-        let (variant, weight) = (variant.as_str()?, weight.as_f64()?);
+        // A negative weight counts as none.
+        let (variant, weight) = (variant.as_str()?, weight.as_f64()?.max(0.0));
         sum += weight;
         if variant == off {
             continue;
@@ -373,6 +381,9 @@ mod tests {
             let expected = if all { "on" } else { "off" };
             assert_eq!(&*flag.default_variant, expected, "without a key");
         }
+        let negative = json!({"fractional": [["on", 50], ["off", 50], ["off", -3]]});
+        let negative = self::flag(&json!({ "targeting": negative }));
+        assert_eq!(super::percentage(&negative), Some(50.0));
     }
 
     #[test]
@@ -433,6 +444,19 @@ mod tests {
         assert!(patched(&before, &json!({})).is_err());
         assert!(patched(&before, &json!({"rollout_percentage": 101})).is_err());
         assert!(patched(&before, &json!({"conditions": []})).is_err());
+    }
+
+    #[test]
+    fn a_state_is_set_without_a_rule_and_a_default_counts_then() {
+        for default in ["off", "on"] {
+            let disabled = flag(&json!({"state": "DISABLED", "defaultVariant": default}));
+            let enabled = patched(&disabled, &json!({"enabled": true})).unwrap();
+            assert_eq!(enabled, flag(&json!({"defaultVariant": default})));
+            let on = patched(&enabled, &json!({"default_variant": "on"})).unwrap();
+            assert_eq!(on, flag(&json!({"defaultVariant": "on"})));
+            let owned = patched(&disabled, &json!({"owner": "kim"})).unwrap();
+            assert!(owned.targeting.is_none());
+        }
     }
 
     #[test]
