@@ -25,7 +25,7 @@ pub const RECORDS_MAX: usize = 1000;
 /// Longest time that calls in flight may go on for after a kill, in seconds: an hour.
 pub const GRACE_SECONDS_MAX: u32 = 3600;
 
-/// What a kill switch kills again so soon after it came back by itself has not recovered: its attempts count on.
+/// What kill switches kill again so soon after it came back by itself has not recovered: its attempts count on.
 pub const RELAPSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// How urgent a kill is.
@@ -293,10 +293,11 @@ impl Kills {
         if needs_room && self.records.len() >= RECORDS_MAX && self.oldest_revived().is_none() {
             return Err(KillError::Full);
         }
-        // Whoever revived it by hand has set its attempts to 0.
+        // Whoever revived it by hand has set its attempts to 0. Two switches of one target that take turns use up the same ones.
+        let by_switch = |cause: &Cause| matches!(cause, Cause::Switch(_));
         let relapsed = before.filter(|before| {
-            before.cause == wish.cause
-                && matches!(wish.cause, Cause::Switch(_))
+            by_switch(&before.cause)
+                && by_switch(&wish.cause)
                 && at.duration_since(before.at) < RELAPSE
         });
         let attempts = relapsed.map_or(0, |before| before.attempts);

@@ -274,6 +274,23 @@ fn what_relapses_has_used_up_its_attempts() {
 }
 
 #[test]
+fn switches_that_take_turns_use_up_the_same_attempts() {
+    let mut book = Kills::default();
+    let at = Timestamp::UNIX_EPOCH;
+    for attempt in 1..5 {
+        // One kills what the other one tries, and tries it itself then.
+        let switch: std::sync::Arc<str> = if attempt % 2 == 0 { "a" } else { "b" }.into();
+        let wish = wish("system", Cause::Switch(switch.clone()));
+        book.take(book.kill(wish, at).unwrap().unwrap());
+        let before = book.get(&Target::System).unwrap().attempts;
+        assert_eq!(before, attempt - 1);
+        let probing = (Position::Probing { one_in: 2 }, before + 1);
+        let tries = book.shift(&Target::System, &switch, probing, "try".into(), at);
+        book.take(tries.unwrap());
+    }
+}
+
+#[test]
 fn a_full_book_drops_what_was_revived_and_refuses_nothing_broad() {
     let at = Timestamp::UNIX_EPOCH;
     let names: Vec<_> = (0..RECORDS_MAX).map(|n| format!("tool:a/{n}")).collect();
