@@ -10,9 +10,15 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serin_flags::Environment;
 use serin_model::{
-    manifest::Manifest, name::ServiceName, plan::Plan, service::ServiceSpec, switch::KillSwitch,
+    api::{ApiSpec, ApiVersion},
+    manifest::Manifest,
+    name::ServiceName,
+    plan::Plan,
+    service::ServiceSpec,
+    switch::KillSwitch,
     text,
 };
+use serin_tenancy::{Tier, TierName};
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _},
@@ -222,6 +228,8 @@ pub(crate) struct File {
     plans: BTreeMap<String, Plan>,
     flags: FlagsFile,
     kill_switches: BTreeMap<Arc<str>, KillSwitch>,
+    tiers: BTreeMap<TierName, Tier>,
+    api: BTreeMap<ApiVersion, ApiSpec>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,6 +302,8 @@ impl File {
             services: self.services,
             plans: self.plans,
             kill_switches: self.kill_switches,
+            tiers: self.tiers,
+            api: self.api,
         }
     }
 
@@ -323,6 +333,8 @@ impl File {
                 services: self.services,
                 plans: self.plans,
                 kill_switches: self.kill_switches,
+                tiers: self.tiers,
+                api: self.api,
             },
         }
     }

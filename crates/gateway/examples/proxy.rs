@@ -80,6 +80,7 @@ fn version(name: &str, first: u32, urls: &str) -> Result<VersionRoute, Box<dyn E
         stage: VersionStage::Serving,
         withdrawn_at: None,
         endpoints: endpoints.collect(),
+        read_only_tools: [].into(),
         tools: [].into(),
     })
 }

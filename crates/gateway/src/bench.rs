@@ -127,6 +127,7 @@ fn service() -> ServiceRoute {
         stage: VersionStage::Serving,
         withdrawn_at: None,
         endpoints: vec![],
+        read_only_tools: [].into(),
         tools: tools.clone(),
     };
     ServiceRoute {

@@ -168,6 +168,7 @@ pub(crate) mod tests {
             stage: VersionStage::Serving,
             withdrawn_at: None,
             endpoints: ids.iter().map(endpoint).collect(),
+            read_only_tools: [].into(),
             tools: [].into(),
         }
     }

@@ -2,9 +2,11 @@
 
 mod begin;
 mod flags;
+mod tenancy;
 mod wish;
 
 pub use flags::{Expects, FlagFile, REASON_CHARS_MAX, SetFlag, SetOverride};
+pub use tenancy::{KEY_LIFE_MAX, KEYS_MAX, SetTenant, TENANTS_MAX, TITLE_CHARS_MAX};
 
 use crate::{
     event::{Actor, Event, Preflight, Recorded},
@@ -17,10 +19,11 @@ use crate::{
     share::Share,
     state::State,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serin_flags::{FlagKey, Kill, State as FlagState};
 use serin_judge::Assessment;
+use serin_tenancy::{KeyId, KeyRecord, TenantId};
 use std::sync::Arc;
 
 /// What somebody wants, or what was observed.
@@ -100,6 +103,40 @@ pub enum Command {
     SetOverride(Box<SetOverride>),
     /// Take over what the author of the file of flags changed in it.
     ReadFlags(Box<FlagFile>),
+    /// Create a tenant, or change it.
+    SetTenant(Box<SetTenant>),
+    /// Forget a tenant whose keys are all over.
+    RemoveTenant {
+        /// Its id.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// Make a key.
+    IssueKey {
+        /// What is kept of it.
+        key: Box<KeyRecord>,
+        /// Why.
+        reason: String,
+    },
+    /// Put another key in the place of one.
+    RotateKey {
+        /// The one.
+        key: KeyId,
+        /// What is kept of the other.
+        replacement: Box<KeyRecord>,
+        /// For how long both open.
+        overlap: SignedDuration,
+        /// Why.
+        reason: String,
+    },
+    /// End a key at once.
+    RevokeKey {
+        /// The key.
+        key: KeyId,
+        /// Why.
+        reason: String,
+    },
     /// Copy the records of the kill file that the log has not yet.
     CopyKills(Vec<Kill>),
     /// All of these in their order, or none.
@@ -213,6 +250,18 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
         Command::SetFlag(wish) => flags::set_flag(state, wish),
         Command::SetOverride(wish) => flags::set_override(state, wish),
         Command::ReadFlags(file) => flags::read_file(state, file),
+        Command::SetTenant(wish) => tenancy::set_tenant(state, wish, now),
+        Command::RemoveTenant { tenant, reason } => {
+            tenancy::remove_tenant(state, tenant, reason, now)
+        }
+        Command::IssueKey { key, reason } => tenancy::issue_key(state, key, reason, now),
+        Command::RotateKey {
+            key,
+            replacement,
+            overlap,
+            reason,
+        } => tenancy::rotate_key(state, *key, replacement, *overlap, reason, now),
+        Command::RevokeKey { key, reason } => tenancy::revoke_key(state, *key, reason, now),
         Command::CopyKills(kills) => Ok(copy_kills(state, kills)),
         Command::All(commands) => all(state, commands, now),
         Command::SetShare {

@@ -1,6 +1,7 @@
 //! Events: everything that has changed, in order. State is a fold over them.
 
 use crate::{
+    api::{ApiSpec, ApiVersion},
     flags::{FlagChange, OverrideChange},
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
@@ -8,11 +9,13 @@ use crate::{
     service::Service,
     share::Share,
     switch::KillSwitch,
+    tenancy::KeyChange,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_flags::{FlagKey, Kill, Overrides};
 use serin_judge::{Assessment, sequential::Distrust};
+use serin_tenancy::{KeyRecord, Tenant, TenantId, Tier, TierName};
 use std::sync::Arc;
 
 /// One change. Boxed where it is large, so that a list of events stays small.
@@ -64,6 +67,55 @@ pub enum Event {
     KillSwitchRemoved {
         /// Its name.
         name: Arc<str>,
+    },
+    /// A tier, new or replaced.
+    TierSet {
+        /// Its name.
+        name: TierName,
+        /// Its limits.
+        tier: Tier,
+    },
+    /// A tier that is no more.
+    TierRemoved {
+        /// Its name.
+        name: TierName,
+    },
+    /// A version of the public API, new or replaced.
+    ApiSet {
+        /// Its name.
+        version: ApiVersion,
+        /// What it has.
+        spec: Box<ApiSpec>,
+    },
+    /// A version of the public API that is no more.
+    ApiRemoved {
+        /// Its name.
+        version: ApiVersion,
+    },
+    /// A tenant, new or changed.
+    TenantSet {
+        /// Its id.
+        tenant: TenantId,
+        /// What is known of it.
+        about: Tenant,
+        /// Why.
+        reason: String,
+    },
+    /// A tenant that is no more, and with it its keys.
+    TenantRemoved {
+        /// Its id.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// A key was made, rotated or revoked.
+    KeySet {
+        /// How it is now.
+        key: Box<KeyRecord>,
+        /// What happened to it.
+        change: KeyChange,
+        /// Why.
+        reason: String,
     },
     /// An attempt to replace stable.
     RolloutStarted(Box<Started>),
@@ -364,6 +416,13 @@ impl Event {
             Self::KillCopied(_) => "kill_copied",
             Self::KillSwitchSet { .. } => "kill_switch_set",
             Self::KillSwitchRemoved { .. } => "kill_switch_removed",
+            Self::TierSet { .. } => "tier_set",
+            Self::TierRemoved { .. } => "tier_removed",
+            Self::ApiSet { .. } => "api_set",
+            Self::ApiRemoved { .. } => "api_removed",
+            Self::TenantSet { .. } => "tenant_set",
+            Self::TenantRemoved { .. } => "tenant_removed",
+            Self::KeySet { .. } => "key_set",
             Self::RolloutStarted(_) => "rollout_started",
             Self::PhaseEntered { .. } => "phase_entered",
             Self::ShareSet { .. } => "share_set",

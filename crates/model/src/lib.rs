@@ -4,6 +4,9 @@
 //! Pure: no clock, no I/O, no randomness. Time and new ids are arguments.
 
 pub mod access;
+pub mod api;
+pub mod audit;
+pub mod auth;
 pub mod course;
 pub mod decide;
 pub mod event;
@@ -20,5 +23,6 @@ pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod switch;
+pub mod tenancy;
 pub mod text;
 pub mod words;

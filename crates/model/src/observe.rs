@@ -198,6 +198,12 @@ pub struct Sealed {
     pub open: Vec<(ServiceName, VersionName, Open)>,
     /// Requests turned away, by service (where one was found) and reason.
     pub rejections: Vec<(Option<ServiceName>, Rejection, u64)>,
+    /// Who proved who they are, and who did not, by the label `result`.
+    pub auth: Vec<(&'static str, u64)>,
+    /// Requests over a limit, by service and limit (`key`, `tenant` or `service`).
+    pub limited: Vec<(ServiceName, &'static str, u64)>,
+    /// Times that a fallback was used, by what failed.
+    pub degraded: Vec<(&'static str, u64)>,
     /// Seconds spent in the gateway, upstream excluded.
     pub overhead: Vec<(ServiceName, LogHistogram)>,
     /// Answers of flags, by flag, variant and reason.
@@ -263,6 +269,14 @@ pub enum Rejection {
     Flag,
     /// It is killed.
     Kill,
+    /// Who asks is not known.
+    Auth,
+    /// Who asks may not.
+    Scope,
+    /// Too many in too short a time.
+    RateLimit,
+    /// It could not be recorded, and must be.
+    Audit,
 }
 
 impl Rejection {
@@ -278,6 +292,10 @@ impl Rejection {
             Self::Overload => "overload",
             Self::Flag => "flag",
             Self::Kill => "kill",
+            Self::Auth => "auth",
+            Self::Scope => "scope",
+            Self::RateLimit => "rate_limit",
+            Self::Audit => "audit",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! A service as the operator describes it: where clients reach it, its versions, and how the gateway treats its calls.
 
 use crate::{
+    auth::{Auth, Jwt, Signing, Upstream},
     gate::{Categories, Gate},
     name::{EndpointId, ServiceName, VersionName},
     text,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_tenancy::LimitRule;
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a service speaks.
@@ -83,12 +85,31 @@ pub struct ServiceSettings {
     /// A header that names the tenant of a request. Whoever can set it is believed: a proxy in front must, and clients must not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_header: Option<String>,
+    /// Who may call.
+    #[serde(skip_serializing_if = "is_default")]
+    pub auth: Auth,
+    /// Tokens that are taken beside keys, with `auth: serin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
+    /// Whether requests with a key must be signed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub signing: Signing,
+    /// How the gateway proves itself to the endpoints.
+    #[serde(skip_serializing_if = "Upstream::is_plain")]
+    pub upstream: Upstream,
+    /// How many requests are taken, beside what the callers' tiers say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitRule>,
     /// What of the service is there only where a flag says so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
     /// Named sets of tools, for gates.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub categories: Categories,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Which request headers may choose a version by hand.
@@ -162,6 +183,11 @@ impl Default for ServiceSettings {
             rebind: Rebind::default(),
             health: HealthCheck::default(),
             tenant_header: None,
+            auth: Auth::default(),
+            jwt: None,
+            signing: Signing::default(),
+            upstream: Upstream::default(),
+            limits: Vec::new(),
             gates: Vec::new(),
             categories: Categories::new(),
         }

@@ -2,6 +2,7 @@
 
 use crate::{
     access::Gates,
+    api::{ApiSpec, ApiVersion},
     event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, ValueRule},
@@ -11,6 +12,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serin_flags::{Environment, Release, Table, table::Forced};
+use serin_tenancy::Directory;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +30,10 @@ pub struct Snapshot {
     pub services: Vec<Arc<ServiceRoute>>,
     /// The flags.
     pub flags: Arc<Table>,
+    /// Who may call.
+    pub tenancy: Arc<Directory>,
+    /// The versions of the public API.
+    pub api: Arc<BTreeMap<ApiVersion, ApiSpec>>,
     /// Another one whenever the flags are not what they were, by an event or by a rollout that steers them.
     pub flags_revision: u64,
 }
@@ -106,6 +112,8 @@ pub struct VersionRoute {
     pub endpoints: Vec<EndpointRoute>,
     /// The tools it lists, as far as they are known: the only names that become labels.
     pub tools: Arc<[Arc<str>]>,
+    /// Those of them that say of themselves that they only read (`readOnlyHint`).
+    pub read_only_tools: Arc<[Arc<str>]>,
 }
 
 /// One URL where a version runs.
@@ -126,6 +134,8 @@ pub struct Observed {
     pub unhealthy: BTreeSet<EndpointId>,
     /// The tools that each version lists.
     pub tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
+    /// Those of them that only read.
+    pub read_only_tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
     /// Where the process runs.
     pub environment: Environment,
     /// What the process's own environment variable says of flags.
@@ -149,6 +159,8 @@ impl Snapshot {
             services,
             flags_revision: revision((state.flags.revision, observed.flags_in_doubt), &flags),
             flags: Arc::new(flags),
+            tenancy: Arc::clone(state.tenancy.directory()),
+            api: Arc::new(state.api.clone()),
         }
     }
 
@@ -281,6 +293,11 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
             .collect(),
         tools: observed
             .tools
+            .get(&(service.name.clone(), name.clone()))
+            .cloned()
+            .unwrap_or_default(),
+        read_only_tools: observed
+            .read_only_tools
             .get(&(service.name.clone(), name.clone()))
             .cloned()
             .unwrap_or_default(),

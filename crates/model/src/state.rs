@@ -1,6 +1,7 @@
 //! State, and the one way it changes: `apply` of one event after another.
 
 use crate::{
+    api::{ApiSpec, ApiVersion},
     event::{Event, Recorded, Started},
     flags::FlagState,
     manifest::Manifest,
@@ -10,6 +11,7 @@ use crate::{
     service::{Service, VersionStage},
     share::Share,
     switch::KillSwitch,
+    tenancy::Tenancy,
 };
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,12 @@ pub struct State {
     /// The kill switches.
     #[serde(default)]
     pub kill_switches: BTreeMap<Arc<str>, KillSwitch>,
+    /// Who may call.
+    #[serde(default)]
+    pub tenancy: Tenancy,
+    /// The versions of the public API.
+    #[serde(default)]
+    pub api: BTreeMap<ApiVersion, ApiSpec>,
 }
 
 impl State {
@@ -129,6 +137,21 @@ impl State {
             Event::KillSwitchRemoved { name } => {
                 self.kill_switches.remove(name);
             }
+            Event::TierSet { name, tier } => self.tenancy.set_tier(name, Some(tier), recorded),
+            Event::TierRemoved { name } => self.tenancy.set_tier(name, None, recorded),
+            Event::ApiSet { version, spec } => {
+                self.api.insert(*version, spec.as_ref().clone());
+            }
+            Event::ApiRemoved { version } => {
+                self.api.remove(version);
+            }
+            Event::TenantSet { tenant, about, .. } => {
+                self.tenancy.set_tenant(tenant, Some(about), recorded);
+            }
+            Event::TenantRemoved { tenant, .. } => {
+                self.tenancy.set_tenant(tenant, None, recorded);
+            }
+            Event::KeySet { key, .. } => self.tenancy.set_key(key, recorded),
             Event::RolloutStarted(started) => self.start(started, recorded),
             Event::Reverted {
                 service,

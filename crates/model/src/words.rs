@@ -10,9 +10,11 @@ pub use evidence::{
 use crate::{
     event::{Event, PreflightResult, Started},
     flags::{FlagChange, Origin},
+    tenancy::KeyChange,
 };
 use serin_flags::{Kill, State, kill::Position};
 use serin_judge::sequential::Distrust;
+use serin_tenancy::TenantState;
 
 /// What happened, in a line.
 pub fn event_in_words(event: &Event) -> String {
@@ -58,6 +60,48 @@ pub fn event_in_words(event: &Event) -> String {
             format!("kill switch {name} set, for {}", switch.target)
         }
         Event::KillSwitchRemoved { name } => format!("kill switch {name} removed"),
+        Event::TierSet { name, tier } => {
+            format!("tier {name} set, with {} limits", tier.limits.len())
+        }
+        Event::TierRemoved { name } => format!("tier {name} removed"),
+        Event::ApiSet { version, spec } => {
+            format!("API {version} set, of service {}", spec.service)
+        }
+        Event::ApiRemoved { version } => format!("API {version} removed"),
+        Event::TenantSet {
+            tenant,
+            about,
+            reason,
+        } => {
+            let state = match about.state {
+                TenantState::Active => "set",
+                TenantState::Suspended => "suspended",
+            };
+            format!("tenant {tenant} {state}{}", because(reason))
+        }
+        Event::TenantRemoved { tenant, reason } => {
+            format!("tenant {tenant} removed{}", because(reason))
+        }
+        Event::KeySet {
+            key,
+            change,
+            reason,
+        } => {
+            let (id, tenant, because) = (key.id, &key.tenant, because(reason));
+            match change {
+                KeyChange::Created => {
+                    format!(
+                        "key {id} made for tenant {tenant}, role {}{because}",
+                        key.role
+                    )
+                }
+                KeyChange::Rotated => {
+                    let ends = key.expires_at;
+                    format!("key {id} of tenant {tenant} rotated, ends at {ends}{because}")
+                }
+                KeyChange::Revoked => format!("key {id} of tenant {tenant} revoked{because}"),
+            }
+        }
         Event::RolloutStarted(started) => started_in_words(started),
         Event::PhaseEntered {
             phase,

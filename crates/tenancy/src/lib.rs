@@ -14,5 +14,5 @@ pub use key::{KeyHash, KeyId, SecretKey};
 pub use name::{NameError, TierName};
 pub use rate::{Limit, LimitRule, Per, Rate, Taken, Tier};
 pub use role::{AdminAction, Role};
-pub use scope::{SCOPES_MAX, Scope, ScopeError, Scopes};
+pub use scope::{Pattern, SCOPES_MAX, Scope, ScopeError, Scopes};
 pub use serin_flags::TenantId;

@@ -27,7 +27,8 @@ pub enum Scope {
 pub struct Pattern(Arc<str>);
 
 impl Pattern {
-    fn fits(&self, name: &str) -> bool {
+    /// Whether a name is meant.
+    pub fn fits(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(beginning) => name.starts_with(beginning),
             None => *self.0 == *name,

@@ -283,6 +283,7 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
             .enumerate()
             .map(|(number, url)| endpoint(at, url, number))
             .collect(),
+        read_only_tools: [].into(),
         tools: ["add".into(), "greet".into()].into(),
     });
     ServiceRoute {

@@ -9,6 +9,7 @@ use crate::{
     service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
     state::State,
 };
+use serin_tenancy::TierName;
 use std::collections::BTreeMap;
 
 /// The events that make of the state what a manifest describes. Applying it again gives none.
@@ -55,6 +56,40 @@ pub(super) fn apply(
             Event::ServiceCreated(wanted)
         });
     }
+    for (name, tier) in &manifest.tiers {
+        if before.and_then(|m| m.tiers.get(name)) == Some(tier)
+            || state.tenancy.tiers.get(name).map(AsRef::as_ref) == Some(tier)
+        {
+            continue;
+        }
+        events.push(Event::TierSet {
+            name: name.clone(),
+            tier: tier.clone(),
+        });
+    }
+    for (version, spec) in &manifest.api {
+        if before.and_then(|m| m.api.get(version)) == Some(spec)
+            || state.api.get(version) == Some(spec)
+        {
+            continue;
+        }
+        if !manifest.services.contains_key(&spec.service)
+            && (prune || !state.services.contains_key(&spec.service))
+        {
+            return refuse(
+                RefusalKind::Invalid,
+                format!(
+                    "API {version} is of service `{}`, which is not there",
+                    spec.service
+                ),
+                "name a service of the manifest, or one that was applied before",
+            );
+        }
+        events.push(Event::ApiSet {
+            version: *version,
+            spec: Box::new(spec.clone()),
+        });
+    }
     for (name, switch) in &manifest.kill_switches {
         if before.and_then(|m| m.kill_switches.get(name)) == Some(switch)
             || state.kill_switches.get(name) == Some(switch)
@@ -72,6 +107,21 @@ pub(super) fn apply(
             .keys()
             .filter(|name| !manifest.kill_switches.contains_key(*name));
         events.extend(dropped.map(|name| Event::KillSwitchRemoved { name: name.clone() }));
+        let dropped = state.tenancy.tiers.keys();
+        let dropped = dropped.filter(|name| !manifest.tiers.contains_key(*name));
+        for name in dropped {
+            if let Some(who) = who_has(state, name) {
+                return refuse(
+                    RefusalKind::Conflict,
+                    format!("tier `{name}` cannot be removed: {who} has it"),
+                    "give it another tier first",
+                );
+            }
+            events.push(Event::TierRemoved { name: name.clone() });
+        }
+        let dropped = state.api.keys();
+        let dropped = dropped.filter(|version| !manifest.api.contains_key(version));
+        events.extend(dropped.map(|version| Event::ApiRemoved { version: *version }));
         for name in state
             .services
             .keys()
@@ -104,6 +154,18 @@ pub(super) fn apply(
         events.push(Event::ManifestRead(Box::new(manifest.clone())));
     }
     Ok(events)
+}
+
+/// A tenant or key that has a tier.
+fn who_has(state: &State, tier: &TierName) -> Option<String> {
+    let mut tenants = state.tenancy.tenants.iter();
+    let tenant = tenants.find(|(_, tenant)| tenant.tier.as_ref() == Some(tier));
+    if let Some((id, _)) = tenant {
+        return Some(format!("tenant `{id}`"));
+    }
+    let mut keys = state.tenancy.keys.values();
+    let key = keys.find(|key| key.tier.as_ref() == Some(tier))?;
+    Some(format!("key {}", key.id))
 }
 
 /// The service that the wish makes of what there is.
