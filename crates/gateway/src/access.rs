@@ -13,6 +13,7 @@ use serin_model::{
     snapshot::ServiceRoute,
 };
 use std::{
+    cell::Cell,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, LazyLock},
 };
@@ -53,7 +54,10 @@ impl Rules {
 pub(crate) struct Viewer {
     pub(crate) targeting_key: String,
     pub(crate) tenant: Option<Box<str>>,
-    pub(crate) environment: Environment,
+    /// Where the process runs.
+    home: Environment,
+    /// Where the caller is: `canary` on a candidate.
+    environment: Cell<Environment>,
     attributes: Map<String, Value>,
 }
 
@@ -82,27 +86,34 @@ impl Viewer {
         Self {
             targeting_key,
             tenant: tenant.map(Into::into),
-            environment,
+            home: environment,
+            environment: Cell::new(environment),
             attributes,
         }
     }
 
     /// The same on a version: callers of a candidate evaluate flags as those of the environment `canary`, if the process runs in
     /// production. Where the candidate is stable with a flag on, both sides are one server, which sees one environment.
-    pub(crate) fn on(mut self, service: &ServiceRoute, version: usize) -> Self {
+    pub(crate) fn on(self, service: &ServiceRoute, version: usize) -> Self {
+        self.move_to(service, version);
+        self
+    }
+
+    /// Moves the caller to a version, as a promotion does in the middle of a stream.
+    fn move_to(&self, service: &ServiceRoute, version: usize) {
         let split = service.split.as_ref();
         let is_canary = split.is_some_and(|s| s.flag.is_none() && s.candidate == version);
-        if is_canary && self.environment == Environment::Production {
-            self.environment = Environment::Canary;
-        }
-        self
+        self.environment.set(match self.home {
+            Environment::Production if is_canary => Environment::Canary,
+            home => home,
+        });
     }
 
     fn context(&self) -> Context<'_> {
         Context {
             targeting_key: Some(&self.targeting_key),
             tenant: self.tenant.as_deref(),
-            environment: self.environment,
+            environment: self.environment.get(),
             attributes: Some(&self.attributes),
             now: Timestamp::now(),
         }
@@ -123,25 +134,20 @@ impl Viewer {
         }
     }
 
-    /// Whether what is asked for is there, as an order: a stop that lets some calls through lets this one through, or does not.
-    pub(crate) fn may(
-        &self,
+    /// Whether what is asked for is there.
+    pub(crate) fn may<'r>(
+        &'r self,
         core: &Core,
-        service: &ServiceRoute,
-        rules: &Rules,
+        service: &'r ServiceRoute,
+        rules: &'r Rules,
         asked: Asked<'_>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Denied<'r>> {
         let mut answers = Answers::new();
         let decided = self.access(service, rules).decide(asked, &mut answers);
         for (flag, variant, reason) in answers {
             core.counters.evaluated(flag, variant, reason);
         }
-        match decided {
-            Ok(()) => Ok(()),
-            Err(Denied::Hidden) => Err(Refused::Hidden),
-            Err(Denied::Killed(stop)) if core.probes(stop, "tool") => Ok(()),
-            Err(Denied::Killed(_)) => Err(Refused::Killed),
-        }
+        decided
     }
 
     /// The features that are closed.
@@ -155,13 +161,6 @@ impl Viewer {
     }
 }
 
-/// Why something is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    Hidden,
-    Killed,
-}
-
 /// Features that are closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Closed {
@@ -171,6 +170,12 @@ pub(crate) struct Closed {
 }
 
 impl Closed {
+    const ALL: Self = Self {
+        sampling: true,
+        elicitation: true,
+        tasks: true,
+    };
+
     fn of<'a>(access: &Access<'a>, answers: &mut Answers<'a>) -> Self {
         let mut is_closed = |feature| {
             access.gates.has(feature) && access.decide(Asked::Feature(feature), answers).is_err()
@@ -204,30 +209,30 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Reads the caller's view, if the service and the endpoint are still there.
+    /// Reads the caller's view, if the service is still there.
     fn read<T>(
         &self,
         core: &Core,
-        read: impl FnOnce(&Viewer, &ServiceRoute, usize, &Rules) -> T,
+        read: impl FnOnce(&Viewer, &ServiceRoute, &Rules) -> T,
     ) -> Option<T> {
         let (service, flags) = core.with_snapshot(|snapshot| {
             let mut services = snapshot.services.iter();
             let service = services.find(|service| service.name == self.service);
             Some((service?.clone(), snapshot.flags.clone()))
         })?;
-        let (version, _) = route::locate(&service, self.endpoint)?;
+        if let Some((version, _)) = route::locate(&service, self.endpoint) {
+            self.viewer.move_to(&service, version);
+        }
         let rules = Rules::new(flags, core.latch());
-        Some(read(&self.viewer, &service, version, &rules))
+        Some(read(&self.viewer, &service, &rules))
     }
 
-    /// Changes a message so that it agrees with what the caller may call.
+    /// Changes a message so that it agrees with what the caller may call. Of a service that is gone that is nothing.
     pub(crate) fn edit(&self, core: &Core, message: &[u8]) -> lists::Edit {
-        let edit = self.read(core, |viewer, service, _, rules| {
+        let edit = self.read(core, |viewer, service, rules| {
             // Asked for every event of a stream: only lists count as answers of flags.
             let closed = Closed::of(&viewer.access(service, rules), &mut Answers::new());
-            let is_guarded =
-                service.gates.has_tools() || rules.latch.stops_tools_of(service.name.as_str());
-            if !is_guarded && !closed.any() {
+            if !has_guarded_tools(service, rules) && !closed.any() {
                 return lists::Edit::Keep;
             }
             let mut answers = Answers::new();
@@ -244,28 +249,27 @@ impl View {
             }
             edit
         });
-        edit.unwrap_or(lists::Edit::Keep)
+        edit.unwrap_or_else(|| lists::edit(message, Closed::ALL, |_| false))
     }
 
     /// Whether flags or kills may have a say in what passes.
     pub(crate) fn is_guarded(&self, core: &Core) -> bool {
-        let guarded = self.read(core, |_, service, _, rules| {
-            let gates = &service.gates;
-            gates.has_tools()
-                || gates.has_features()
-                || rules.latch.stops_tools_of(service.name.as_str())
+        let guarded = self.read(core, |_, service, rules| {
+            service.gates.has_features() || has_guarded_tools(service, rules)
         });
-        guarded.unwrap_or_default()
+        guarded.unwrap_or(true)
     }
 
     /// What of the known tools the caller does not see.
     pub(crate) fn hidden(&self, core: &Core) -> Hidden {
-        let hidden = self.read(core, |viewer, service, version, rules| {
-            let tools = service.versions.get(version).map(|v| v.tools.clone());
+        let hidden = self.read(core, |viewer, service, rules| {
+            let version = route::locate(service, self.endpoint);
+            let version = version.and_then(|(version, _)| service.versions.get(version));
+            let tools = version.map(|version| version.tools.clone());
             let tools = tools.unwrap_or_default();
             let name = service.name.as_str();
             let mut hasher = DefaultHasher::new();
-            if service.gates.has_tools() || rules.latch.stops_tools_of(name) {
+            if has_guarded_tools(service, rules) {
                 let access = viewer.access(service, rules);
                 let mut answers = Answers::new();
                 for tool in &*tools {
@@ -295,6 +299,10 @@ impl View {
         });
         hidden.unwrap_or_default()
     }
+}
+
+fn has_guarded_tools(service: &ServiceRoute, rules: &Rules) -> bool {
+    service.gates.has_tools() || rules.latch.stops_tools_of(service.name.as_str())
 }
 
 /// What a caller does not see, in short.

@@ -136,7 +136,10 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     };
     admitted.check_stopped()?;
     match service.protocol {
-        Protocol::Http => admitted.plain(body, CallEra::None).await,
+        Protocol::Http => {
+            let body = ToUpstream::stream(body);
+            admitted.plain(body, CallEra::None).await
+        }
         Protocol::Mcp => admitted.mcp(body).await,
     }
 }
@@ -160,26 +163,25 @@ impl Admitted<'_> {
     /// Takes the service from the routing table as it is now: a body may take its time, and a version may be taken back
     /// meanwhile. One that is no longer where the caller asked for it stays as it was.
     pub(super) fn look_again(&mut self) -> Result<(), Refusal> {
-        let before = self.service;
-        let now = self.core.with_snapshot(|snapshot| {
+        let (before, core) = (self.service, self.core);
+        self.alarm = core.alarm();
+        let latch = core.latch();
+        let (now, flags) = core.with_snapshot(|snapshot| {
             let is_same = |service: &&Arc<ServiceRoute>| {
                 (&service.name, &service.path, service.protocol)
                     == (&before.name, &before.path, before.protocol)
             };
             let is_newer = snapshot.position != self.position;
-            is_newer.then(|| snapshot.services.iter().find(is_same).cloned())
+            let now = is_newer.then(|| snapshot.services.iter().find(is_same));
+            let now = now.flatten();
+            let concern = Rules::concern(now.map_or(before, |now| &**now), latch.as_deref());
+            (now.cloned(), concern.then(|| snapshot.flags.clone()))
         });
-        if let Some(now) = now.flatten() {
+        if let Some(now) = now {
             self.service = self.newer.get_or_init(|| now);
             self.chosen = chosen_version(self.service, &self.headers)?;
         }
-        let core = self.core;
-        self.alarm = core.alarm();
-        let latch = core.latch();
-        self.rules = Rules::concern(self.service, latch.as_deref()).then(|| {
-            let flags = core.with_snapshot(|snapshot| snapshot.flags.clone());
-            Rules::new(flags, latch)
-        });
+        self.rules = flags.map(|flags| Rules::new(flags, latch));
         self.check_stopped()
     }
 
@@ -257,30 +259,38 @@ impl Admitted<'_> {
         }
     }
 
-    /// Plain HTTP: assigned by affinity key, streamed both ways.
-    pub(super) async fn plain(&mut self, body: Incoming, era: CallEra) -> Answered {
+    /// Plain HTTP: assigned by affinity key, streamed both ways. So are requests of MCP that have no message.
+    pub(super) async fn plain(&mut self, body: ToUpstream, era: CallEra) -> Answered {
         let key = self.affinity_key();
         let to = self.route(Caller::New {
             key: Some(&key),
             chosen: self.chosen,
             stable_only: false,
         })?;
-        let viewer = self.viewer(None, era);
+        let is_mcp = era != CallEra::None;
+        let viewer = if is_mcp {
+            Some(self.any_viewer(None, era))
+        } else {
+            self.viewer(None, era)
+        };
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
-        if era == CallEra::None {
+        if !is_mcp {
             self.check_route(viewer.as_ref())?;
         }
         let mut headers = std::mem::take(&mut self.headers);
         headers::for_endpoint(&mut headers, self.connection, self.host);
-        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
+        // A server that takes it for the beginning of a stream may say on it what messages ask elsewhere.
+        let sight = viewer.filter(|_| is_mcp);
+        let sight = sight.map(|viewer| Self::stream_sight(viewer, None, 0));
         let asks = match era {
             CallEra::None => Asks::Call(Call::default()),
             // A method that MCP does not know is no call.
             CallEra::Legacy | CallEra::Modern => Asks::Nothing,
         };
-        let mut outbound = self.outbound(headers, to, ToUpstream::stream(body), era, asks);
+        let mut outbound = self.outbound(headers, to, body, era, asks);
         outbound.key = Some(&key);
         let inbound = forward::send(self.core, outbound).await?;
-        Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain, None).await)
+        Ok(forward::answer(self.core, self.service, inbound, Treatment::Plain, sight).await)
     }
 }

@@ -207,6 +207,7 @@ mod tests {
                 issued_ms: 0,
                 expires_seconds: 100,
                 is_tester: false,
+                side: None,
                 by_split: false,
                 tenant: "".into(),
                 upstream: None,

@@ -155,17 +155,27 @@ impl Core {
 
     /// Whether a stop lets this call through, to see whether it works again: the first of so many.
     pub(crate) fn probes(&self, stop: &Stop, scope: &'static str) -> bool {
-        let Some(one_in) = stop.one_in else {
-            return false;
-        };
+        stop.one_in.is_some() && self.probe_all(&[stop], scope)
+    }
+
+    /// Whether all of these stops let a call through. Where one does not, the turn that another would have let it have is kept for the
+    /// next call.
+    pub(crate) fn probe_all(&self, stops: &[&Stop], scope: &'static str) -> bool {
         let mut probes = self.probes.borrow_mut();
         if probes.len() >= PROBES_MAX {
             probes.clear();
         }
-        let asked = probes.entry((stop.at, scope)).or_default();
-        let is_probe = asked.is_multiple_of(one_in.max(1));
-        *asked = asked.wrapping_add(1);
-        is_probe
+        let mut has_turn = |stop: &&&Stop| {
+            let asked = *probes.entry((stop.at, scope)).or_default();
+            (stop.one_in).is_some_and(|one_in| asked.is_multiple_of(one_in.max(1)))
+        };
+        let (turns, waits): (Vec<&&Stop>, Vec<&&Stop>) = stops.iter().partition(&mut has_turn);
+        let passes = waits.is_empty();
+        for stop in if passes { turns } else { waits } {
+            let asked = probes.entry((stop.at, scope)).or_default();
+            *asked = asked.wrapping_add(1);
+        }
+        passes
     }
 
     fn set_phase(&self, phase: Phase) {

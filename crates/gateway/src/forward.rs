@@ -438,6 +438,18 @@ pub(crate) async fn answer(
             .map(|message| Listener::new(message, sight.announces_after));
         (Rc::new(view), sight.edits_json, listener)
     });
+    let agrees = sight.as_ref().is_some_and(|(view, edits_json, _)| {
+        (*edits_json || kind == BodyKind::EventStream) && view.is_guarded(core)
+    });
+    if agrees && headers::is_encoded(&head.headers) {
+        reading.observation.failed(Outcome::Transport);
+        let text =
+            "the endpoint compressed an answer that has to be read, although it was asked not to";
+        let refusal = Refusal::plain(StatusCode::BAD_GATEWAY, text);
+        return refusal
+            .by_version(&inbound.version, inbound.is_candidate)
+            .into_response();
+    }
     if is_stream {
         let session = reading.session.as_ref().map(|(_, token)| token.session);
         recheck = Some(stream_check(core, service, session, inbound.endpoint));

@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::fmt::Write as _;
 
 pub(crate) static CANARY: HeaderName = HeaderName::from_static("x-canary");
 pub(crate) static VERSION: HeaderName = HeaderName::from_static("x-serin-version");
@@ -16,6 +17,12 @@ pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forward
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// Where frameworks look for another method than the request's.
+pub(crate) const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -78,6 +85,7 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
     headers.remove(&CANARY);
     headers.remove(&VERSION);
     headers.remove(&FLAGS);
+    remove_lookalikes(headers);
     if connection.is_trusted {
         headers.append(&FORWARDED_FOR, connection.address_header.clone());
     } else {
@@ -109,11 +117,78 @@ fn remove_what_proxies_say(headers: &mut HeaderMap) {
     headers.remove(&REAL_IP);
 }
 
+/// Takes out what a server takes for a header that the gateway sets, checks or takes out: CGI and WSGI map `-` and `_` to one character,
+/// some servers whatever is no letter or digit.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    let is_one = |name: &&HeaderName| plain(name).is_some_and(|plain| is_ours(&plain));
+    let lookalikes: Vec<HeaderName> = headers.keys().filter(is_one).cloned().collect();
+    for name in lookalikes {
+        headers.remove(name);
+    }
+}
+
+/// Whether a server may take a header for another one that has this name.
+pub(crate) fn is_lookalike(name: &HeaderName, of: &str) -> bool {
+    let name = name.as_str();
+    let is_same = |(a, b): (u8, u8)| {
+        a.eq_ignore_ascii_case(&b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+    };
+    !name.eq_ignore_ascii_case(of)
+        && name.len() == of.len()
+        && name.bytes().zip(of.bytes()).all(is_same)
+}
+
+/// A name as such servers read it; nothing if they read it as it is.
+fn plain(name: &HeaderName) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let name = name.as_str();
+    (!name.chars().all(is_plain)).then(|| name.replace(|c| !is_plain(c), "-"))
+}
+
+fn is_ours(name: &str) -> bool {
+    ["x-serin-", "x-forwarded-", "mcp-"]
+        .iter()
+        .any(|beginning| name.starts_with(beginning))
+        || matches!(
+            name,
+            "x-canary"
+                | "x-real-ip"
+                | "last-event-id"
+                | "accept-encoding"
+                | "content-length"
+                | "keep-alive"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "transfer-encoding"
+        )
+}
+
+/// The value of [`FLAGS`]: `KEY=VARIANT`, where whatever could be read as something else is percent-encoded (RFC 3986 section 2.1).
+pub(crate) fn flag_value(flag: &str, variant: &str) -> Option<HeaderValue> {
+    // A token without the percent sign (RFC 9110 section 5.6.2).
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+    let mut value = format!("{flag}=");
+    for byte in variant.bytes() {
+        if is_plain(byte) {
+            value.push(char::from(byte));
+        } else {
+            write!(value, "%{byte:02X}").ok()?;
+        }
+    }
+    HeaderValue::from_str(&value).ok()
+}
+
 /// Says which version answered.
 pub(crate) fn name_version(headers: &mut HeaderMap, version: HeaderValue, is_candidate: bool) {
     headers.insert(&VERSION, version);
     let canary = if is_candidate { &TRUE } else { &FALSE };
     headers.insert(&CANARY, canary.clone());
+}
+
+/// Whether a body is encoded all the same.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let encodings = headers.get_all(header::CONTENT_ENCODING);
+    (encodings.iter()).any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Asks for an answer that can be read.
@@ -150,6 +225,20 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "x-else"]);
+    }
+
+    #[test]
+    fn a_flags_value_can_be_read_in_one_way_only() {
+        for (variant, want) in [
+            ("on", "f=on"),
+            ("v1.2_x-y~", "f=v1.2_x-y~"),
+            ("a,b=c;d e", "f=a%2Cb%3Dc%3Bd%20e"),
+            ("100%", "f=100%25"),
+            ("gr\u{f6}\u{df}er\r\n", "f=gr%C3%B6%C3%9Fer%0D%0A"),
+            ("", "f="),
+        ] {
+            assert_eq!(flag_value("f", variant).unwrap(), want);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::{
     body::{ToUpstream, Upload},
+    route,
     session::Sessions,
     trials::{Clock, ServiceTrials, Trial, Watched},
 };
@@ -82,6 +83,8 @@ struct ServiceCounters {
 pub(crate) struct VersionCounters {
     service: ServiceName,
     version: VersionName,
+    /// The version whose servers it has, if it is the side of a flag.
+    served_by: Option<VersionName>,
     /// The value of `X-Serin-Version`.
     pub(crate) header: HeaderValue,
     tools: RefCell<Map<Arc<str>, Rc<Tool>>>,
@@ -213,6 +216,7 @@ impl Counters {
         let made = Rc::new(VersionCounters {
             service: service.name.clone(),
             version: version.name.clone(),
+            served_by: served_by(service, version),
             // Names are visible ASCII by construction.
             header: HeaderValue::from_str(version.name.as_str())
                 .unwrap_or(HeaderValue::from_static("")),
@@ -338,6 +342,13 @@ impl Counters {
         }
         permit.send(sealed);
     }
+}
+
+fn served_by(service: &ServiceRoute, version: &VersionRoute) -> Option<VersionName> {
+    let mut versions = service.versions.iter();
+    let at = versions.position(|other| other.name == version.name)?;
+    let served_by = service.versions.get(route::served_by(service, at))?;
+    (served_by.name != version.name).then(|| served_by.name.clone())
 }
 
 impl VersionCounters {
@@ -679,10 +690,11 @@ impl Observation {
         let labels = labels.filter(|tool| tool.is_call).map(|tool| &*tool.label);
         let tools = labels.chain(unlisted.iter().map(|tool| &**tool));
         let of_tools = tools.filter_map(|tool| latch.stops_tool(service, tool));
+        let versions = std::iter::once(&self.version.version).chain(&self.version.served_by);
         let stops = latch
             .stops_service(environment, service, tenant)
             .into_iter()
-            .chain(latch.stops_version(service, self.version.version.as_str()))
+            .chain(versions.filter_map(|version| latch.stops_version(service, version.as_str())))
             .chain(of_tools);
         let end = |stop: &Stop| {
             let grace = Duration::from_secs(stop.grace_seconds.into());

@@ -110,6 +110,14 @@ pub(crate) fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, u
         })
 }
 
+/// The version whose servers a version's callers reach: the side of a flag under release with the flag on is served by stable.
+pub(crate) fn served_by(service: &ServiceRoute, version: usize) -> usize {
+    match &service.split {
+        Some(split) if split.flag.is_some() && split.candidate == version => service.stable,
+        Some(_) | None => version,
+    }
+}
+
 /// Whether live sessions are moved off the version. Stable is where they go, so it is never one of these.
 pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
     let route = service.versions.get(version);

@@ -6,7 +6,7 @@
 //! that the way of an ordinary request takes no lock.
 
 use crate::seal::{Keyring, Purpose};
-use serin_model::name::EndpointId;
+use serin_model::name::{EndpointId, RolloutId};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
@@ -32,6 +32,16 @@ const NO_UPSTREAM: u16 = u16::MAX;
 /// The bits of a token's flags.
 const IS_TESTER: u8 = 1;
 const BY_SPLIT: u8 = 2;
+const HAS_SIDE: u8 = 4;
+const SIDE_IS_ON: u8 = 8;
+
+/// The side of a flag under release that a tester chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Side {
+    /// The rollout of the flag: in another one it means nothing.
+    pub(crate) rollout: RolloutId,
+    pub(crate) is_on: bool,
+}
 
 /// What a session id of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +60,8 @@ pub(crate) struct Token {
     pub(crate) is_tester: bool,
     /// The split of a rollout gave it its version.
     pub(crate) by_split: bool,
+    /// The side of a flag that its tester chose: both sides have the same endpoints.
+    pub(crate) side: Option<Side>,
     /// Whose it is; empty before there are tenants.
     pub(crate) tenant: Box<str>,
     /// The server's own session id, if it gave one.
@@ -85,14 +97,23 @@ impl Token {
             init.len() <= INIT_BYTES_MAX && upstream_length <= UPSTREAM_BYTES_BESIDE_INIT_MAX
         };
         let init = self.init.as_deref().filter(fits).unwrap_or_default();
-        let mut out = Vec::with_capacity(56 + self.tenant.len() + upstream_length + init.len());
+        let mut out = Vec::with_capacity(72 + self.tenant.len() + upstream_length + init.len());
         out.extend_from_slice(self.session.as_bytes());
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         out.extend_from_slice(&self.incarnation.to_be_bytes());
         out.extend_from_slice(&self.issued_ms.to_be_bytes());
         out.extend_from_slice(&self.expires_seconds.to_be_bytes());
-        let by_split = if self.by_split { BY_SPLIT } else { 0 };
-        out.push(u8::from(self.is_tester) | by_split);
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let side_is_on = self.side.is_some_and(|side| side.is_on);
+        out.push(
+            bit(self.is_tester, IS_TESTER)
+                | bit(self.by_split, BY_SPLIT)
+                | bit(self.side.is_some(), HAS_SIDE)
+                | bit(side_is_on, SIDE_IS_ON),
+        );
+        if let Some(side) = &self.side {
+            out.extend_from_slice(side.rollout.0.as_bytes());
+        }
         out.push(u8::try_from(self.tenant.len()).ok()?);
         out.extend_from_slice(self.tenant.as_bytes());
         let length = upstream.map_or(Some(NO_UPSTREAM), |id| u16::try_from(id.len()).ok())?;
@@ -109,6 +130,16 @@ impl Token {
         let (issued, raw) = raw.split_first_chunk()?;
         let (expires, raw) = raw.split_first_chunk()?;
         let (&flags, raw) = raw.split_first()?;
+        let (side, raw) = if flags & HAS_SIDE == 0 {
+            (None, raw)
+        } else {
+            let (rollout, raw) = raw.split_first_chunk()?;
+            let side = Side {
+                rollout: RolloutId(Uuid::from_bytes(*rollout)),
+                is_on: flags & SIDE_IS_ON != 0,
+            };
+            (Some(side), raw)
+        };
         let (&tenant, raw) = raw.split_first()?;
         let (tenant, raw) = raw.split_at_checked(usize::from(tenant))?;
         let (length, raw) = raw.split_first_chunk()?;
@@ -128,6 +159,7 @@ impl Token {
             expires_seconds: u64::from_be_bytes(*expires),
             is_tester: flags & IS_TESTER != 0,
             by_split: flags & BY_SPLIT != 0,
+            side,
             tenant: text(tenant)?,
             upstream,
             init: if init.is_empty() {
@@ -409,6 +441,7 @@ mod tests {
             expires_seconds: 1000,
             is_tester: false,
             by_split: true,
+            side: None,
             tenant: "".into(),
             upstream: upstream.map(Into::into),
             init: init.map(Into::into),
@@ -417,9 +450,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_read_back_as_written(upstream in prop::option::of("[!-~]{0,512}"), init in prop::option::of("\\{[a-zü]{0,200}\\}")) {
+        fn tokens_read_back_as_written(
+            upstream in prop::option::of("[!-~]{0,512}"),
+            init in prop::option::of("\\{[a-zü]{0,200}\\}"),
+            side in prop::option::of(any::<(u128, bool)>()),
+        ) {
             let keys = Keyring::ephemeral().unwrap();
-            let token = token(upstream, init);
+            let mut token = token(upstream, init);
+            token.side = side.map(|(rollout, is_on)| Side { rollout: RolloutId(Uuid::from_u128(rollout)), is_on });
             let text = token.seal(&keys, "tools").unwrap();
             prop_assert!(text.len() < 1500);
             let back = Token::open(&keys, "tools", text.as_bytes(), 999);
@@ -444,7 +482,12 @@ mod tests {
         };
         let init = |n| Some("i".repeat(n));
         let id = |n| Some("u".repeat(n));
-        let most = token(id(UPSTREAM_BYTES_BESIDE_INIT_MAX), init(INIT_BYTES_MAX));
+        let mut most = token(id(UPSTREAM_BYTES_BESIDE_INIT_MAX), init(INIT_BYTES_MAX));
+        let rollout = RolloutId(Uuid::from_u128(1));
+        most.side = Some(Side {
+            rollout,
+            is_on: true,
+        });
         assert_eq!(back(&most), Some(most.clone()));
         for (upstream, init) in [
             (id(8), init(INIT_BYTES_MAX + 1)),

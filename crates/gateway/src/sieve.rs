@@ -97,10 +97,16 @@ impl Sieve {
         Ok(out.freeze())
     }
 
-    /// The stream is over: what was held of an event that never ended, which clients drop.
+    /// The stream is over: what was held of an event that never ended. Clients should drop it; for those that do not it agrees too.
     pub(crate) fn finish(&mut self) -> Bytes {
         self.looked = 0;
-        std::mem::take(&mut self.held).freeze()
+        let event = std::mem::take(&mut self.held);
+        if self.is_passing {
+            return event.freeze();
+        }
+        let mut out = BytesMut::new();
+        self.pass(&event, &mut out);
+        out.freeze()
     }
 
     /// Whether an event may be put in now: between two, and not before the first.

@@ -1,25 +1,26 @@
 //! What flags and kills say to a request: whether its service, version, tool or route is there for its caller.
 
-use super::Admitted;
+use super::{Admitted, checks::era_of};
 use crate::{
-    access::{Closed, Refused, Rules, Viewer},
+    access::{Closed, Rules, Viewer},
     affinity,
     forward::Sight,
     headers, lists,
     refusal::Refusal,
-    route::Destination,
+    route::{self, Destination},
     trials::key_hash,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use serin_flags::{Reason, kill::Stop};
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},
+    era::Era,
     error::{GatewayError, error_body},
     header::ModernHeaders,
 };
 use serin_model::{
-    access::Asked,
+    access::{Asked, Denied},
     gate::Feature,
     observe::{CallEra, Rejection},
     snapshot::ServiceRoute,
@@ -38,12 +39,17 @@ pub(super) fn tenant(
         return Ok(None);
     };
     let mut values = headers.get_all(name.as_str()).iter();
+    let is_alone = !(headers.keys()).any(|other| headers::is_lookalike(other, name));
     match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) if let Ok(tenant) = value.to_str() => Ok(Some(tenant.into())),
+        (None, _) if is_alone => Ok(None),
+        (Some(value), None) if is_alone && let Ok(tenant) = value.to_str() => {
+            Ok(Some(tenant.into()))
+        }
         // Whoever names two tenants would be neither, and stopped with neither.
         _ => {
-            let text = format!("header `{name}` must be there once and be plain text");
+            let text = format!(
+                "header `{name}` must be there once, be plain text and be written with these characters"
+            );
             let refusal = Refusal::plain(StatusCode::BAD_REQUEST, text);
             Err(refusal.counted(Rejection::Body).of(&service.name))
         }
@@ -98,6 +104,20 @@ impl Why<'_> {
     }
 }
 
+/// A call of a tool that is tried again: its place in the batch, its stop, its tool.
+type Probing<'m> = (usize, &'m Stop, &'m str);
+
+/// The stops at which these calls are tried, each once: all calls of a tool take one turn.
+fn distinct<'m>(probing: &[Probing<'m>]) -> Vec<&'m Stop> {
+    let mut stops: Vec<&Stop> = Vec::new();
+    for (_, stop, _) in probing {
+        if stops.iter().all(|other| other.at != stop.at) {
+            stops.push(stop);
+        }
+    }
+    stops
+}
+
 impl Admitted<'_> {
     /// Whether the service is there at all, for this tenant and in this environment.
     pub(super) fn check_stopped(&self) -> Result<(), Refusal> {
@@ -129,17 +149,18 @@ impl Admitted<'_> {
         is_let
     }
 
-    /// Whether a version is killed for this request.
+    /// Whether a version is killed for this request. The side of a flag is, where stable is, whose servers it has.
     pub(super) fn is_killed(&self, version: usize) -> bool {
         let Some(rules) = &self.rules else {
             return false;
         };
-        let Some(version) = self.service.versions.get(version) else {
-            return false;
+        let service = self.service;
+        let is_stopped = |version: usize| {
+            let version = service.versions.get(version).map(|v| v.name.as_str());
+            let stop = version.and_then(|v| rules.latch.stops_version(service.name.as_str(), v));
+            stop.is_some_and(|stop| !self.passes(stop, "version"))
         };
-        let name = self.service.name.as_str();
-        let stop = rules.latch.stops_version(name, version.name.as_str());
-        stop.is_some_and(|stop| !self.passes(stop, "version"))
+        is_stopped(version) || is_stopped(route::served_by(service, version))
     }
 
     /// Whether tools or features of the service may not be there: then bodies are looked into.
@@ -186,6 +207,11 @@ impl Admitted<'_> {
             return Ok(());
         }
         for message in &envelope.messages {
+            let method = message.method();
+            if method != "tools/call" && method.trim().eq_ignore_ascii_case("tools/call") {
+                let text = "the method is written `tools/call`";
+                return Err(self.unreadable(GatewayError::MethodNotFound, message.id, text));
+            }
             if let Some(like) = message.lookalike {
                 let text = format!(
                     "a key differs from `{like}` in capitals only; send `{like}`, and only once"
@@ -235,9 +261,23 @@ impl Admitted<'_> {
             return Ok(Closed::default());
         };
         let closed = viewer.closed(self.core, self.service, rules);
-        let refused: Vec<_> = (envelope.messages.iter())
-            .map(|message| self.check_message(message, viewer, rules, closed))
+        let mut probing = Vec::new();
+        let mut refused: Vec<_> = (envelope.messages.iter())
+            .enumerate()
+            .map(|(at, message)| {
+                let mut tried = |stop, tool| probing.push((at, stop, tool));
+                self.check_message(message, viewer, rules, closed, &mut tried)
+            })
             .collect();
+        // Only what passes whole takes its turn at what is tried again.
+        if refused.iter().all(Option::is_none) && !self.core.probe_all(&distinct(&probing), "tool")
+        {
+            for (at, _, tool) in &probing {
+                if let Some(why) = refused.get_mut(*at) {
+                    *why = Some(Why::KilledTool(tool));
+                }
+            }
+        }
         let Some(first) = refused.iter().flatten().next() else {
             return Ok(closed);
         };
@@ -263,13 +303,18 @@ impl Admitted<'_> {
         Err(refusal.counted(counted).of(&self.service.name))
     }
 
+    /// Why a message is refused; `tried` hears of the call of a tool that is tried again.
     fn check_message<'m>(
         &self,
-        message: &'m Message<'_>,
-        viewer: &Viewer,
-        rules: &Rules,
+        message: &'m Message<'m>,
+        viewer: &'m Viewer,
+        rules: &'m Rules,
         closed: Closed,
-    ) -> Option<Why<'m>> {
+        tried: &mut dyn FnMut(&'m Stop, &'m str),
+    ) -> Option<Why<'m>>
+    where
+        Self: 'm,
+    {
         match message.method() {
             "tools/call" => {
                 if closed.tasks && message.wants_task {
@@ -278,8 +323,12 @@ impl Admitted<'_> {
                 let tool = message.name.as_deref()?;
                 match viewer.may(self.core, self.service, rules, Asked::Tool(tool)) {
                     Ok(()) => None,
-                    Err(Refused::Hidden) => Some(Why::HiddenTool(tool)),
-                    Err(Refused::Killed) => Some(Why::KilledTool(tool)),
+                    Err(Denied::Hidden) => Some(Why::HiddenTool(tool)),
+                    Err(Denied::Killed(stop)) if stop.one_in.is_some() => {
+                        tried(stop, tool);
+                        None
+                    }
+                    Err(Denied::Killed(_)) => Some(Why::KilledTool(tool)),
                 }
             }
             method if closed.tasks && method.starts_with("tasks/") => Some(Why::ClosedTasks),
@@ -295,13 +344,19 @@ impl Admitted<'_> {
         if !self.service.gates.has_routes() {
             return Ok(());
         }
-        let asked = Asked::Route {
-            path: self.rest,
-            method: self.method.as_str(),
+        // Some servers take another method from a header.
+        let others = headers::METHOD_OVERRIDES.into_iter();
+        let others = others.flat_map(|name| self.headers.get_all(name));
+        let others = others.filter_map(|method| Some(method.to_str().ok()?.trim()));
+        let mut methods = std::iter::once(self.method.as_str()).chain(others);
+        let is_open = |method: &str| {
+            let path = self.rest;
+            let asked = Asked::Route { path, method };
+            viewer.may(self.core, self.service, rules, asked).is_ok()
         };
-        let Err(_) = viewer.may(self.core, self.service, rules, asked) else {
+        if methods.all(is_open) {
             return Ok(());
-        };
+        }
         let refusal = Refusal::plain(StatusCode::NOT_FOUND, "not found");
         Err(refusal.counted(Rejection::Flag).of(&self.service.name))
     }
@@ -322,11 +377,30 @@ impl Admitted<'_> {
         Err(refusal.of(&self.service.name))
     }
 
+    /// Refuses a body that belongs to no message: what is looked into are the bodies of POST, and a server that reads others would be a
+    /// way around.
+    pub(super) fn check_no_body(&self) -> Result<(), Refusal> {
+        let length = self.headers.get(header::CONTENT_LENGTH);
+        let has_body = length.is_some_and(|length| length.as_bytes() != b"0")
+            || self.headers.contains_key(header::TRANSFER_ENCODING);
+        if !has_body {
+            return Ok(());
+        }
+        let text = "MCP has bodies with POST only; send this request without `Content-Length` and `Transfer-Encoding`";
+        let status = StatusCode::BAD_REQUEST;
+        let refusal = match era_of(&self.headers) {
+            Some(Era::Modern) => Refusal::rpc(status, None, GatewayError::InvalidRequest, text),
+            _ => Refusal::plain(status, text),
+        };
+        Err(refusal.counted(Rejection::Body).of(&self.service.name))
+    }
+
     /// Gives a caller its side of a flag under release, and tells the server which variant that is. Sides change within a session
     /// too: both have the same endpoints.
     pub(super) fn steer(
         &self,
         mut to: Destination,
+        chosen: Option<usize>,
         viewer: Option<&Viewer>,
         headers: &mut HeaderMap,
     ) -> Destination {
@@ -337,42 +411,42 @@ impl Admitted<'_> {
         let Some(release) = &split.flag else {
             return to;
         };
-        if to.version != self.service.stable && to.version != split.candidate {
+        let sides = [self.service.stable, split.candidate];
+        if !sides.contains(&to.version) {
             return to;
         }
         let flag = release.flag.as_str();
-        let off = || {
-            rules
-                .flags
-                .flags
-                .get(flag)
-                .map(|flag| &*flag.serin.off_variant)
-        };
-        let variant = match self.chosen {
-            Some(chosen) if chosen == split.candidate && to.version == chosen => Some(&*release.on),
-            Some(_) => off(),
-            None => {
-                let evaluation = viewer.evaluate(rules, flag);
-                if let Some(evaluation) = &evaluation {
-                    let counters = &self.core.counters;
-                    counters.evaluated(&release.flag, evaluation.variant, evaluation.reason);
-                }
-                let by_split = evaluation.filter(|e| e.reason == Reason::Split);
-                to.by_split = by_split.map(|_| key_hash(viewer.targeting_key.as_bytes()));
-                let is_on = by_split.is_some_and(|e| *e.variant == *release.on);
-                if is_on && self.is_killed(split.candidate) {
-                    to.by_split = None;
-                    off()
-                } else {
-                    if is_on {
-                        to.version = split.candidate;
-                    }
-                    evaluation.map(|evaluation| evaluation.variant)
-                }
+        let evaluation = viewer.evaluate(rules, flag);
+        let by_hand = chosen.filter(|version| sides.contains(version));
+        let mut variant = evaluation.map(|evaluation| evaluation.variant);
+        let mut is_on = if let Some(version) = by_hand {
+            // What is killed or has expired is off for everybody.
+            version == split.candidate && evaluation.is_some_and(|e| e.reason != Reason::Disabled)
+        } else {
+            if let Some(evaluation) = &evaluation {
+                let counters = &self.core.counters;
+                counters.evaluated(&release.flag, evaluation.variant, evaluation.reason);
             }
+            let by_split = evaluation.filter(|e| e.reason == Reason::Split);
+            to.by_split = by_split.map(|_| key_hash(viewer.targeting_key.as_bytes()));
+            by_split.is_some_and(|e| *e.variant == *release.on)
         };
-        let said = variant.and_then(|v| HeaderValue::from_str(&format!("{flag}={v}")).ok());
-        if let Some(said) = said {
+        let is_killed = is_on && self.is_killed(split.candidate);
+        if is_killed {
+            (is_on, to.by_split) = (false, None);
+        }
+        if is_on {
+            variant = Some(&release.on);
+        } else if by_hand.is_some() || is_killed {
+            let known = rules.flags.flags.get(flag);
+            variant = known.map(|flag| &*flag.serin.off_variant);
+        }
+        to.version = if is_on {
+            split.candidate
+        } else {
+            self.service.stable
+        };
+        if let Some(said) = variant.and_then(|variant| headers::flag_value(flag, variant)) {
             headers.insert(&headers::FLAGS, said);
         }
         to

@@ -9,7 +9,7 @@ use crate::{
     rebind::{self, Because},
     refusal::Refusal,
     route::{self, Caller, Destination},
-    session::{self, Place, Token},
+    session::{self, Place, Side, Token},
     trials::{began_in, key_hash},
 };
 use bytes::Bytes;
@@ -63,7 +63,7 @@ impl Admitted<'_> {
         if is_edited {
             headers.insert(header::CONTENT_LENGTH, body.len().into());
         }
-        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
         let asks = Asks::Call(Call {
             tool: None,
             id: message.id,
@@ -84,6 +84,7 @@ impl Admitted<'_> {
                     .saturating_add(self.service.settings.session_ttl.as_secs()),
                 is_tester: self.chosen.is_some(),
                 by_split: to.by_split.is_some(),
+                side: self.side_of_tester(to.version),
                 tenant: "".into(),
                 upstream: match &upstream {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
@@ -132,7 +133,7 @@ impl Admitted<'_> {
         let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
         let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
         let mut headers = self.take_headers();
-        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let to = self.steer(to, self.chosen_in(&token), viewer.as_ref(), &mut headers);
         let is_flag = (self.service.split.as_ref()).is_some_and(|split| split.flag.is_some());
         let compared = self.compared(&token);
         // Of a flag the caller's key decides, in all of its sessions.
@@ -195,7 +196,7 @@ impl Admitted<'_> {
         let viewer = self.any_viewer(Some(token.session), CallEra::Legacy);
         let viewer = viewer.on(self.service, to.version);
         let mut headers = self.take_headers();
-        let to = self.steer(to, Some(&viewer), &mut headers);
+        let to = self.steer(to, self.chosen_in(&token), Some(&viewer), &mut headers);
         let to = Destination {
             by_split: None,
             ..to
@@ -243,6 +244,31 @@ impl Admitted<'_> {
         let split = self.service.split.as_ref()?;
         (token.by_split && began_in(split, token.issued_ms))
             .then(|| key_hash(token.session.as_bytes()))
+    }
+
+    /// The side of the flag under release to which a tester's choice led.
+    fn side_of_tester(&self, version: usize) -> Option<Side> {
+        let split = self.service.split.as_ref()?;
+        (split.flag.is_some() && self.chosen.is_some()).then_some(Side {
+            rollout: split.rollout,
+            is_on: version == split.candidate,
+        })
+    }
+
+    /// The version chosen by hand for a call in a session: the side with which the session began, else what the call itself says.
+    fn chosen_in(&self, token: &Token) -> Option<usize> {
+        let split = self.service.split.as_ref();
+        let split = split.filter(|split| split.flag.is_some());
+        let side = token.side.zip(split);
+        let side = side.filter(|(side, split)| side.rollout == split.rollout);
+        let version = side.map(|(side, split)| {
+            if side.is_on {
+                split.candidate
+            } else {
+                self.service.stable
+            }
+        });
+        version.or(self.chosen)
     }
 
     fn no_session(&self, text: &str) -> Refusal {

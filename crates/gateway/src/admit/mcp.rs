@@ -27,6 +27,10 @@ impl Admitted<'_> {
             self.headers.remove(&headers::SESSION_ID);
         }
         let session = self.headers.remove(&headers::SESSION_ID);
+        if self.method != Method::POST {
+            self.check_method()?;
+            self.check_no_body()?;
+        }
         match (&self.method, session) {
             (&Method::POST, session) => {
                 let body = self.collect(body).await?;
@@ -35,7 +39,6 @@ impl Admitted<'_> {
                 self.message(era, session, body).await
             }
             (&Method::GET | &Method::DELETE, Some(session)) => {
-                // Neither has a body.
                 drop(body);
                 self.stream_or_end(session).await
             }
@@ -47,7 +50,7 @@ impl Admitted<'_> {
                 let viewer = self.any_viewer(None, CallEra::Legacy);
                 let viewer = viewer.on(self.service, to.version);
                 let mut headers = self.take_headers();
-                let to = self.steer(to, Some(&viewer), &mut headers);
+                let to = self.steer(to, self.chosen, Some(&viewer), &mut headers);
                 let empty = ToUpstream::Full(None);
                 let mut outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
                 outbound.key = Some(&key);
@@ -59,13 +62,13 @@ impl Admitted<'_> {
                 Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
             }
             _ => {
-                self.check_method()?;
+                drop(body);
                 let era = if era == Some(Era::Modern) {
                     CallEra::Modern
                 } else {
                     CallEra::Legacy
                 };
-                self.plain(body, era).await
+                self.plain(ToUpstream::Full(None), era).await
             }
         }
     }
@@ -157,7 +160,7 @@ impl Admitted<'_> {
         let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
         let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
         let mut headers = self.take_headers();
-        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
         let asks = asks(envelope);
         let mut outbound =
             self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);

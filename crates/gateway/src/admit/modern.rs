@@ -95,7 +95,7 @@ impl Admitted<'_> {
         if sent.len() != body.len() {
             headers.insert(header::CONTENT_LENGTH, sent.len().into());
         }
-        let to = self.steer(to, viewer.as_ref(), &mut headers);
+        let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
         let sight = match viewer {
             Some(viewer) if is_listening => {
                 // Its server says first to what it listens.

@@ -9,6 +9,7 @@ use serin_flags::{Environment, Flag, FlagKey, Release, Table};
 use serin_model::{
     access::Gates,
     event::FlagRelease,
+    name::{EndpointId, RolloutId},
     observe::Rejection,
     service::{Protocol, ServiceSettings},
     snapshot::ServiceRoute,
@@ -597,15 +598,36 @@ async fn a_closed_route_is_not_there_however_it_is_written() {
         "/mcp/EXPORT",
         "/mcp/export;v=1/all",
         "/mcp/%2Fexport",
+        "/mcp/%2565xport",
+        "/mcp/export%00.html",
     ];
     for path in closed {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
     assert_eq!(client.ask("HEAD", "/mcp/export", &[], "").await.status, 404);
+    // A server may take the one for the other.
+    for (method, headers) in [
+        ("get", &[][..]),
+        ("POST", &[("x-http-method-override", "GET")]),
+        (
+            "POST",
+            &[("x-method-override", "PUT"), ("x-method-override", "get")],
+        ),
+    ] {
+        let answer = client.ask(method, "/mcp/export", headers, "").await;
+        assert_eq!(answer.status, 404, "{method} {headers:?}");
+    }
+    for path in [
+        "/mcp/x/..;/export",
+        "/mcp/export/..%20/x",
+        "/mcp/%252e%252e/mcp/export",
+    ] {
+        assert_eq!(client.get(path).await.status, 400, "{path}");
+    }
     assert_eq!(server.seen().len(), 0);
     gateway
         .observed
-        .rejection(Rejection::Flag, closed.len() as u64 + 1)
+        .rejection(Rejection::Flag, closed.len() as u64 + 4)
         .await;
     for (method, path) in [
         ("GET", "/mcp/exports"),
@@ -724,7 +746,7 @@ async fn who_sees_other_tools_than_before_hears_of_it_and_nobody_else() {
     assert!(quiet.await.is_err(), "to this tenant nothing has changed");
 }
 
-fn releasing(server: &Server, percentage: f64) -> (Vec<ServiceRoute>, Table) {
+pub(crate) fn releasing(server: &Server, percentage: f64) -> (Vec<ServiceRoute>, Table) {
     let mut table = flags(&[("new_search", false)]);
     let forced = (
         "forced".parse().unwrap(),
@@ -858,6 +880,7 @@ async fn callers_of_a_candidate_are_in_the_environment_canary() {
             &in_canary(),
         )]
     };
+    let known: Arc<[Arc<str>]> = ["add".into(), "admin.drop".into()].into();
     let keys = serin_gateway::Keyring::ephemeral().unwrap();
     let gateway = Running::with(at(0.0), keys, |options| {
         options.environment = Environment::Production;
@@ -875,6 +898,24 @@ async fn callers_of_a_candidate_are_in_the_environment_canary() {
         let answer = client.legacy(&id, call("admin.drop")).await;
         assert_eq!(answer.json()["error"].is_null(), sees, "{share}");
     }
+    // Whoever listens is moved with the promotion.
+    let at = || {
+        let mut services = at(100.0);
+        for version in &mut services[0].versions {
+            version.tools = known.clone();
+        }
+        services
+    };
+    gateway.swap_flags(at(), in_canary());
+    let mut client = gateway.client().await;
+    let id = session(&mut client).await;
+    let headers = [("mcp-session-id", &*id), ("accept", "text/event-stream")];
+    let mut stream = client.begin("GET", "/mcp", &headers, "").await;
+    assert_eq!(next(&mut stream).await, ": here\n\n");
+    let mut promoted = at();
+    (promoted[0].stable, promoted[0].split) = (1, None);
+    gateway.swap_flags(promoted, in_canary());
+    assert!(next(&mut stream).await.contains("list_changed"));
 }
 
 #[tokio::test]
@@ -973,4 +1014,312 @@ async fn what_comes_by_a_stream_agrees_too_however_it_is_cut() {
         }
     };
     soon(answered).await;
+}
+
+/// The same, where testers choose their side by hand.
+pub(crate) fn testing(server: &Server, percentage: f64) -> (Vec<ServiceRoute>, Table) {
+    let (mut services, table) = releasing(server, percentage);
+    services[0].settings.overrides.canary = true;
+    (services, table)
+}
+
+#[tokio::test]
+async fn testers_of_a_flag_keep_their_side_in_their_session() {
+    let server = tools(false).await;
+    for (percentage, canary, version, said) in [
+        (0.0, "true", "v1+new_search", "new_search=on"),
+        (100.0, "false", "v1", "new_search=off"),
+    ] {
+        let (services, table) = testing(&server, percentage);
+        let gateway = Running::start(services.clone());
+        gateway.swap_flags(services.clone(), table.clone());
+        let mut client = gateway.client().await;
+        let tester = [("content-type", "application/json"), ("x-canary", canary)];
+        let begun = client.ask("POST", "/mcp", &tester, INITIALIZE).await;
+        assert_eq!(begun.version(), version);
+        let id = begun.header("mcp-session-id").unwrap();
+        let answer = client.legacy(id, call("add")).await;
+        assert_eq!(answer.version(), version);
+        assert_eq!(server.last().header("x-serin-flags"), Some(said));
+        let other = if canary == "true" { "false" } else { "true" };
+        let headers = [("mcp-session-id", id), ("x-canary", other)];
+        let answer = client.ask("POST", "/mcp", &headers, call("add")).await;
+        assert_eq!(
+            answer.version(),
+            version,
+            "a session goes before the header"
+        );
+        let stream = client.begin("GET", "/mcp", &headers[..1], "").await;
+        assert_eq!(stream.headers()["x-serin-version"], version);
+        // In another rollout it is a caller like all others.
+        let mut services = services;
+        let rollout = RolloutId(uuid::Uuid::from_u128(2));
+        services[0].split.as_mut().unwrap().rollout = rollout;
+        gateway.swap_flags(services, table);
+        let mut client = gateway.client().await;
+        let answer = client.legacy(id, call("add")).await;
+        assert_ne!(answer.version(), version);
+    }
+}
+
+#[tokio::test]
+async fn testers_of_a_flag_keep_their_side_with_what_it_made() {
+    let server = Server::answering(|_| {
+        crate::support::json(r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"nextCursor":"2"}}"#)
+    })
+    .await;
+    let (services, table) = testing(&server, 0.0);
+    let gateway = Running::start(services.clone());
+    gateway.swap_flags(services, table);
+    let mut client = gateway.client().await;
+    let tester = [("x-canary", "true")];
+    let list = client.modern("tools/list", None, &tester, "{}").await;
+    let params = json!({ "cursor": message(&list)["result"]["nextCursor"] }).to_string();
+    let next = client.modern("tools/list", None, &tester, &params).await;
+    assert_eq!(next.version(), "v1+new_search");
+    assert_eq!(server.last().json()["params"]["cursor"], "2");
+}
+
+#[tokio::test]
+async fn the_server_is_told_a_variant_of_any_name() {
+    let server = tools(false).await;
+    for (name, said) in [
+        (
+            "größer,x=1\r\n",
+            "new_search=gr%C3%B6%C3%9Fer%2Cx%3D1%0D%0A",
+        ),
+        ("v2_b", "new_search=v2_b"),
+    ] {
+        let (mut services, mut table) = testing(&server, 100.0);
+        let variants = json!({ name: true, "off": false });
+        let flag: Flag = serde_json::from_value(json!({
+            "state": "ENABLED", "variants": variants, "defaultVariant": "off", "serin": { "offVariant": "off" },
+        }))
+        .unwrap();
+        let key: FlagKey = "new_search".parse().unwrap();
+        table.flags = Arc::new([(key.clone(), Arc::new(flag))].into());
+        table.releases.get_mut(&key).unwrap().on = name.into();
+        let split = services[0].split.as_mut().unwrap();
+        split.flag.as_mut().unwrap().on = name.into();
+        let gateway = Running::start(services.clone());
+        gateway.swap_flags(services, table);
+        let mut client = gateway.client().await;
+        let answer = client
+            .modern("tools/call", Some("add"), &[], r#"{"name":"add"}"#)
+            .await;
+        assert_eq!(answer.version(), "v1+new_search");
+        assert_eq!(server.last().header("x-serin-flags"), Some(said));
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_could_take_for_a_header_of_the_gateway_goes_no_further() {
+    let server = tools(false).await;
+    let (services, table) = testing(&server, 0.0);
+    let gateway = Running::start(services.clone());
+    gateway.swap_flags(services, table);
+    let mut client = gateway.client().await;
+    let names = [
+        "x_serin_flags",
+        "x-serin_flags",
+        "x.serin.flags",
+        "x_serin_version",
+        "x_canary",
+        "mcp_session_id",
+        "mcp_name",
+        "last_event_id",
+        "x_forwarded_for",
+        "x_forwarded-prefix",
+        "x_real_ip",
+        "content_length",
+    ];
+    let mut headers: Vec<_> = names.iter().map(|name| (*name, "1")).collect();
+    headers.extend([("x_else", "1"), ("api_key", "1")]);
+    let params = r#"{"name":"add"}"#;
+    let answer = client
+        .modern("tools/call", Some("add"), &headers, params)
+        .await;
+    assert_eq!(answer.status, 200);
+    let seen = server.last();
+    for name in names {
+        assert_eq!(seen.header(name), None, "{name}");
+    }
+    assert_eq!(
+        (seen.header("x_else"), seen.header("api_key")),
+        (Some("1"), Some("1"))
+    );
+    // Two tenants, for such a server.
+    for headers in [
+        &[("x_tenant", "acme")][..],
+        &[("x-tenant", "other"), ("x_tenant", "acme")],
+    ] {
+        let answer = client.modern("tools/list", None, headers, "{}").await;
+        assert_eq!(answer.status, 400, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_mcp_go_with_post_alone() {
+    let server = Server::answering(|seen| reply(200, &[], seen.path.clone())).await;
+    let mut plain = service(&[build("v1", &[&server])], None);
+    (plain.name, plain.path, plain.protocol) =
+        ("plain".parse().unwrap(), "/api".into(), Protocol::Http);
+    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None), plain]);
+    let mut client = gateway.client().await;
+    let before = server.seen().len();
+    for method in ["GET", "DELETE", "HEAD", "OPTIONS", "PUT"] {
+        for headers in [
+            &[("mcp-protocol-version", "2026-07-28")][..],
+            &[
+                ("mcp-protocol-version", "2025-11-25"),
+                ("mcp-session-id", "s"),
+            ],
+            &[],
+        ] {
+            let mut client = gateway.client().await;
+            let answer = client.ask(method, "/mcp", headers, call("add")).await;
+            assert_eq!(answer.status, 400, "{method} {headers:?}");
+        }
+    }
+    let chunked = format!(
+        "GET /mcp HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n",
+        gateway.address
+    );
+    let answer = raw(gateway.address, &chunked, "POST only").await;
+    assert_eq!(status(&answer), 400);
+    assert_eq!(server.seen().len(), before);
+    let answer = client
+        .ask("OPTIONS", "/mcp", &[("content-length", "0")], "")
+        .await;
+    assert_eq!(answer.status, 200);
+    let answer = client.ask("DELETE", "/api/x", &[], "body").await;
+    assert_eq!((answer.status, server.last().text()), (200, "body"));
+}
+
+/// A list that waits until it is let go.
+async fn held_list() -> (Server, Arc<tokio::sync::Semaphore>) {
+    let held = Arc::new(tokio::sync::Semaphore::new(0));
+    let until = held.clone();
+    let server = Server::start(move |seen| {
+        let until = until.clone();
+        async move {
+            let _permit = until.acquire().await.unwrap();
+            let result = json!({ "tools": [{ "name": "add" }, { "name": "admin.drop" }] });
+            let message = json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": result });
+            crate::support::json(message.to_string())
+        }
+    })
+    .await;
+    (server, held)
+}
+
+#[tokio::test]
+async fn a_list_on_its_way_shows_nothing_closed_though_its_endpoint_or_service_is_gone() {
+    let table = flags(&[("admin", false)]);
+    for (is_gone, sees) in [(false, &["add"][..]), (true, &[])] {
+        let (server, held) = held_list().await;
+        let before = gated(
+            service(&[build("v1", &[&server])], None),
+            admin_tools(),
+            &table,
+        );
+        let mut after = before.clone();
+        after.versions[0].endpoints[0].id = EndpointId(99);
+        let gateway = Running::start(vec![before.clone()]);
+        gateway.swap_flags(vec![before], table.clone());
+        let mut client = gateway.client().await;
+        let changing = async {
+            while server.count("tools/list") == 0 {
+                tokio::task::yield_now().await;
+            }
+            let after = if is_gone { vec![] } else { vec![after] };
+            gateway.swap_flags(after, table.clone());
+            held.add_permits(1);
+        };
+        let list = client.modern("tools/list", None, &[], "{}");
+        let (list, ()) = tokio::join!(list, soon(changing));
+        assert_eq!(names(&list), sees);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_a_modern_caller_opens_shows_nothing_closed() {
+    let list = r#"{"jsonrpc":"2.0","id":3,"result":{"tools":[{"name":"admin.drop"}]}}"#;
+    // The end of the last event is missing: some clients take it all the same.
+    let text = format!("event: endpoint\ndata: /messages\n\ndata: {list}\n\ndata: {list}\n");
+    let server = Server::answering(move |_| {
+        reply(200, &[("content-type", "text/event-stream")], text.clone())
+    })
+    .await;
+    let table = flags(&[("admin", false)]);
+    let at = || {
+        vec![gated(
+            service(&[build("v1", &[&server])], None),
+            admin_tools(),
+            &table,
+        )]
+    };
+    let gateway = Running::start(at());
+    gateway.swap_flags(at(), table.clone());
+    let mut client = gateway.client().await;
+    for version in ["2026-07-28", "2024-11-05"] {
+        let headers = [("mcp-protocol-version", version)];
+        let heard = client.ask("GET", "/mcp", &headers, "").await;
+        assert!(heard.text().contains("data: /messages"), "{}", heard.text());
+        assert!(!heard.text().contains("admin"), "{}", heard.text());
+        assert_eq!(heard.text().matches(r#""tools":[]"#).count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_does_not_pass_where_it_must_be() {
+    let server = Server::answering(|_| {
+        let headers = [
+            ("content-type", "application/json"),
+            ("content-encoding", "gzip"),
+        ];
+        reply(200, &headers, &b"\x1f\x8b"[..])
+    })
+    .await;
+    let table = flags(&[("admin", false)]);
+    for (is_gated, status) in [(false, 200), (true, 502)] {
+        let open = service(&[build("v1", &[&server])], None);
+        let gated = gated(open.clone(), admin_tools(), &table);
+        let at = if is_gated { gated } else { open };
+        let gateway = Running::start(vec![at.clone()]);
+        gateway.swap_flags(vec![at], table.clone());
+        let mut client = gateway.client().await;
+        let list = client.modern("tools/list", None, &[], "{}").await;
+        assert_eq!(list.status, status);
+        let params = r#"{"name":"add"}"#;
+        let called = client.modern("tools/call", Some("add"), &[], params).await;
+        assert_eq!(called.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_feature_that_the_process_switches_on_is_open_by_either_name() {
+    let server = tools(false).await;
+    let initialize =
+        INITIALIZE.replace(r#""capabilities":{}"#, r#""capabilities":{"sampling":{}}"#);
+    for (defined, forced) in [
+        ("mcp_sampling", "sampling:enabled"),
+        ("sampling", "mcp_sampling:enabled"),
+    ] {
+        let (_, mut table) = features(defined);
+        table.forced = forced.parse().unwrap();
+        let at = gated(service(&[build("v1", &[&server])], None), json!({}), &table);
+        let gateway = Running::start(vec![at.clone()]);
+        gateway.swap_flags(vec![at], table);
+        let mut client = gateway.client().await;
+        let headers = [("content-type", "application/json")];
+        client
+            .ask("POST", "/mcp", &headers, initialize.clone())
+            .await;
+        let seen = server.last().json();
+        assert!(
+            seen["params"]["capabilities"]["sampling"].is_object(),
+            "{forced}"
+        );
+    }
 }

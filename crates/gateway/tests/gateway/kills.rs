@@ -1,7 +1,7 @@
 //! What is killed: the very next request is refused, and what is under way is cut.
 
 use crate::{
-    gates::{call, message, names, session, tools},
+    gates::{call, message, names, session, testing, tools},
     support::*,
 };
 use arc_swap::ArcSwap;
@@ -294,6 +294,105 @@ async fn of_what_is_tried_again_one_call_in_so_many_goes_through() {
         }
         assert_eq!(server.count("tools/call") - before, 3, "{target}");
         board.revive(target);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_takes_one_turn_at_a_tool_and_none_if_it_does_not_pass() {
+    let server = tools(false).await;
+    let board = Switchboard::default();
+    let gateway = board.start(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    let session = session(&mut client).await;
+    let batch = |tools: &[&str]| {
+        let calls: Vec<_> = tools.iter().map(|tool| call(tool)).collect();
+        format!("[{}]", calls.join(","))
+    };
+    board.put("tool:tools/add", Position::Probing { one_in: 2 }, 0);
+    board.put("tool:tools/greet", Position::Probing { one_in: 3 }, 0);
+    board.kill("tool:tools/search");
+    let before = server.seen().len();
+    let mut passed = Vec::new();
+    for tools in [
+        &["add", "add"][..],
+        // It would be let through, were the other one not killed.
+        &["greet", "search"],
+        &["greet", "add"],
+        // The turn of `greet` was kept.
+        &["greet", "add"],
+        &["add"],
+        &["add"],
+    ] {
+        client.legacy(&session, batch(tools)).await;
+        passed.push(server.seen().len() - before);
+    }
+    assert_eq!(passed, [1, 1, 1, 2, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_killed_flag_is_off_for_its_testers_too() {
+    let server = tools(false).await;
+    for target in ["flag:new_search", "flags", "version:tools/v1+new_search"] {
+        let board = Switchboard::default();
+        let (services, table) = testing(&server, 50.0);
+        let gateway = board.start(services.clone());
+        gateway.swap_flags(services, table);
+        let mut client = gateway.client().await;
+        let tester = [("content-type", "application/json"), ("x-canary", "true")];
+        let begun = client.ask("POST", "/mcp", &tester, INITIALIZE).await;
+        let id = begun.header("mcp-session-id").unwrap();
+        board.kill(target);
+        let params = r#"{"name":"add"}"#;
+        for is_killed in [true, false] {
+            let (version, said) = if is_killed {
+                ("v1", "new_search=off")
+            } else {
+                ("v1+new_search", "new_search=on")
+            };
+            let called = client
+                .modern("tools/call", Some("add"), &tester[1..], params)
+                .await;
+            assert_eq!(called.version(), version, "{target}");
+            assert_eq!(server.last().header("x-serin-flags"), Some(said));
+            let called = client.legacy(id, call("add")).await;
+            assert_eq!(called.version(), version, "{target}");
+            board.revive(target);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_kill_of_stable_stops_both_sides_of_a_flag() {
+    let server = slow().await;
+    for percentage in [0.0, 100.0] {
+        let board = Switchboard::default();
+        let (services, table) = testing(&server, percentage);
+        let gateway = board.start(services.clone());
+        gateway.swap_flags(services, table);
+        let mut client = gateway.client().await;
+        let tester = [("content-type", "application/json"), ("x-canary", "true")];
+        let begun = client.ask("POST", "/mcp", &tester, INITIALIZE).await;
+        assert_eq!(begun.version(), "v1+new_search");
+        let id = begun.header("mcp-session-id").unwrap();
+        let headers = [("mcp-session-id", id), ("content-type", "application/json")];
+        let mut answering = gateway.client().await;
+        let mut answer = answering.begin("POST", "/mcp", &headers, call("add")).await;
+        assert_eq!(answer.headers()["x-serin-version"], "v1+new_search");
+        soon(answer.body_mut().frame()).await.unwrap().unwrap();
+        board.kill("version:tools/v1");
+        let cut = soon(answer.body_mut().frame()).await;
+        assert!(cut.is_none_or(|frame| frame.is_err()));
+        let params = r#"{"name":"add"}"#;
+        for answer in [
+            client.modern("tools/call", Some("add"), &[], params).await,
+            client
+                .modern("tools/call", Some("add"), &tester[1..], params)
+                .await,
+            client.legacy(id, call("add")).await,
+            client.ask("POST", "/mcp", &tester, INITIALIZE).await,
+        ] {
+            assert_eq!(answer.status, 503, "{}", answer.text());
+        }
     }
 }
 
