@@ -11,7 +11,7 @@ use self::checks::{
 };
 use crate::{
     access::Rules,
-    affinity,
+    affinity, auth,
     body::{ToClient, ToUpstream},
     connection::Connection,
     core::Core,
@@ -29,6 +29,7 @@ use serin_model::{
     service::Protocol,
     snapshot::ServiceRoute,
 };
+use serin_tenancy::Principal;
 use std::{
     cell::{OnceCell, RefCell},
     rc::Rc,
@@ -73,7 +74,13 @@ struct Admitted<'a> {
     host: &'a str,
     /// The version asked for by hand.
     chosen: Option<usize>,
-    /// Whose it is.
+    /// Who proved that it is theirs, where the service asks for that.
+    #[expect(
+        dead_code,
+        reason = "read where scopes, limits and sessions are checked"
+    )]
+    principal: Option<Arc<Principal>>,
+    /// Whose it is: the tenant that was proven, else the one that a header names.
     tenant: Option<Box<str>>,
     /// The flags and kills, where they have a say.
     rules: Option<Rules>,
@@ -86,7 +93,7 @@ struct Admitted<'a> {
 }
 
 async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incoming>) -> Answered {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     check_head(core, connection, &parts)?;
     if let Some(health) = health(core, &parts) {
         return Ok(health);
@@ -95,11 +102,13 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     let path = parts.uri.path();
     let name = host.host();
     let (alarm, latch) = (core.alarm(), core.latch());
-    let (service, position, flags) = core.with_snapshot(|snapshot| {
+    let (service, position, flags, directory) = core.with_snapshot(|snapshot| {
         let service = snapshot.find(Some(name), path);
         let flags = service.filter(|service| Rules::concern(service, latch.as_deref()));
         let flags = flags.map(|_| snapshot.flags.clone());
-        (service.cloned(), snapshot.position, flags)
+        let directory = service.filter(|service| auth::is_asked(service));
+        let directory = directory.map(|_| snapshot.tenancy.clone());
+        (service.cloned(), snapshot.position, flags, directory)
     });
     if !admits_host(core, service.as_deref(), &host) {
         let text = format!(
@@ -115,6 +124,19 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     if service.protocol == Protocol::Mcp {
         check_origin(core, service, &parts.headers, &host)?;
     }
+    let principal = match &directory {
+        Some(directory) => {
+            let headers = &mut parts.headers;
+            Some(auth::authenticate(
+                core, connection, service, directory, headers,
+            )?)
+        }
+        None => None,
+    };
+    let tenant = match &principal {
+        Some(principal) => Some(principal.tenant.as_str().into()),
+        None => guard::tenant(service, &parts.headers)?,
+    };
     let newer = OnceCell::new();
     let mut admitted = Admitted {
         core,
@@ -127,7 +149,8 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
         host: host.as_str(),
         chosen: chosen_version(service, &parts.headers)?,
         method: parts.method,
-        tenant: guard::tenant(service, &parts.headers)?,
+        principal,
+        tenant,
         headers: parts.headers,
         rules: flags.map(|flags| Rules::new(flags, latch)),
         alarm,

@@ -1,6 +1,6 @@
 //! What is known of one client connection.
 
-use crate::{framing::Framing, session::Token};
+use crate::{auth::Proven, framing::Framing, session::Token};
 use http::HeaderValue;
 use serin_model::name::ServiceName;
 use socket2::{SockRef, TcpKeepalive};
@@ -49,6 +49,8 @@ pub(crate) struct Connection {
     /// What the session id meant that came last: a client's next request mostly brings the same, and unsealing it again would
     /// say the same.
     unsealed: RefCell<Option<Unsealed>>,
+    /// Whose the key was that came last.
+    pub(crate) proven: RefCell<Option<Proven>>,
 }
 
 /// A session id and what it means.
@@ -71,6 +73,7 @@ impl Connection {
             idle_since: Cell::new(Instant::now()),
             framing: RefCell::default(),
             unsealed: RefCell::default(),
+            proven: RefCell::default(),
         }
     }
 

@@ -8,7 +8,7 @@
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
-//! Beside the line: `access` (what flags and kills leave of a service), `kills` (calls that are cut), `sieve` and `lists` (answers that
+//! Beside the line: `auth` (whose a request is), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `sieve` and `lists` (answers that
 //! must agree with both), `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions
 //! that must move), `affinity`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
 //!
@@ -22,6 +22,7 @@
 mod access;
 mod admit;
 mod affinity;
+mod auth;
 #[doc(hidden)]
 pub mod bench;
 mod body;

@@ -55,6 +55,8 @@ pub(crate) struct Counters {
     services: RefCell<Map<ServiceName, ServiceCounters>>,
     rejections: RefCell<Map<(Option<ServiceName>, Rejection), u64>>,
     moved: RefCell<Map<ServiceName, Moved>>,
+    /// Who proved who they are, and who did not.
+    auth: RefCell<Map<&'static str, u64>>,
     /// Answers of flags.
     flags: RefCell<Map<FlagKey, Answers>>,
     clock: Clock,
@@ -186,6 +188,7 @@ impl Counters {
             sender,
             services: RefCell::default(),
             rejections: RefCell::default(),
+            auth: RefCell::default(),
             moved: RefCell::default(),
             flags: RefCell::default(),
             clock: Clock::new(),
@@ -273,6 +276,11 @@ impl Counters {
         *rejections.entry((service.cloned(), why)).or_default() += 1;
     }
 
+    /// A caller proved who it is, or did not.
+    pub(crate) fn authenticated(&self, result: &'static str) {
+        *self.auth.borrow_mut().entry(result).or_default() += 1;
+    }
+
     /// A flag answered.
     pub(crate) fn evaluated(&self, flag: &FlagKey, variant: &str, reason: Reason) {
         let mut flags = self.flags.borrow_mut();
@@ -333,6 +341,7 @@ impl Counters {
             .into_iter()
             .map(|((service, why), n)| (service, why, n))
             .collect();
+        sealed.auth = self.auth.borrow_mut().drain().collect();
         sealed.moved = self.moved.borrow_mut().drain().collect();
         for (flag, answers) in self.flags.borrow_mut().drain() {
             let answers = answers.into_iter();

@@ -17,6 +17,8 @@ pub(crate) struct Refusal {
     json: bool,
     allow: Option<&'static str>,
     retry_after_seconds: Option<u32>,
+    /// What a client has to show.
+    challenge: Option<HeaderValue>,
     /// The version that failed, and whether it is the candidate.
     version: Option<(HeaderValue, bool)>,
     /// How it is counted; a failure of an endpoint is counted with its calls instead.
@@ -34,6 +36,7 @@ impl Refusal {
             json: false,
             allow: None,
             retry_after_seconds: None,
+            challenge: None,
             version: None,
             counted: None,
             service: None,
@@ -91,6 +94,12 @@ impl Refusal {
             .of(service)
     }
 
+    /// Says what a client has to show (RFC 9110, section 11.6.1).
+    pub(crate) fn challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
     fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_seconds = Some(seconds);
         self
@@ -115,6 +124,9 @@ impl Refusal {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
