@@ -1,7 +1,7 @@
 //! The gateway's own answers when it does not forward a request: what was wrong, where, and what to do.
 
 use crate::{body::ToClient, headers};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serin_mcp::error::{GatewayError, error_body};
 use serin_model::{name::ServiceName, observe::Rejection};
 
@@ -15,10 +15,8 @@ pub(crate) struct Refusal {
     status: StatusCode,
     text: String,
     json: bool,
-    allow: Option<&'static str>,
-    retry_after_seconds: Option<u32>,
-    /// What a client has to show.
-    challenge: Option<HeaderValue>,
+    /// What it says beside its text.
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// The version that failed, and whether it is the candidate.
     version: Option<(HeaderValue, bool)>,
     /// How it is counted; a failure of an endpoint is counted with its calls instead.
@@ -34,9 +32,7 @@ impl Refusal {
             status,
             text: text.into(),
             json: false,
-            allow: None,
-            retry_after_seconds: None,
-            challenge: None,
+            headers: Vec::new(),
             version: None,
             counted: None,
             service: None,
@@ -72,9 +68,14 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn allow(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
+    /// Says something in a header.
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
+    }
+
+    pub(crate) fn allow(self, methods: &'static str) -> Self {
+        self.header(header::ALLOW, HeaderValue::from_static(methods))
     }
 
     /// A whole JSON answer, made elsewhere.
@@ -95,14 +96,12 @@ impl Refusal {
     }
 
     /// Says what a client has to show (RFC 9110, section 11.6.1).
-    pub(crate) fn challenge(mut self, challenge: HeaderValue) -> Self {
-        self.challenge = Some(challenge);
-        self
+    pub(crate) fn challenge(self, challenge: HeaderValue) -> Self {
+        self.header(header::WWW_AUTHENTICATE, challenge)
     }
 
-    fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_seconds = Some(seconds);
-        self
+    fn retry_after(self, seconds: u32) -> Self {
+        self.header(header::RETRY_AFTER, seconds.into())
     }
 
     pub(crate) fn into_response(self) -> Response<ToClient> {
@@ -122,15 +121,7 @@ impl Refusal {
         if let Some((version, is_candidate)) = self.version {
             headers::name_version(headers, version, is_candidate);
         }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
-        if let Some(challenge) = self.challenge {
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        if let Some(seconds) = self.retry_after_seconds {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
+        headers.extend(self.headers);
         response
     }
 }

@@ -48,21 +48,16 @@ fn role_claim() -> String {
 }
 
 /// Whether requests with a key must be signed (`docs/access.md`, "Signed requests").
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signing {
     /// They may be.
+    #[default]
     Optional,
     /// They must be.
     Required,
     /// They must be where this flag is on for the tenant (the Stage I seed's `request_signing`).
     Flag(FlagKey),
-}
-
-impl Default for Signing {
-    fn default() -> Self {
-        Self::Optional
-    }
 }
 
 /// How the gateway reaches the endpoints of a service and proves itself to them.
