@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sqlx::error::DatabaseError;
 
+use crate::audit::QUESTION_SECONDS_MAX;
 use crate::file::BUSY_SECONDS_MAX;
 
 /// A store could not do what it was asked.
@@ -41,6 +42,9 @@ pub enum Problem {
         "another process has held its lock for {BUSY_SECONDS_MAX} s; end that process or try again"
     )]
     Locked,
+    /// A question to the tables took too long.
+    #[error("the question took longer than {QUESTION_SECONDS_MAX} s; ask for a shorter window")]
+    TooSlow,
     /// The content contradicts itself.
     #[error("the file is damaged; stop Serin, keep a copy of it, and restore a backup")]
     Corrupt,
