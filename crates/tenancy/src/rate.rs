@@ -174,13 +174,22 @@ impl Limit {
         period / u64::from(self.rate.count.max(1))
     }
 
+    /// Nanoseconds in which an empty bucket fills.
+    pub fn depth(self) -> u64 {
+        let burst = u64::from(self.burst.max(1));
+        self.interval().saturating_mul(burst)
+    }
+
+    /// Nanoseconds that so many requests take.
+    pub fn cost(self, count: u32) -> u64 {
+        self.interval().saturating_mul(u64::from(count))
+    }
+
     /// Takes `count` out of a bucket. `full_at` is its state: the moment at which it is full again, in nanoseconds of the same clock as
     /// `now`; it is changed only where there was room. 0 is a full bucket.
     pub fn take(self, full_at: &mut u64, now: u64, count: u32) -> Taken {
-        let interval = self.interval();
-        let depth = interval.saturating_mul(u64::from(self.burst.max(1)));
-        let wanted = interval.saturating_mul(u64::from(count));
-        let after = (*full_at).max(now).saturating_add(wanted);
+        let (interval, depth) = (self.interval(), self.depth());
+        let after = (*full_at).max(now).saturating_add(self.cost(count));
         let retry_after = after
             .checked_sub(now.saturating_add(depth))
             .filter(|wait| *wait > 0)
@@ -195,6 +204,19 @@ impl Limit {
             remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
             reset_after: Duration::from_nanos(left),
         }
+    }
+
+    /// Puts back what [`Limit::take`] took, because another bucket had no room.
+    pub fn give_back(self, full_at: &mut u64, count: u32) {
+        *full_at = full_at.saturating_sub(self.cost(count));
+    }
+
+    /// The state of a bucket that was of `depth` nanoseconds so far and is of this limit from now on: as much of it is left, in
+    /// proportion. Who had used all of the old one has nothing in the new one, and who had nothing used has all of it.
+    pub fn resized(self, full_at: u64, depth: u64, now: u64) -> u64 {
+        let used = u128::from(full_at.saturating_sub(now).min(depth));
+        let used = used * u128::from(self.depth()) / u128::from(depth.max(1));
+        now.saturating_add(u64::try_from(used).unwrap_or(u64::MAX))
     }
 }
 
@@ -278,6 +300,36 @@ mod tests {
                     prop_assert!((m - n + 1) as u64 <= most);
                 }
             }
+        }
+
+        #[test]
+        fn what_is_given_back_was_never_taken(counts in proptest::collection::vec(1_u32..5, 1..20), burst in 20_u32..100) {
+            let limit = Limit { rate: Rate { count: 7, period: Period::Minute }, burst };
+            let (mut state, now) = (0, 1 << 60);
+            limit.take(&mut state, now, 3);
+            let before = limit.take(&mut state.clone(), now, 0);
+            let taken: Vec<_> = counts.into_iter().filter(|n| limit.take(&mut state, now, *n).retry_after.is_none()).collect();
+            for count in taken {
+                limit.give_back(&mut state, count);
+            }
+            prop_assert_eq!(limit.take(&mut state, now, 0), before);
+        }
+
+        #[test]
+        fn a_changed_limit_keeps_what_was_used(
+            used in 0_u32..=1000,
+            (old, new) in ((1_u32..1000, 1_u32..1000), (1_u32..1000, 1_u32..1000)),
+        ) {
+            let limit = |(count, burst)| Limit { rate: Rate { count, period: Period::Hour }, burst };
+            let (old, new) = (limit(old), limit(new));
+            let (mut state, now) = (0, 1 << 60);
+            let used = used.min(old.burst);
+            old.take(&mut state, now, used);
+            let mut resized = new.resized(state, old.depth(), now);
+            let left = new.take(&mut resized, now, 0).remaining;
+            let want = u64::from(new.burst) * u64::from(old.burst - used) / u64::from(old.burst);
+            prop_assert!(u64::from(left).abs_diff(want) <= 1, "{left} of {want}");
+            prop_assert!(used < old.burst || left == 0);
         }
 
         #[test]
