@@ -26,7 +26,7 @@ use crate::{
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{Error as _, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -131,6 +131,97 @@ pub(crate) fn json(text: &str) -> Result<Value, DocumentError> {
         };
         Problem::new(at, what, help).into()
     })
+}
+
+/// What is wrong in an object, and in which of its fields, where that can be said.
+pub(crate) struct Wrong {
+    pub(crate) field: Option<String>,
+    pub(crate) what: String,
+}
+
+impl Wrong {
+    /// Where it is, in an object that stands somewhere.
+    pub(crate) fn at(&self, object: &str) -> String {
+        match &self.field {
+            Some(field) if object.is_empty() => field.clone(),
+            Some(field) => format!("{object}.{field}"),
+            None => object.to_owned(),
+        }
+    }
+}
+
+/// Reads an object; the error names the field that is wrong.
+pub(crate) fn fields<T: DeserializeOwned>(object: &Value) -> Result<T, Wrong> {
+    T::deserialize(object).map_err(|error| {
+        // The reader does not say which field it was at, so each is tried alone, where others may then be missing.
+        let needs_some = T::deserialize(&Value::Object(Map::new())).is_err();
+        let is_wrong = |(name, value): (&String, &Value)| {
+            let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+            let what = T::deserialize(&alone).err()?.to_string();
+            let is_whole = (needs_some && what.starts_with("missing field"))
+                || what.starts_with(&format!("unknown field `{name}`"));
+            (!is_whole).then(|| Wrong {
+                field: Some(name.chars().take(80).collect()),
+                what: in_plain_words(&what),
+            })
+        };
+        let mut names = object.as_object().into_iter().flatten();
+        names.find_map(is_wrong).unwrap_or_else(|| Wrong {
+            field: None,
+            what: in_plain_words(&error.to_string()),
+        })
+    })
+}
+
+/// What a reader of JSON says, without the names that types have in this program.
+pub fn in_plain_words(what: &str) -> String {
+    if what.starts_with("data did not match any variant of untagged enum") {
+        return "it is not of a kind that can stand here".to_owned();
+    }
+    if what.starts_with("failed to parse") {
+        return "it is no time: write one such as 2027-01-04T00:00:00Z".to_owned();
+    }
+    if let Some((given, known)) = what
+        .strip_prefix("unknown variant ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        let known = known.strip_prefix("one of ").unwrap_or(known);
+        return format!("{given} is none of {known}");
+    }
+    let words = what.split(' ').collect::<Vec<_>>();
+    let mut plain = Vec::new();
+    let mut n = 0;
+    while let Some(word) = words.get(n) {
+        let next = words.get(n + 1).copied().unwrap_or_default();
+        let (bare, rest) = match word.strip_suffix(',') {
+            Some(bare) => (bare, ","),
+            None => (*word, ""),
+        };
+        let is_type = matches!(bare, "struct" | "enum") && next.starts_with(char::is_uppercase);
+        let said = match bare {
+            "struct" if is_type => "an object",
+            "enum" if is_type => "a text",
+            "f64" | "f32" => "a number",
+            "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+            "i8" | "i16" | "i32" | "i64" => "a whole number",
+            "sequence" => "list",
+            "map" => "object",
+            "floating" if next == "point" => "number",
+            bare => bare,
+        };
+        // `a map` is an object.
+        if said == "object" && plain.last().is_some_and(|last| last == "a") {
+            plain.pop();
+            plain.push("an".to_owned());
+        }
+        n += if is_type || (said == "number" && bare == "floating") {
+            2
+        } else {
+            1
+        };
+        plain.push(format!("{said}{rest}"));
+    }
+    plain.join(" ")
 }
 
 const TWICE: &str = "stands there twice";
@@ -313,9 +404,9 @@ impl Reader {
         }
         let overrides = self.overrides(&root, &flags);
         if !self.problems.is_empty() {
-            self.problems.truncate(PROBLEMS_MAX);
+            let problems = self.problems.into_iter().take(PROBLEMS_MAX);
             return Err(DocumentError {
-                problems: self.problems,
+                problems: problems.map(Problem::brief).collect(),
             });
         }
         for problem in of_rules {
@@ -326,12 +417,12 @@ impl Reader {
                 self.warnings.push(problem);
             }
         }
-        self.warnings.truncate(PROBLEMS_MAX);
+        let warnings = self.warnings.into_iter().take(PROBLEMS_MAX);
         Ok(Document {
             flags,
             overrides,
             metadata: metadata(document),
-            warnings: self.warnings,
+            warnings: warnings.map(Problem::brief).collect(),
         })
     }
 
@@ -339,10 +430,10 @@ impl Reader {
         let Some(serin) = document.get("serin") else {
             return Root::default();
         };
-        Root::deserialize(serin).unwrap_or_else(|error| {
+        fields(serin).unwrap_or_else(|wrong: Wrong| {
             self.problem(
-                "serin",
-                error.to_string(),
+                wrong.at("serin"),
+                wrong.what,
                 "it may hold `bucketing` (v2 or v3), `flags` and `tenants`",
             );
             Root::default()
@@ -453,7 +544,7 @@ impl Reader {
 
     /// What is wrong with a rule is a warning, all else a problem; what the flag has under `serin` stands elsewhere in the document.
     fn sort_out(&mut self, at: &str, key: &str, flag: &Flag) {
-        for problem in flag.problems() {
+        for problem in flag.problems_in_full() {
             if problem.at.starts_with("targeting") {
                 self.warnings.push(problem.within(at));
             } else if let Some(field) = problem.at.strip_prefix("serin.") {
@@ -501,14 +592,41 @@ impl Reader {
         let Some(partial) = root.flags.get(key) else {
             return Partial::default();
         };
-        Partial::deserialize(partial).unwrap_or_else(|error| {
-            self.problem(
-                format!("serin.flags.{key}"),
-                error.to_string(),
-                "it may hold offVariant, environments, expires, owner, failMode, schedule and bucketing",
-            );
+        fields(partial).unwrap_or_else(|wrong: Wrong| {
+            let at = wrong.at(&format!("serin.flags.{key}"));
+            match wrong.field.as_deref() {
+                Some("schedule") => self.schedule(&at, &partial["schedule"], wrong.what),
+                Some("expires") => {
+                    self.problem(at, wrong.what, "write a time such as 2027-06-01T00:00:00Z");
+                }
+                Some("environments") => self.problem(
+                    at,
+                    wrong.what,
+                    "write environments and their variants, such as {\"production\": \"off\"}",
+                ),
+                _ => self.problem(
+                    at,
+                    wrong.what,
+                    "it may hold offVariant, environments, expires, owner, failMode (last, default or off), schedule and bucketing (v2 or v3)",
+                ),
+            }
             Partial::default()
         })
+    }
+
+    /// Which line of a schedule is wrong, and which field of it.
+    fn schedule(&mut self, at: &str, schedule: &Value, what: String) {
+        let lines = schedule.as_array().into_iter().flatten().enumerate();
+        let mut wrong = lines.filter_map(|(n, line)| Some((n, fields::<Stage>(line).err()?)));
+        let (at, what) = match wrong.next() {
+            Some((n, wrong)) => (wrong.at(&format!("{at}[{n}]")), wrong.what),
+            None => (at.to_owned(), what),
+        };
+        self.problem(
+            at,
+            what,
+            "write lines such as {\"from\": \"2027-01-04T00:00:00Z\", \"percentage\": 25, \"variant\": \"on\", \"environments\": [\"production\"]}",
+        );
     }
 
     fn overrides(&mut self, root: &Root, flags: &Flags) -> Overrides {

@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Largest flag as JSON, in bytes: it stands in one event of the log, and the whole table is held in memory.
 pub const FLAG_BYTES_MAX: usize = 256 * 1024;
+/// Longest place of a problem, in characters.
+const AT_CHARS_MAX: usize = 120;
 /// After so many problems nobody reads on.
 const PROBLEMS_MAX: usize = 50;
 
@@ -185,6 +187,19 @@ impl Problem {
         )
     }
 
+    /// The same with a place that can be read: of a very long one, its beginning and its end.
+    pub(crate) fn brief(mut self) -> Self {
+        let chars: Vec<char> = self.at.chars().collect();
+        if chars.len() > AT_CHARS_MAX {
+            let (start, end) = (
+                &chars[..AT_CHARS_MAX / 2],
+                &chars[chars.len() - AT_CHARS_MAX / 4..],
+            );
+            self.at = start.iter().chain(&['…']).chain(end).collect();
+        }
+        self
+    }
+
     /// The same, in a field of something larger.
     pub(crate) fn within(&self, field: &str) -> Self {
         let dot = if field.is_empty() || self.at.is_empty() || self.at.starts_with('[') {
@@ -212,6 +227,12 @@ impl Flag {
     /// Everything that is wrong with it; nothing when it can be evaluated as it was meant. A flag with problems is evaluated all the
     /// same as far as that goes, so that whatever is in the log has an answer.
     pub fn problems(&self) -> Vec<Problem> {
+        let problems = self.problems_in_full().into_iter();
+        problems.map(Problem::brief).collect()
+    }
+
+    /// The same, however long their places are.
+    pub(crate) fn problems_in_full(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.check_variants(&mut problems);
         self.check_names(&mut problems);

@@ -2,7 +2,7 @@
 //! weeks.
 
 use crate::{
-    document::{Document, DocumentError, json},
+    document::{Document, DocumentError, fields, json},
     environment::Environment,
     flag::{Bucketing, Extension, FailMode, Flag, Metadata, Problem, Stage, State},
     key::{FlagKey, TenantId},
@@ -74,7 +74,7 @@ fn unknown_shape() -> DocumentError {
     Problem::new(
         "",
         "this is no shape of flags that is known",
-        "write flagd's `{\"flags\": {...}}`, compact flags `{\"KEY\": {\"enabled\": true, \"rollout_percentage\": 25}}`, booleans `{\"KEY\": true}`, or bundles `{\"flags:global\": {...}, \"flags:TENANT\": {...}}`",
+        "write flagd's `{\"flags\": {...}}`, compact flags `{\"KEY\": {\"enabled\": true, \"rollout_percentage\": 25}}`, booleans `{\"KEY\": true}`, bundles `{\"flags:global\": {...}, \"flags:TENANT\": {...}}`, or tables of weeks `{\"KEY\": {\"week_1\": {\"enabled\": true, \"rollout_percentage\": 10}}}`",
     )
     .into()
 }
@@ -268,7 +268,7 @@ fn tables(
         return Err(Problem::new(
             "",
             "a table of weeks does not say when the first week begins",
-            "give the start as well, such as 2026-11-30T10:00:00Z",
+            "say when: `serin flag import FILE --start 2026-11-30`, or `?start=2026-11-30T10:00:00Z` of the admin API",
         )
         .into());
     };
@@ -430,14 +430,14 @@ fn conditions<'de, D: serde::Deserializer<'de>>(
 
 impl Compact {
     fn read(value: &Value, at: &str, problems: &mut Vec<Problem>) -> Option<Self> {
-        let read = Self::deserialize(value).map_err(|error| {
+        let read = fields(value).map_err(|wrong| {
             problems.push(Problem::new(
-                at,
-                error.to_string(),
+                wrong.at(at),
+                wrong.what,
                 "a compact flag has enabled, rollout_percentage, environments, conditions and metadata (texts, numbers, booleans)",
             ));
         });
-        let compact = read.ok()?;
+        let compact: Self = read.ok()?;
         problems.extend(compact.problem().map(|problem| problem.within(at)));
         Some(compact)
     }

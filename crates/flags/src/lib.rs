@@ -8,6 +8,7 @@
 //!
 //! Flags come as flagd documents ([`document`]) or in the shapes that teams had before ([`import`]).
 
+mod difference;
 pub mod document;
 pub mod environment;
 pub mod evaluation;

@@ -177,6 +177,14 @@ impl Table {
             .chain(forced.filter(|key| self.is_forced_alone(key)))
     }
 
+    /// What `SERIN_FLAGS` says of names that no flag has.
+    pub fn forced_alone_all(&self) -> impl Iterator<Item = (&FlagKey, bool)> {
+        let forced = self.forced.flags.iter();
+        forced
+            .filter(|(key, _)| self.is_forced_alone(key))
+            .map(|(key, on)| (key, *on))
+    }
+
     /// Whether a name of `SERIN_FLAGS` stands for itself: no flag has it, nor has one behind `mcp_`, nor is it a feature's whose flag
     /// has the other name.
     fn is_forced_alone(&self, key: &FlagKey) -> bool {
@@ -241,8 +249,8 @@ impl Table {
         Some(answer(flag, variant, Reason::TargetingMatch, why))
     }
 
-    /// What `SERIN_FLAGS` says of a flag that is defined.
-    fn forced_to(&self, key: &FlagKey) -> Option<bool> {
+    /// What `SERIN_FLAGS` says of a flag that is defined. A variant of the environment's own goes before it.
+    pub fn forced_to(&self, key: &FlagKey) -> Option<bool> {
         let forced = &self.forced;
         if forced.all.is_none() && forced.flags.is_empty() {
             return None;
@@ -325,12 +333,18 @@ const MCP_PREFIX: &str = "mcp_";
 /// The features of the protocol: both names of one mean the same, even where both are flags.
 const FEATURES: [&str; 3] = ["sampling", "elicitation", "tasks"];
 
+/// The feature of the protocol that a flag gates by its name alone, if it does.
+pub fn feature_of(key: &str) -> Option<&'static str> {
+    let short = key.strip_prefix(MCP_PREFIX).unwrap_or(key);
+    FEATURES.into_iter().find(|feature| *feature == short)
+}
+
 fn prefixed(key: &str) -> String {
     format!("{MCP_PREFIX}{key}")
 }
 
 fn is_feature(key: &str) -> bool {
-    FEATURES.contains(&key.strip_prefix(MCP_PREFIX).unwrap_or(key))
+    feature_of(key).is_some()
 }
 
 /// The other name under which `SERIN_FLAGS` may mean a flag.

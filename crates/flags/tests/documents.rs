@@ -260,6 +260,68 @@ fn a_rule_of_a_thousand_levels_refuses_the_document() {
 }
 
 #[test]
+fn a_field_that_cannot_be_read_is_named_without_names_of_types() {
+    let line = json!({"from": "2026-01-01T00:00:00Z", "percentage": 10});
+    for (extension, said) in [
+        (
+            json!({"schedule": [line, {"from": "2026-01-02T00:00:00Z", "percentage": "ten"}]}),
+            "serin.flags.a.schedule[1].percentage: invalid type: string \"ten\", expected a number: write lines such as",
+        ),
+        (
+            json!({"schedule": [{"from": "soon", "percentage": 10}]}),
+            "serin.flags.a.schedule[0].from: it is no time: write one such as",
+        ),
+        (
+            json!({"schedule": [{"percentage": 10}]}),
+            "serin.flags.a.schedule[0]: missing field `from`: write lines such as",
+        ),
+        (
+            json!({"schedule": {"week_1": line}}),
+            "serin.flags.a.schedule: invalid type: object, expected a list: write lines such as",
+        ),
+        (
+            json!({"expires": 1}),
+            "serin.flags.a.expires: invalid type: integer `1`, expected",
+        ),
+        (
+            json!({"environments": {"qa": "on"}}),
+            "serin.flags.a.environments: `qa` is none of `dev`, `development`",
+        ),
+        (
+            json!({"owners": "kim"}),
+            "serin.flags.a: unknown field `owners`",
+        ),
+    ] {
+        let document = json!({"flags": {"a": flag()}, "serin": {"flags": {"a": extension}}});
+        let error = Document::read(&document).unwrap_err().to_string();
+        assert!(error.starts_with(said), "{error}");
+    }
+}
+
+#[test]
+fn a_long_place_is_shown_by_its_beginning_and_its_end() {
+    let mut rule = json!(true);
+    for _ in 0..100 {
+        rule = json!({ "!": [rule] });
+    }
+    let deep = with(flag(), "targeting", json!({"if": [rule, "on", "off"]}));
+    let document = Document::read(&json!({"flags": {"a": deep}})).unwrap();
+    for problem in document
+        .warnings
+        .iter()
+        .chain(&document.flags["a"].problems())
+    {
+        let at = &problem.at;
+        assert!(
+            at.contains("targeting.if[0].![0]") && at.contains('…'),
+            "{at}"
+        );
+        assert!(at.chars().count() <= 120, "{at}");
+    }
+    assert_eq!(document.warnings.len(), 1);
+}
+
+#[test]
 fn one_bad_rule_is_a_warning_and_its_flag_answers_the_default() {
     let document = Document::read(&json!({
         "$evaluators": {"a": {"!": [{"$ref": "b"}]}, "b": {"!": [{"$ref": "a"}]}},

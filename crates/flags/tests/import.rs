@@ -117,9 +117,12 @@ fn a_patch_changes_what_it_names() {
         (json!({"rollout": 1}), "unknown field `rollout`"),
         (
             json!({"enabled": 1}),
-            "invalid type: integer `1`, expected a boolean",
+            "enabled: invalid type: integer `1`, expected a boolean",
         ),
-        (json!({"conditions": [1]}), "a condition is an attribute"),
+        (
+            json!({"conditions": [1]}),
+            "conditions: a condition is an attribute",
+        ),
     ] {
         let error = compact
             .patched(patch.as_object().unwrap())
@@ -254,7 +257,7 @@ fn what_cannot_be_imported_says_why() {
         ),
         (
             r#"{"a": {"enabled": true, "environments": ["moon"]}}"#,
-            "a: unknown variant `moon`",
+            "a.environments: `moon` is none of `dev`",
         ),
         (r#"{"a b": true}"#, "a b: `a b` is not a flag key"),
         (

@@ -1,7 +1,7 @@
 //! What can be killed.
 
 use crate::{
-    environment::Environment,
+    environment::{Environment, EnvironmentError},
     key::{FlagKey, TenantId},
 };
 use serde::{Deserialize, Serialize, de::Error as _};
@@ -43,10 +43,16 @@ pub enum Target {
 
 /// Why a text is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not something that can be killed: write system, environment:NAME, service:NAME, version:SERVICE/VERSION, tool:SERVICE/TOOL (tool:*/TOOL for every service), tenant:ID, flag:KEY or flags"
-)]
-pub struct TargetError(String);
+pub enum TargetError {
+    /// It begins with no kind of target, or what follows is no name.
+    #[error(
+        "`{0}` is not something that can be killed: write system, environment:NAME, service:NAME, version:SERVICE/VERSION, tool:SERVICE/TOOL (tool:*/TOOL for every service), tenant:ID, flag:KEY or flags"
+    )]
+    Unknown(String),
+    /// There is no such environment.
+    #[error("`environment:...` is not something that can be killed: {0}")]
+    Environment(#[from] EnvironmentError),
+}
 
 impl Target {
     /// Whether it stops everything of its kind: such a kill is never refused for want of room.
@@ -89,7 +95,7 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let wrong = || TargetError(text.chars().take(80).collect());
+        let wrong = || TargetError::Unknown(text.chars().take(80).collect());
         let name = |name: &str| -> Result<Arc<str>, TargetError> {
             let fine = (1..=TARGET_NAME_BYTES_MAX).contains(&name.len())
                 && !name.chars().any(|c| c.is_control() || c == '/');
@@ -102,7 +108,7 @@ impl FromStr for Target {
             None => return Err(wrong()),
         };
         match scope {
-            "environment" => rest.parse().map(Self::Environment).map_err(|_| wrong()),
+            "environment" => Ok(Self::Environment(rest.parse()?)),
             "service" => Ok(Self::Service(name(rest)?)),
             "version" => {
                 let (service, version) = rest.split_once('/').ok_or_else(wrong)?;

@@ -205,14 +205,20 @@ impl Check {
         };
         let Some((name, min, max)) = OPERATORS.iter().find(|(known, ..)| known == name).copied()
         else {
-            let help = if name == "$ref" {
-                "define it under `$evaluators` of the document".to_owned()
-            } else {
-                let names: Vec<_> = OPERATORS.iter().map(|(name, ..)| *name).collect();
-                format!("the operators are {}", names.join(", "))
-            };
-            let name: String = name.chars().take(80).collect();
-            self.refuse(format!("there is no operator `{name}`"), help);
+            let brief = |name: &str| name.chars().take(80).collect::<String>();
+            if name == "$ref" {
+                let missing = brief(args.as_str().unwrap_or(name));
+                self.refuse(
+                    format!("there is no evaluator `{missing}` to put here"),
+                    "define it under `$evaluators` of the document, and not by itself",
+                );
+                return OwnedDataValue::Null;
+            }
+            let names: Vec<_> = OPERATORS.iter().map(|(name, ..)| *name).collect();
+            self.refuse(
+                format!("there is no operator `{}`", brief(name)),
+                format!("the operators are {}", names.join(", ")),
+            );
             return OwnedDataValue::Null;
         };
         self.within(Step::Name(name.to_owned()), |check| {

@@ -220,7 +220,11 @@ fn what_cannot_run_is_kept_and_says_why() {
             "an object with one operator was expected here",
         ),
         (json!([1]), "", "a rule is an object"),
-        (json!({"$ref": "gone"}), "", "there is no operator `$ref`"),
+        (
+            json!({"$ref": "gone"}),
+            "",
+            "there is no evaluator `gone` to put here",
+        ),
         (
             json!({"map": [[1]]}),
             "map",
