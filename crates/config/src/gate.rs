@@ -94,7 +94,7 @@ fn check_gate(
     }
 }
 
-fn check_patterns(patterns: &[String], at: &Path, report: &mut Report) {
+pub(crate) fn check_patterns(patterns: &[String], at: &Path, report: &mut Report) {
     if patterns.is_empty() {
         let help = "write names of tools, such as `[search, admin.*]`";
         report.error(at, "there is no tool here", help);

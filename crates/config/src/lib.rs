@@ -7,6 +7,7 @@
 //!
 //! Pure but for [`Config::load`], which reads one file.
 
+mod api;
 mod builtin;
 mod config;
 mod diagnostic;
