@@ -33,7 +33,7 @@ use serin_model::{
     event::Actor,
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -98,6 +98,8 @@ struct Inner {
     /// As the orchestrator last saw them.
     switches: ArcSwap<Vec<SwitchStatus>>,
     propagation: Mutex<Propagation>,
+    /// What is being revived with others, and when its turn is.
+    spread: Mutex<BTreeMap<Target, Timestamp>>,
 }
 
 #[derive(Default)]
@@ -179,6 +181,7 @@ impl Switchboard {
             copies: Notify::new(),
             switches: ArcSwap::default(),
             propagation: Mutex::default(),
+            spread: Mutex::default(),
         }))
     }
 
@@ -533,7 +536,12 @@ impl Control {
         self.kills.propagation()
     }
 
-    /// The kill switches, as they stood at the last tick.
+    /// What is being revived with others, one after another, and when its turn is.
+    pub fn coming_back(&self) -> BTreeMap<Target, Timestamp> {
+        lock(&self.kills.0.spread).clone()
+    }
+
+    /// The kill switches, as they stood at the last tick; one that was applied since is among them.
     pub fn kill_switches(&self) -> Arc<Vec<SwitchStatus>> {
         self.kills.switches()
     }
@@ -609,25 +617,38 @@ impl Control {
             .collect::<Result<Vec<_>, _>>()
             .map_err(SwitchboardError::from)?;
         let count = wishes.len();
-        tokio::spawn(self.clone().revive_spread(wishes, over.min(SPREAD_MAX)));
+        let turns = turns(wishes, over.min(SPREAD_MAX));
+        let now = Timestamp::now();
+        lock(&self.kills.0.spread).extend(turns.iter().map(|(wish, after)| {
+            let at = now.checked_add(*after).unwrap_or(now);
+            (wish.target.clone(), at)
+        }));
+        tokio::spawn(self.clone().revive_spread(turns));
         Ok(count)
     }
 
-    async fn revive_spread(self, mut wishes: Vec<Revival>, over: Duration) {
-        wishes.sort_by_cached_key(|_| Uuid::new_v4());
-        let count = u32::try_from(wishes.len()).unwrap_or(u32::MAX).max(1);
+    async fn revive_spread(self, turns: Vec<(Revival, Duration)>) {
         let began = tokio::time::Instant::now();
-        for (wish, slot) in wishes.into_iter().zip(0..) {
-            // Somewhere in its own part of the time.
-            let jitter = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-            let at = over.div_f64(count.into()).mul_f64(f64::from(slot) + jitter);
-            tokio::time::sleep_until(began + at).await;
+        for (wish, after) in turns {
+            tokio::time::sleep_until(began + after).await;
             let target = wish.target.clone();
             if let Err(error) = self.revive(wish).await {
                 tracing::error!(%target, error = %error, "not revived with the others");
             }
+            lock(&self.kills.0.spread).remove(&target);
         }
     }
+}
+
+/// Revivals in a random order, each somewhere in its own part of the time.
+fn turns(mut wishes: Vec<Revival>, over: Duration) -> Vec<(Revival, Duration)> {
+    wishes.sort_by_cached_key(|_| Uuid::new_v4());
+    let part = over.div_f64((wishes.len() as f64).max(1.0));
+    let turns = wishes.into_iter().zip(0_u32..).map(|(wish, slot)| {
+        let jitter = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+        (wish, part.mul_f64(f64::from(slot) + jitter))
+    });
+    turns.collect()
 }
 
 /// Records are whole whatever somebody else left half done: a poisoned lock is no reason not to kill.

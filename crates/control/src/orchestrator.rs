@@ -680,6 +680,8 @@ impl Orchestrator {
         if other_flags {
             self.flag_changes.note();
         }
+        self.switches
+            .keep_to(&self.state, &self.kills, Timestamp::now());
         self.follow();
     }
 
@@ -729,6 +731,7 @@ impl Orchestrator {
             recent: &self.recent,
             moved: &self.moved,
             totals: &totals,
+            kills: &self.kills.kills(),
             leader: self.leader,
         };
         self.view

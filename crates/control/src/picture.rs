@@ -9,6 +9,7 @@ use crate::{
     watch::{Watch, seconds},
 };
 use jiff::Timestamp;
+use serin_flags::{Kills, Target};
 use serin_model::{
     event::{Event, Recorded},
     name::{RolloutId, ServiceName},
@@ -64,6 +65,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) recent: &'a Recent,
     pub(crate) moved: &'a BTreeMap<ServiceName, Moved>,
     pub(crate) totals: &'a Totals,
+    pub(crate) kills: &'a Kills,
     pub(crate) leader: bool,
 }
 
@@ -116,6 +118,25 @@ impl Sources<'_> {
                 .latest(&service.name)
                 .map(|rollout| self.rollout(rollout, now)),
         }
+    }
+
+    /// What keeps the flag of a rollout under way off for everybody.
+    fn killed(&self, rollout: &Rollout) -> Option<String> {
+        let flag = &rollout.flag.as_ref()?.flag;
+        if rollout.status.is_terminal() {
+            return None;
+        }
+        let stops = |target: &Target| match target {
+            Target::System | Target::Flags => true,
+            Target::Environment(environment) => *environment == self.observed.environment,
+            Target::Flag(killed) => killed == flag,
+            _ => false,
+        };
+        let kill = self.kills.active().find(|kill| stops(&kill.target))?;
+        Some(format!(
+            "{} is killed ({}), and nobody gets {flag}",
+            kill.target, kill.reason
+        ))
     }
 
     fn rollout(&self, rollout: &Rollout, now: Timestamp) -> RolloutView {
@@ -176,6 +197,7 @@ impl Sources<'_> {
             },
             to_safe_seconds,
             to_worse_seconds,
+            killed: self.killed(rollout),
             set_aside: rollout
                 .set_aside
                 .map(|why| distrust_in_words(why).to_owned()),

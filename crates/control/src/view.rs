@@ -130,6 +130,9 @@ pub struct RolloutView {
     pub to_safe_seconds: Option<f64>,
     /// Seconds until it is shown to be worse.
     pub to_worse_seconds: Option<f64>,
+    /// What keeps the flag of a flag's rollout off for everybody, if something is killed that does.
+    #[serde(default)]
+    pub killed: Option<String>,
     /// Why the comparison does not count at present, if so.
     pub set_aside: Option<String>,
     /// Signals given by hand, by kind.

@@ -12,7 +12,7 @@ use crate::{
     flags::{FlagChange, Origin},
     tenancy::KeyChange,
 };
-use serin_flags::{Kill, State, kill::Position};
+use serin_flags::{Kill, kill::Position};
 use serin_judge::sequential::Distrust;
 use serin_tenancy::TenantState;
 
@@ -199,14 +199,10 @@ fn flag_in_words(change: &FlagChange) -> String {
     match (&change.before, &change.after) {
         (None, Some(_)) => format!("flag {flag} created{from}{because}"),
         (_, None) => format!("flag {flag} deleted{from}{because}"),
-        (Some(before), Some(after)) if before.state != after.state => {
-            let now = match after.state {
-                State::Enabled => "enabled",
-                State::Disabled => "disabled",
-            };
-            format!("flag {flag} {now}{from}{because}")
-        }
-        (Some(_), Some(_)) => format!("flag {flag} changed{from}{because}"),
+        (Some(before), Some(after)) => match after.differences(before).join(", ").as_str() {
+            state @ ("enabled" | "disabled") => format!("flag {flag} {state}{from}{because}"),
+            what => format!("flag {flag} changed{from}: {what}{because}"),
+        },
     }
 }
 

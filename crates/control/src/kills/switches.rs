@@ -155,6 +155,28 @@ impl Switches {
         errands
     }
 
+    /// Keeps to the switches that there are, and shows them before whoever applied one is answered: a person may pull it by its name
+    /// at once.
+    pub(crate) fn keep_to(&mut self, state: &State, board: &Switchboard, now: Timestamp) {
+        let watched = self.watched.iter().map(|(name, one)| (name, &one.switch));
+        if watched.eq(&state.kill_switches) {
+            return;
+        }
+        let kills = board.kills();
+        self.follow(state, &kills);
+        let shown = self.watched.iter().map(|(name, watched)| {
+            let sum = watched.counts.sum(now);
+            let seen = Readings {
+                calls: sum.calls,
+                bad: sum.bad,
+                ..Readings::default()
+            };
+            let record = kills.get(&watched.switch.target);
+            status(name, &watched.switch, record, &seen)
+        });
+        board.show_switches(shown.collect());
+    }
+
     /// Keeps to the switches that there are. A change of one makes its counts void.
     fn follow(&mut self, state: &State, kills: &Kills) {
         let wanted = &state.kill_switches;

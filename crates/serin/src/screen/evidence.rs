@@ -285,6 +285,9 @@ fn bar(progress: Progress) -> (String, String) {
 /// What needs words: the comparison set aside, the worst tool, signals given by hand.
 pub(super) fn notes(rollout: &RolloutView, columns: usize) -> Vec<Line> {
     let mut lines = Vec::new();
+    if let Some(text) = &rollout.killed {
+        lines.extend(wrapped("killed", LABEL, BAD, text, columns));
+    }
     if let Some(why) = &rollout.set_aside {
         let text = format!("the versions are not compared, thresholds alone decide: {why}");
         lines.extend(wrapped("aside", LABEL, ODD, &text, columns));

@@ -131,6 +131,7 @@ fn running() -> RolloutView {
         },
         to_safe_seconds: Some(1330.0),
         to_worse_seconds: None,
+        killed: None,
         set_aside: None,
         signals: BTreeMap::new(),
         missing: Some("1204 of 2000 trials seen".to_owned()),
