@@ -45,15 +45,42 @@ impl Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RouteGate {
     flag: FlagKey,
+    route: Route,
+}
+
+/// Requests below a path, with some methods, whichever way a server may read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
     /// Plain segments, lower case.
     path: Vec<String>,
     /// Empty means all.
     methods: Vec<String>,
 }
 
-impl RouteGate {
-    /// Whether it gates a method. Servers that read methods in any case are as common as those that do not, and HEAD is GET without the
-    /// body (RFC 9110 section 9.3.2).
+impl Route {
+    /// Those below `path`, with one of `methods`; without methods, with any.
+    pub fn new(path: &str, methods: &[String]) -> Self {
+        Self {
+            path: Reading::of(&unescaped(path)).segments,
+            methods: methods.to_vec(),
+        }
+    }
+
+    /// Whether a request may be one of them. `path` is what stands behind the service's, as it was sent.
+    pub fn may_have(&self, path: &str, method: &str) -> bool {
+        self.is_for(method)
+            && (self.path.is_empty() || self.may_have_path(readings(path).as_deref()))
+    }
+
+    fn may_have_path(&self, readings: Option<&[Reading]>) -> bool {
+        // One that can be read in ever more ways may be any.
+        readings.is_none_or(|readings| {
+            (readings.iter()).any(|reading| reading.may_be_below(&self.path))
+        })
+    }
+
+    /// Whether a method is one of them. Servers that read methods in any case are as common as those that do not, and HEAD is GET without
+    /// the body (RFC 9110 section 9.3.2).
     fn is_for(&self, method: &str) -> bool {
         let is_head = method.eq_ignore_ascii_case("HEAD");
         let is = |named: &String| {
@@ -79,8 +106,7 @@ impl Gates {
                 Gated::Feature(feature) => gates.features.push((flag, *feature)),
                 Gated::Route { path, methods } => gates.routes.push(RouteGate {
                     flag,
-                    path: Reading::of(&unescaped(path)).segments,
-                    methods: methods.clone(),
+                    route: Route::new(path, methods),
                 }),
             }
         }
@@ -315,10 +341,7 @@ impl<'a> Access<'a> {
     fn is_open(&self, path: &str, method: &str, answers: &mut Answers<'a>) -> bool {
         let readings = readings(path);
         let is_of = |gate: &&RouteGate| {
-            let may_be_below = |readings: &Vec<Reading>| {
-                (readings.iter()).any(|reading| reading.may_be_below(&gate.path))
-            };
-            gate.is_for(method) && readings.as_ref().is_none_or(may_be_below)
+            gate.route.is_for(method) && gate.route.may_have_path(readings.as_deref())
         };
         self.gates
             .routes

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod course;
 pub mod decide;
+pub mod degraded;
 pub mod event;
 pub mod flags;
 pub mod gate;
