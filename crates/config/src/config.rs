@@ -2,9 +2,11 @@
 
 use crate::{
     Checked, ConfigError, Diagnostic, Severity,
+    audit::{Audit, AuditFile},
     position::Path as Field,
     read::{FILE_BYTES_MAX, Report, read, short},
     service,
+    tls::{self, Tls, TlsFile},
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -73,6 +75,8 @@ pub struct Config {
     pub flags: Flags,
     /// The control plane.
     pub control: Control,
+    /// What is kept of requests.
+    pub audit: Audit,
     /// Services and plans to apply at start.
     pub manifest: Manifest,
 }
@@ -96,6 +100,8 @@ pub struct Gateway {
     pub header_bytes_max: usize,
     /// Time for calls in flight to finish on shutdown.
     pub drain: Duration,
+    /// The certificate that clients are shown; without one, the gateway speaks no TLS.
+    pub tls: Option<Tls>,
 }
 
 /// How many threads carry calls.
@@ -115,6 +121,8 @@ pub struct Admin {
     pub listen: AdminListen,
     /// The file that holds its token; made at first start.
     pub token_file: PathBuf,
+    /// The certificate that it shows; without one, it speaks no TLS.
+    pub tls: Option<Tls>,
 }
 
 /// Where the admin API listens.
@@ -224,6 +232,7 @@ pub(crate) struct File {
     admin: AdminFile,
     store: Option<String>,
     control: ControlFile,
+    audit: AuditFile,
     services: BTreeMap<ServiceName, ServiceSpec>,
     plans: BTreeMap<String, Plan>,
     flags: FlagsFile,
@@ -254,6 +263,7 @@ struct GatewayFile {
     header_bytes_max: usize,
     #[serde(with = "text::duration")]
     drain: Duration,
+    tls: Option<TlsFile>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -263,6 +273,7 @@ struct AdminFile {
     socket: Option<PathBuf>,
     token_file: Option<PathBuf>,
     expose: bool,
+    tls: Option<TlsFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -283,6 +294,7 @@ impl Default for GatewayFile {
             connections_max: CONNECTIONS_MAX_DEFAULT,
             header_bytes_max: HEADER_BYTES_MAX_DEFAULT,
             drain: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -311,8 +323,13 @@ impl File {
     /// then refuses the whole.
     fn check(self, folder: &Path, report: &mut Report) -> Config {
         let store = check_store(self.store.as_deref().unwrap_or(STORE), folder, report);
-        let gateway = self.gateway.check(report);
+        let gateway = self.gateway.check(folder, report);
         let admin = self.admin.check(gateway.listen, &store, folder, report);
+        tls::check_environment(
+            self.environment,
+            [("gateway", &gateway.tls), ("admin", &admin.tls)],
+            report,
+        );
         let flags = self.flags.check(&store, folder, report);
         let tick = self.control.tick;
         between(
@@ -329,6 +346,7 @@ impl File {
             store,
             flags,
             control: Control { tick },
+            audit: self.audit.check(report),
             manifest: Manifest {
                 services: self.services,
                 plans: self.plans,
@@ -383,8 +401,9 @@ fn beside(store: &Store, suffix: &str) -> PathBuf {
 }
 
 impl GatewayFile {
-    fn check(self, report: &mut Report) -> Gateway {
+    fn check(self, folder: &Path, report: &mut Report) -> Gateway {
         let at = Field::default().key("gateway");
+        let tls = (self.tls).and_then(|tls| tls.check(folder, &at.key("tls"), report));
         for (index, host) in self.hosts.iter().enumerate() {
             service::check_host(host, &at.key("hosts").index(index), report);
         }
@@ -441,6 +460,7 @@ impl GatewayFile {
             connections_max: self.connections_max,
             header_bytes_max: self.header_bytes_max,
             drain: self.drain,
+            tls,
         }
     }
 }
@@ -454,6 +474,14 @@ impl AdminFile {
         report: &mut Report,
     ) -> Admin {
         let at = Field::default().key("admin");
+        let tls = (self.tls).and_then(|tls| tls.check(folder, &at.key("tls"), report));
+        if tls.is_some() && self.socket.is_some() {
+            report.error(
+                &at.key("tls"),
+                "a socket of this machine speaks no TLS",
+                "remove `tls`, or name a port by `listen` in place of `socket`",
+            );
+        }
         let listen = match (self.listen, self.socket) {
             (Some(_), Some(_)) => {
                 report.error(
@@ -495,6 +523,7 @@ impl AdminFile {
         Admin {
             listen: listen.unwrap_or_else(fallback),
             token_file,
+            tls,
         }
     }
 }

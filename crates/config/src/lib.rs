@@ -8,6 +8,7 @@
 //! Pure but for [`Config::load`], which reads one file.
 
 mod api;
+mod audit;
 mod builtin;
 mod config;
 mod diagnostic;
@@ -17,7 +18,9 @@ mod position;
 mod read;
 mod service;
 mod switch;
+mod tls;
 
+pub use audit::{Audit, AuditArguments, AuditMode};
 pub use builtin::builtin_plans;
 pub use config::{
     Admin, AdminListen, CONNECTIONS_MAX_DEFAULT, Config, Control, Cores, Flags, Gateway,
@@ -28,3 +31,4 @@ pub use name::closest;
 pub use read::{FILE_BYTES_MAX, read_manifest, read_plan};
 pub use serin_flags::Environment;
 pub use service::{BODY_BYTES_LEAST, BODY_BYTES_MOST};
+pub use tls::Tls;

@@ -126,6 +126,7 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
         }
     }
     check_settings(&spec.settings, &at.key("settings"), report);
+    crate::tls::check_upstream(spec, &at.key("settings"), report);
     check_gates(spec, &at.key("settings"), report);
 }
 
@@ -277,16 +278,7 @@ fn check_url(text: &str, example: &str, at: &Path, report: &mut Report) -> Optio
             return None;
         }
     };
-    if url.scheme() == "https" {
-        report.error(
-            at,
-            "TLS to endpoints is not in this release",
-            format!(
-                "write `http://{}`, on a network that you trust",
-                short(text.get(8..).unwrap_or_default())
-            ),
-        );
-    } else if !url.username().is_empty() || url.password().is_some() {
+    if !url.username().is_empty() || url.password().is_some() {
         report.error(
             at,
             "credentials in a URL end up in logs",
