@@ -198,6 +198,18 @@ impl Directory {
         self.tenants.get(id)
     }
 
+    /// A tenant whose callers may call.
+    ///
+    /// # Errors
+    /// It is none of ours, or suspended.
+    pub fn active_tenant(&self, id: &TenantId) -> Result<&Arc<Tenant>, Denial> {
+        let tenant = self.tenants.get(id).ok_or(Denial::Unknown)?;
+        match tenant.state {
+            TenantState::Active => Ok(tenant),
+            TenantState::Suspended => Err(Denial::Revoked),
+        }
+    }
+
     /// The limits of a tier.
     pub fn tier(&self, name: &str) -> Option<&Arc<Tier>> {
         self.tiers.get(name)

@@ -143,7 +143,7 @@ fn checksum(text: &[u8]) -> String {
     hex(&blake3::hash(text).as_bytes()[..CHECK_BYTES])
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = b"0123456789abcdef";
     let pair =
         |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from(digits[usize::from(digit)]));

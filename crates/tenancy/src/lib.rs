@@ -2,12 +2,15 @@
 //!
 //! **Invariant:** no clock, no I/O, no randomness. Time and random bytes are arguments; keys are kept as hashes.
 
+pub mod claims;
 mod directory;
 pub mod key;
 mod name;
 mod rate;
 mod role;
 mod scope;
+pub mod signature;
+pub mod token;
 
 pub use directory::{Denial, Directory, KeyRecord, Principal, Tenant, TenantState};
 pub use key::{KeyHash, KeyId, SecretKey};

@@ -1,0 +1,462 @@
+//! Tokens of an identity provider: JWTs, verified by the keys that the provider publishes (RFC 7515, 7517, 7519, 8725).
+
+use crate::{
+    claims::{self, Expected},
+    directory::{Denial, Directory, Principal},
+};
+use jiff::Timestamp;
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse},
+};
+use serde_json::{Map, Value};
+use std::{fmt, sync::Arc};
+
+/// Longest token, in bytes. Those with many claims have some 2 KB; servers take no header of more than 8 KB.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Most keys of a provider.
+pub const KEYS_MAX: usize = 100;
+
+/// The keys of a provider.
+pub struct KeySet {
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: Option<Box<str>>,
+    algorithms: &'static [Algorithm],
+    key: DecodingKey,
+}
+
+/// A document is no set of keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// It is not what RFC 7517 describes.
+    #[error("it is no JWK set: {0}")]
+    Malformed(String),
+    /// None of the keys can verify.
+    #[error("it has no key that can verify: RSA, EC with P-256 or Ed25519, for signatures")]
+    Empty,
+    /// There are too many.
+    #[error("it has more than {KEYS_MAX} keys")]
+    TooMany,
+}
+
+/// Why a token opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// For this reason.
+    For(Denial),
+    /// The set has no key with its id: there may be a newer set.
+    UnknownKey,
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self::For(denial)
+    }
+}
+
+impl KeySet {
+    /// Reads a JWK set. Keys that verify nothing here are left out, as are those of algorithms that are not taken: never `none`, and
+    /// none whose key both sides share.
+    ///
+    /// # Errors
+    /// It is none, or has no key of use.
+    pub fn parse(json: &[u8]) -> Result<Self, KeySetError> {
+        let set: JwkSet = serde_json::from_slice(json)
+            .map_err(|error| KeySetError::Malformed(error.to_string()))?;
+        if set.keys.len() > KEYS_MAX {
+            return Err(KeySetError::TooMany);
+        }
+        let keys: Vec<_> = set.keys.iter().filter_map(Key::read).collect();
+        if keys.is_empty() {
+            return Err(KeySetError::Empty);
+        }
+        Ok(Self { keys })
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is none, which [`KeySet::parse`] refuses.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whose a token is, and until when, leeway included.
+    ///
+    /// # Errors
+    /// Why it opens nothing.
+    pub fn find(
+        &self,
+        token: &[u8],
+        expected: &Expected<'_>,
+        directory: &Directory,
+        now: Timestamp,
+    ) -> Result<(Arc<Principal>, Timestamp), Refused> {
+        let claims = self.verify(token)?;
+        let claimed = claims::read(&claims, expected, now)?;
+        let tenant = directory.active_tenant(&claimed.tenant)?;
+        let principal = Principal {
+            tenant: claimed.tenant,
+            subject: claimed.subject,
+            key: None,
+            role: claimed.role,
+            scopes: Arc::new(claimed.scopes),
+            tier: tenant.tier.clone(),
+        };
+        Ok((Arc::new(principal), claimed.until))
+    }
+
+    /// The claims of a token whose signature is good. Nothing is said yet about what they claim.
+    fn verify(&self, token: &[u8]) -> Result<Map<String, Value>, Refused> {
+        let unknown = Refused::For(Denial::Unknown);
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(unknown);
+        }
+        let header = decode_header(token).map_err(|_| unknown)?;
+        // What must be understood and is not (RFC 7515, section 4.1.11), and what is another kind of token (RFC 8725, section 3.11).
+        if header.crit.is_some() || !header.typ.as_deref().is_none_or(is_access_token) {
+            return Err(unknown);
+        }
+        let key = match &header.kid {
+            Some(id) => {
+                let mut of_id = self.keys.iter().filter(|key| key.id.as_deref() == Some(id));
+                of_id.next().ok_or(Refused::UnknownKey)?
+            }
+            // Without an id it must be clear which.
+            None => match self.keys.as_slice() {
+                [key] => key,
+                _ => return Err(unknown),
+            },
+        };
+        if !key.algorithms.contains(&header.alg) {
+            return Err(unknown);
+        }
+        let mut validation = Validation::new(header.alg);
+        // The claims are looked at apart, with a clock that is handed in.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let token = decode::<Map<String, Value>>(token, &key.key, &validation);
+        Ok(token.map_err(|_| unknown)?.claims)
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.keys.iter().map(|key| &key.id))
+            .finish()
+    }
+}
+
+impl Key {
+    fn read(jwk: &Jwk) -> Option<Self> {
+        let common = &jwk.common;
+        let is_for_signatures =
+            matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
+        let algorithms: &[Algorithm] = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::PS256],
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                &[Algorithm::ES256]
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                &[Algorithm::EdDSA]
+            }
+            _ => return None,
+        };
+        // A key that names its algorithm is for no other (RFC 7517, section 4.4).
+        let algorithms = match &common.key_algorithm {
+            None => algorithms,
+            Some(named) => {
+                let named: Algorithm = named.to_string().parse().ok()?;
+                let at = algorithms
+                    .iter()
+                    .position(|algorithm| *algorithm == named)?;
+                algorithms.get(at..=at)?
+            }
+        };
+        Some(Self {
+            id: common.key_id.as_deref().map(Into::into),
+            algorithms,
+            key: DecodingKey::from_jwk(jwk)
+                .ok()
+                .filter(|_| is_for_signatures)?,
+        })
+    }
+}
+
+/// RFC 9068 names access tokens; most providers call any token a JWT.
+fn is_access_token(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    matches!(kind.trim_start_matches("application/"), "jwt" | "at+jwt")
+}
+
+/// Whether a credential has the form of a token, and not of a key of ours.
+pub fn is_token(credential: &[u8]) -> bool {
+    !credential.starts_with(crate::key::PREFIX.as_bytes())
+        && credential.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{Tenant, TenantState};
+    use aws_lc_rs::{
+        encoding::{AsDer as _, Pkcs8V1Der},
+        rsa,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _},
+    };
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use proptest::prelude::*;
+    use serde_json::json;
+    use std::{collections::BTreeMap, sync::LazyLock};
+
+    const EXPECTED: Expected<'static> = Expected {
+        issuer: "i",
+        audience: "a",
+        tenant: "tenant",
+        scope: "scope",
+        role: "role",
+    };
+
+    /// A provider's key, with the form in which it is published.
+    struct Pair {
+        secret: EncodingKey,
+        public: Value,
+    }
+
+    static ED: LazyLock<Pair> = LazyLock::new(|| {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key());
+        Pair {
+            secret: EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref()),
+            public: json!({ "kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": public }),
+        }
+    });
+    static EC: LazyLock<Pair> = LazyLock::new(|| {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = pair.public_key().as_ref();
+        let [x, y] = [&point[1..33], &point[33..]].map(|half| BASE64_URL_SAFE_NO_PAD.encode(half));
+        Pair {
+            secret: EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()),
+            public: json!({ "kty": "EC", "crv": "P-256", "kid": "ec", "x": x, "y": y }),
+        }
+    });
+    static RSA: LazyLock<Pair> = LazyLock::new(|| {
+        let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        let [n, e] = [
+            pair.public_key()
+                .modulus()
+                .big_endian_without_leading_zero(),
+            pair.public_key()
+                .exponent()
+                .big_endian_without_leading_zero(),
+        ]
+        .map(|number| BASE64_URL_SAFE_NO_PAD.encode(number));
+        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        // What stands inside PKCS #8 behind the 26 bytes that name the algorithm.
+        Pair {
+            secret: EncodingKey::from_rsa_der(&pkcs8.as_ref()[26..]),
+            public: json!({ "kty": "RSA", "kid": "rsa", "n": n, "e": e }),
+        }
+    });
+
+    fn set(keys: &[&Value]) -> Result<KeySet, KeySetError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    fn header(algorithm: Algorithm, kid: Option<&str>) -> Header {
+        Header {
+            kid: kid.map(Into::into),
+            ..Header::new(algorithm)
+        }
+    }
+
+    fn claims() -> Value {
+        json!({ "iss": "i", "aud": "a", "sub": "ann", "tenant": "acme", "exp": 1000 })
+    }
+
+    fn token(pair: &Pair, header: &Header) -> String {
+        encode(header, &claims(), &pair.secret).unwrap()
+    }
+
+    fn directory(state: TenantState) -> Directory {
+        let tenant = Tenant {
+            title: String::new(),
+            tier: Some("free".parse().unwrap()),
+            state,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        let tenants = BTreeMap::from([("acme".parse().unwrap(), Arc::new(tenant))]);
+        Directory::new(&tenants, &BTreeMap::new(), &BTreeMap::new())
+    }
+
+    fn find(set: &KeySet, token: &str) -> Result<Arc<Principal>, Refused> {
+        let directory = directory(TenantState::Active);
+        let found = set.find(
+            token.as_bytes(),
+            &EXPECTED,
+            &directory,
+            Timestamp::UNIX_EPOCH,
+        );
+        Ok(found?.0)
+    }
+
+    const UNKNOWN: Refused = Refused::For(Denial::Unknown);
+
+    #[test]
+    fn tokens_of_all_four_algorithms_are_taken() {
+        let set = set(&[&ED.public, &EC.public, &RSA.public]).unwrap();
+        for (pair, algorithm, kid) in [
+            (&ED, Algorithm::EdDSA, "ed"),
+            (&EC, Algorithm::ES256, "ec"),
+            (&RSA, Algorithm::RS256, "rsa"),
+            (&RSA, Algorithm::PS256, "rsa"),
+        ] {
+            let principal = find(&set, &token(pair, &header(algorithm, Some(kid)))).unwrap();
+            assert_eq!(
+                (principal.tenant.as_str(), &*principal.subject),
+                ("acme", "ann")
+            );
+            assert_eq!(principal.tier.as_ref().unwrap().as_str(), "free");
+        }
+    }
+
+    #[test]
+    fn no_other_algorithm_is_taken() {
+        let set = set(&[&RSA.public, &EC.public]).unwrap();
+        // None at all.
+        for algorithm in ["none", "None", "nOnE"] {
+            let header = json!({ "alg": algorithm, "kid": "rsa" });
+            let [header, claims] =
+                [header, claims()].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()));
+            for signature in ["", "AA"] {
+                let token = format!("{header}.{claims}.{signature}");
+                assert_eq!(find(&set, &token).unwrap_err(), UNKNOWN);
+            }
+        }
+        // One by which the public key, which everybody has, would be the secret.
+        let public = RSA.public["n"].as_str().unwrap();
+        for secret in [
+            EncodingKey::from_secret(public.as_bytes()),
+            EncodingKey::from_base64_secret(&public.replace('-', "+").replace('_', "/"))
+                .unwrap_or(EncodingKey::from_secret(b"x")),
+        ] {
+            let header = header(Algorithm::HS256, Some("rsa"));
+            let token = encode(&header, &claims(), &secret).unwrap();
+            assert_eq!(find(&set, &token).unwrap_err(), UNKNOWN);
+        }
+        // One that the key is not for.
+        let longer = token(&RSA, &header(Algorithm::RS512, Some("rsa")));
+        assert_eq!(find(&set, &longer).unwrap_err(), UNKNOWN);
+        let crossed = token(&RSA, &header(Algorithm::RS256, Some("ec")));
+        assert_eq!(find(&set, &crossed).unwrap_err(), UNKNOWN);
+    }
+
+    #[test]
+    fn the_key_must_be_clear() {
+        let both = set(&[&ED.public, &EC.public]).unwrap();
+        let one = set(&[&ED.public]).unwrap();
+        let without = token(&ED, &header(Algorithm::EdDSA, None));
+        assert!(find(&one, &without).is_ok());
+        assert_eq!(find(&both, &without).unwrap_err(), UNKNOWN);
+        let newer = token(&ED, &header(Algorithm::EdDSA, Some("newer")));
+        assert_eq!(find(&one, &newer).unwrap_err(), Refused::UnknownKey);
+    }
+
+    #[test]
+    fn other_kinds_of_tokens_are_none() {
+        let set = set(&[&ED.public]).unwrap();
+        let of = |typ: Option<&str>, crit: Option<Vec<String>>| Header {
+            typ: typ.map(Into::into),
+            crit,
+            ..header(Algorithm::EdDSA, Some("ed"))
+        };
+        for (header, is_taken) in [
+            (of(None, None), true),
+            (of(Some("at+jwt"), None), true),
+            (of(Some("application/at+jwt"), None), true),
+            (of(Some("logout+jwt"), None), false),
+            (of(Some("dpop+jwt"), None), false),
+            (of(Some("JWT"), Some(vec!["exp".into()])), false),
+        ] {
+            assert_eq!(
+                find(&set, &token(&ED, &header)).is_ok(),
+                is_taken,
+                "{header:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_of_a_suspended_or_unknown_tenant_opens_nothing() {
+        let set = set(&[&ED.public]).unwrap();
+        let token = token(&ED, &header(Algorithm::EdDSA, Some("ed")));
+        for (directory, denial) in [
+            (directory(TenantState::Suspended), Denial::Revoked),
+            (Directory::default(), Denial::Unknown),
+        ] {
+            let found = set.find(
+                token.as_bytes(),
+                &EXPECTED,
+                &directory,
+                Timestamp::UNIX_EPOCH,
+            );
+            assert_eq!(found.unwrap_err(), Refused::For(denial));
+        }
+    }
+
+    #[test]
+    fn a_set_without_a_key_of_use_is_refused() {
+        let shared = json!({ "kty": "oct", "kid": "s", "k": "c2VjcmV0" });
+        let mut locked = ED.public.clone();
+        locked["use"] = json!("enc");
+        let mut other = RSA.public.clone();
+        other["alg"] = json!("RS512");
+        for keys in [&[][..], &[&shared], &[&locked], &[&other]] {
+            assert_eq!(set(keys).unwrap_err(), KeySetError::Empty);
+        }
+        assert!(matches!(
+            KeySet::parse(b"<html>"),
+            Err(KeySetError::Malformed(_))
+        ));
+        let many = vec![&shared; KEYS_MAX + 1];
+        assert_eq!(set(&many).unwrap_err(), KeySetError::TooMany);
+        let mut named = RSA.public.clone();
+        named["alg"] = json!("PS256");
+        let named = set(&[&named]).unwrap();
+        assert!(find(&named, &token(&RSA, &header(Algorithm::PS256, Some("rsa")))).is_ok());
+        assert!(find(&named, &token(&RSA, &header(Algorithm::RS256, Some("rsa")))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_token_opens_nothing(at in 0..200_usize, byte in "[A-Za-z0-9_.-]") {
+            let set = set(&[&ED.public]).unwrap();
+            let good = token(&ED, &header(Algorithm::EdDSA, Some("ed")));
+            let at = at % good.len();
+            let mut changed = good.clone();
+            changed.replace_range(at..=at, &byte);
+            let payload = |token: &str| token.split('.').nth(1).map(str::to_owned);
+            match find(&set, &changed) {
+                // The last character of a signature has bits to spare.
+                Ok(_) => prop_assert_eq!(payload(&changed), payload(&good)),
+                Err(_) => prop_assert_ne!(&changed, &good),
+            }
+            prop_assert!(find(&set, &good[..at]).is_err());
+        }
+
+        #[test]
+        fn whatever_comes_is_read_without_a_panic(token: Vec<u8>, json: Vec<u8>) {
+            let _ = KeySet::parse(&json);
+            prop_assert!(set(&[&ED.public]).unwrap().verify(&token).is_err());
+            let _ = is_token(&token);
+        }
+    }
+}
