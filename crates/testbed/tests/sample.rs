@@ -34,7 +34,11 @@ async fn client(server: &Running, era: Era) -> Client {
 
 #[tokio::test]
 async fn every_tool_answers_and_says_who_it_is() {
-    for (version, tools) in [("v1.5.0", ToolSet::V1), ("v2.0.0", ToolSet::V2)] {
+    for (version, tools) in [
+        ("v1.5.0", ToolSet::V1),
+        ("v2.0.0", ToolSet::V2),
+        ("v3.0.0", ToolSet::V3),
+    ] {
         let server = sample(version, tools).await;
         for era in ERAS {
             let mut client = client(&server, era).await;
@@ -78,6 +82,9 @@ fn the_second_set_is_the_first_and_three_more() {
         (ToolSet::V1.names().collect(), ToolSet::V2.names().collect());
     assert_eq!(first.len(), 9);
     assert_eq!(second.len(), 12);
+    let third: Vec<_> = ToolSet::V3.names().collect();
+    assert_eq!(third.len(), 16);
+    assert_eq!(third[..12], second);
     assert_eq!(first, second[..9]);
 }
 

@@ -1,6 +1,7 @@
 //! The sample's tools: their contract as data, their work as pure functions.
 //!
-//! The names are those of the Stage I expansion: nine tools in the first set, three more in the second, the nine unchanged.
+//! The names are those of the Stage I expansion: nine tools in the first set, three more in the second, the nine unchanged, and in the
+//! third the four that write content in steps.
 
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub enum ToolSet {
     V1,
     /// The same nine and three more.
     V2,
+    /// The same twelve and those of the content pipeline.
+    V3,
 }
 
 /// Asks the user for a confirmation: an elicitation, in the words of the caller's era.
@@ -26,6 +29,8 @@ pub const TASK_TOOL: &str = "generate_embeddings";
 
 /// How many tools of the table the first set has.
 const V1_TOOLS: usize = 9;
+/// How many the second has.
+const V2_TOOLS: usize = 12;
 
 impl ToolSet {
     /// The names of the tools, in the order of `tools/list`.
@@ -44,6 +49,7 @@ impl ToolSet {
                 let value = match argument.kind {
                     "string" => json!(format!("{} {seed}", argument.name)),
                     "array" => json!([format!("first {seed}"), format!("second {seed}")]),
+                    "object" => json!({ "topic": format!("topic {seed}") }),
                     _ => json!(seed),
                 };
                 (argument.name.to_owned(), value)
@@ -54,7 +60,8 @@ impl ToolSet {
     pub(super) fn specs(self) -> &'static [Spec] {
         match self {
             Self::V1 => &TOOLS[..V1_TOOLS],
-            Self::V2 => TOOLS,
+            Self::V2 => &TOOLS[..V2_TOOLS],
+            Self::V3 => TOOLS,
         }
     }
 
@@ -227,6 +234,69 @@ static TOOLS: &[Spec] = &[
             json!(candidates)
         },
     },
+    Spec {
+        name: "parse_intent",
+        title: "Parse the intent",
+        description: "What a message asks for: a channel and a topic.",
+        arguments: &[
+            needs("user_message", "string"),
+            takes("session_id", "string"),
+        ],
+        run: |arguments| {
+            let message = text(arguments, "user_message");
+            let (order, topic) = message.split_once(" about ").unwrap_or(("", message));
+            let channel = if order.contains("LinkedIn") {
+                "linkedin"
+            } else {
+                "web"
+            };
+            json!({ "channel": channel, "topic": topic })
+        },
+    },
+    Spec {
+        name: "retrieve_skills",
+        title: "Retrieve skills",
+        description: "The skills that fit an intent best.",
+        arguments: &[needs("intent_spec", "object"), takes("top_k", "integer")],
+        run: |arguments| {
+            let most = integer(arguments, "top_k").clamp(1, 10);
+            let skills = (1..=most).map(|rank| json!({ "id": format!("skill-{rank}") }));
+            json!({ "skills": skills.collect::<Vec<_>>() })
+        },
+    },
+    Spec {
+        name: "generate_multi_candidate",
+        title: "Generate candidates",
+        description: "Writes a text for each skill.",
+        arguments: &[
+            needs("intent_spec", "object"),
+            needs("skills", "array"),
+            takes("brand_voice", "object"),
+        ],
+        run: |arguments| {
+            let skills = arguments.get("skills").and_then(Value::as_array);
+            let topic = &arguments["intent_spec"]["topic"];
+            let topic = topic.as_str().unwrap_or("nothing");
+            let write = |skill: &Value| json!({ "text": format!("{topic}, by {}", skill["id"]) });
+            let candidates = skills.into_iter().flatten().map(write);
+            json!({ "candidates": candidates.collect::<Vec<_>>() })
+        },
+    },
+    Spec {
+        name: "run_guards",
+        title: "Run the guards",
+        description: "Checks a candidate against the intent and the brand.",
+        arguments: &[
+            needs("candidate", "object"),
+            needs("intent_spec", "object"),
+            takes("brand_profile", "object"),
+        ],
+        run: |arguments| {
+            let written = arguments["candidate"]["text"].as_str().unwrap_or("");
+            let topic = arguments["intent_spec"]["topic"].as_str().unwrap_or("");
+            json!({ "pass": written.contains(topic), "guards": ["topic"] })
+        },
+    },
 ];
 
 impl Spec {
@@ -275,6 +345,7 @@ impl Spec {
                     "string" => value.is_string(),
                     "integer" => value.is_u64(),
                     "number" => value.is_number(),
+                    "object" => value.is_object(),
                     _ => value.is_array(),
                 },
             })
