@@ -8,6 +8,7 @@ use axum::{
 use futures_util::StreamExt as _;
 use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
+use serin_flags::document::in_plain_words;
 use serin_model::{event::Actor, name::ServiceName};
 use std::str::FromStr;
 
@@ -114,7 +115,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
         let Text(text) = Text::from_request(request, state).await?;
         let text = if text.trim().is_empty() { "{}" } else { &text };
         serde_json::from_str(text).map(Self).map_err(|error| {
-            Problem::bad_request(format!("the body cannot be read as JSON: {error}"))
+            let what = in_plain_words(&error.to_string());
+            Problem::bad_request(format!("the body cannot be read as JSON: {what}"))
                 .help("`GET /admin/v1/openapi.json` describes every body")
         })
     }
@@ -146,7 +148,7 @@ fn too_large() -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",
-        format!("the body has more than {BODY_BYTES_MAX} bytes"),
+        format!("the body has more than {BODY_BYTES_MAX} bytes (1 MiB)"),
     )
-    .help("split the manifest and apply its parts one by one")
+    .help("split the file and send its parts one by one")
 }

@@ -72,9 +72,14 @@ fn lines(answer: &Value, key: &str, none: &str) -> String {
 
 /// A file's text, `-` being standard input; no more than a manifest may have.
 pub(crate) fn read(path: &Path) -> miette::Result<String> {
+    read_at_most(path, serin_config::FILE_BYTES_MAX as u64)
+}
+
+/// The same of any other size.
+pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> miette::Result<String> {
     let mut text = String::new();
     // One byte more than allowed: the reader then says that it is too large.
-    let limit = serin_config::FILE_BYTES_MAX as u64 + 1;
+    let limit = bytes_max + 1;
     let read = if path == Path::new("-") {
         std::io::stdin()
             .lock()

@@ -433,7 +433,7 @@ pub(crate) struct KillArgs {
     /// The store, where no configuration names it.
     #[arg(long, value_name = "FILE", requires = "local")]
     pub(crate) store: Option<PathBuf>,
-    /// Do not ask.
+    /// Do not ask. Without a terminal nobody is asked anyway.
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -475,7 +475,7 @@ pub(crate) struct ReviveArgs {
     /// Everything, one after another.
     #[arg(long)]
     pub(crate) all: bool,
-    /// The revision that `serin kills` showed.
+    /// The one that `serin kills` shows: of a target the number in its line, with `--all` the revision of the book.
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<u64>,
     /// Why.

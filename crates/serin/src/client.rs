@@ -36,6 +36,7 @@ pub(crate) struct Client {
     /// Why there is no token, for the moment when one is asked for.
     token_missing: Option<Report>,
     actor: String,
+    was_refused: bool,
 }
 
 impl Client {
@@ -93,7 +94,13 @@ impl Client {
             token,
             token_missing,
             actor,
+            was_refused: false,
         })
+    }
+
+    /// Whether the admin API has understood what was asked, and refused it.
+    pub(crate) const fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> miette::Result<T> {
@@ -181,6 +188,9 @@ impl Client {
             return Err(report);
         }
         let status = response.status();
+        self.was_refused = status.is_client_error()
+            && status != reqwest::StatusCode::UNAUTHORIZED
+            && status != reqwest::StatusCode::FORBIDDEN;
         Err(Report::new(
             match response.json::<serin_admin::problem::Problem>().await {
                 Ok(problem) => Problem::new(problem.detail, problem.help),

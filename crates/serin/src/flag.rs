@@ -10,19 +10,18 @@ use crate::{
     cli::Global,
     client::{Client, block_on},
     exit::Exit,
-    problem::{self, Problem},
+    kill::confirm_kill,
+    problem::Problem,
     rollout::{print, to_json},
 };
 use args::{CreateArgs, EvalArgs, Expiry, SetArgs, WhyArgs};
+use jiff::Timestamp;
 use miette::Report;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use serin_flags::FlagKey;
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::Path,
-};
+use serin_flags::{FlagKey, Target};
+use std::path::Path;
 
 /// Where all flags are.
 const FLAGS: &str = "/admin/v1/flags";
@@ -194,6 +193,9 @@ fn put_common(
             fields.insert("expires".to_owned(), Value::Null);
         }
         Some(Expiry::At(at)) => {
+            if at <= Timestamp::now() {
+                eprintln!("note: {at} is past, so it is off for everybody at once");
+            }
             fields.insert("expires".to_owned(), json!(at));
         }
     }
@@ -269,6 +271,15 @@ async fn evaluate(client: &mut Client, args: EvalArgs) -> miette::Result<Exit> {
 
 async fn import(client: &mut Client, file: &Path, query: &str, json: bool) -> miette::Result<Exit> {
     let text = read(file)?;
+    if text.len() > serin_config::FILE_BYTES_MAX {
+        return Err(Report::new(Problem::new(
+            format!(
+                "the file {} has more than 1 MiB, which is the most that one import takes",
+                file.display()
+            ),
+            "import it in parts, or let `serin run` follow it (`flags.file` in the configuration, up to 4 MiB)",
+        )));
+    }
     let path = format!("/admin/v1/import/flags?{query}");
     let answer: Value = client.post_text(&path, text).await?;
     print(&if json {
@@ -316,7 +327,7 @@ async fn history(client: &mut Client, key: &FlagKey, json: bool) -> miette::Resu
 
 async fn disable_all(client: &mut Client, reason: &str, yes: bool) -> miette::Result<Exit> {
     if !yes {
-        confirm()?;
+        confirm_kill(&Target::Flags)?;
     }
     let kill: Value = client
         .post(
@@ -331,34 +342,4 @@ async fn disable_all(client: &mut Client, reason: &str, yes: bool) -> miette::Re
         None => "all flags were off already\n".to_owned(),
     })?;
     Ok(Exit::Done)
-}
-
-/// Asks a person; a script says `--yes`.
-fn confirm() -> miette::Result<()> {
-    let refuse = |what: &str| {
-        Report::new(Problem::new(
-            what,
-            "add `--yes` to stop all flags without being asked",
-        ))
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refuse(
-            "nobody is there to be asked whether all flags are to stop",
-        ));
-    }
-    let mut out = std::io::stderr().lock();
-    write!(
-        out,
-        "Every flag will answer its off variant, for everybody. Go on? [y/N] "
-    )
-    .and_then(|()| out.flush())
-    .map_err(problem::output)?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|error| {
-        Report::new(Problem::new("the answer cannot be read", "add `--yes`").because(error))
-    })?;
-    match line.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(refuse("nothing was changed")),
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{Global, KillArgs, KillsArgs, ReviveArgs},
-    client::{Client, block_on, configured},
+    client::{CONFIG_DEFAULT, Client, block_on, configured},
     exit::Exit,
     problem::Problem,
     rollout::{print, to_json},
@@ -21,7 +21,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, IsTerminal as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -52,6 +52,8 @@ struct Shown {
     priority: String,
     grace_seconds: u32,
     attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    comes_back_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -95,12 +97,8 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> miette::Result<Exit> {
     if chars > REASON_CHARS_MAX {
         return Err(refused(&KillError::LongReason(chars)));
     }
-    let wide = matches!(args.target, Some(Target::System | Target::Environment(_)));
-    if wide && !args.yes && io::stdin().is_terminal() {
-        confirm(
-            &target.to_string(),
-            &format!("this stops every call of {target}"),
-        )?;
+    if args.switch.is_none() && !args.yes {
+        confirm_kill(&target)?;
     }
     if args.local {
         return kill_locally(global, args, &target);
@@ -112,13 +110,19 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> miette::Result<Exit> {
         "grace": args.grace.map(format_duration),
         "priority": args.priority.map(crate::cli::KillPriority::word),
     });
-    let killed = Client::find(global)
-        .and_then(|mut client| block_on(async { client.post::<Changed>(KILLS, &body).await }));
-    let killed = killed.inspect_err(|_| {
+    let past_it = |_: &Report| {
         eprintln!(
             "if the admin API cannot help: `serin kill --local` needs neither it nor its token"
         );
-    })?;
+    };
+    let mut client = Client::find(global).inspect_err(past_it)?;
+    let killed = block_on(async { client.post::<Changed>(KILLS, &body).await });
+    // What the admin API refuses makes no more sense past it.
+    let killed = if client.was_refused() {
+        killed
+    } else {
+        killed.inspect_err(past_it)
+    }?;
     if let Some(note) = killed.note {
         eprintln!("note: {note}");
     }
@@ -129,6 +133,21 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> miette::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Asks whoever sits at a terminal before much is stopped. A script is never asked: a kill waits for nobody.
+pub(crate) fn confirm_kill(target: &Target) -> miette::Result<()> {
+    let about = match target {
+        Target::System | Target::Environment(_) | Target::Service(_) => {
+            format!("this stops every call of {target}")
+        }
+        Target::Flags => "every flag will answer its off variant, for everybody".to_owned(),
+        _ => return Ok(()),
+    };
+    if !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    confirm(&target.to_string(), &about)
+}
+
 fn refused(error: &KillError) -> Report {
     Report::new(Problem::new(error.to_string(), error.help()))
 }
@@ -136,7 +155,9 @@ fn refused(error: &KillError) -> Report {
 /// Past the admin API: a file in the folder beside the store, which a running `serin run` looks into five times a second, and one that
 /// starts before anything else.
 fn kill_locally(global: &Global, args: &KillArgs, target: &Target) -> miette::Result<Exit> {
-    let folder = break_glass_folder(&store(global, args));
+    let store = store(global, args)?;
+    let folder = break_glass_folder(&store);
+    let folder = path::absolute(&folder).unwrap_or(folder);
     let cannot = |error: io::Error| {
         let what = format!("no request can be put into {}", folder.display());
         let help = "run this as the user of `serin run`, and name its store with `--store FILE` or its configuration with `-c FILE`";
@@ -153,39 +174,66 @@ fn kill_locally(global: &Global, args: &KillArgs, target: &Target) -> miette::Re
     let began = Instant::now();
     while began.elapsed() < TAKEN_WITHIN {
         if !path.exists() {
-            print(&format!("killed {target}\n"))?;
+            print(&format!(
+                "killed {target}, by way of {}\n",
+                folder.display()
+            ))?;
             return Ok(Exit::Done);
         }
         thread::sleep(LOOK_EVERY / 4);
     }
     print(&format!(
-        "asked to kill {target}; nobody has taken the request yet: `serin run` does so when it starts\n"
+        "asked to kill {target}; nobody has taken the request yet: `serin run` does so when it starts with the store beside {}\n",
+        folder.display()
     ))?;
     Ok(Exit::Done)
 }
 
-/// The file of the log. A configuration that cannot be read does not keep anybody from killing.
-fn store(global: &Global, args: &KillArgs) -> PathBuf {
+/// The file of the log. A configuration that cannot be read does not keep anybody from killing; a place where no `serin run` has been
+/// nor will be does, because nobody would ever take the request.
+fn store(global: &Global, args: &KillArgs) -> miette::Result<PathBuf> {
     if let Some(store) = &args.store {
-        return store.clone();
+        let folder = store.parent().unwrap_or(Path::new(""));
+        let is_one = is_store(store) || folder.join(CONFIG_DEFAULT).exists();
+        return is_one.then(|| store.clone()).ok_or_else(|| nobody(folder));
     }
+    let named = global.config.as_deref();
+    let folder = named.and_then(Path::parent).unwrap_or(Path::new(""));
     match configured(global) {
-        Ok(Some(config)) => config.store.path().to_owned(),
-        Ok(None) => STORE_DEFAULT.into(),
+        Ok(Some(config)) => Ok(config.store.path().to_owned()),
+        Ok(None) if is_store(Path::new(STORE_DEFAULT)) => Ok(STORE_DEFAULT.into()),
+        Ok(None) => Err(nobody(folder)),
         Err(_) => {
-            let folder = global
-                .config
-                .as_deref()
-                .and_then(Path::parent)
-                .unwrap_or(Path::new(""));
             let store = folder.join(STORE_DEFAULT);
+            if !is_store(&store) && !named.unwrap_or(Path::new(CONFIG_DEFAULT)).exists() {
+                return Err(nobody(folder));
+            }
             eprintln!(
                 "the configuration cannot be read; taking {} for the store",
                 store.display()
             );
-            store
+            Ok(store)
         }
     }
+}
+
+/// Whether a `serin run` has used a store.
+fn is_store(store: &Path) -> bool {
+    store.exists() || store.with_extension("kills").exists() || break_glass_folder(store).exists()
+}
+
+fn nobody(folder: &Path) -> Report {
+    let folder = match path::absolute(folder.join(".")) {
+        Ok(folder) => folder,
+        Err(_) => folder.to_owned(),
+    };
+    Report::new(Problem::new(
+        format!(
+            "nobody would take the request: there is neither a `{CONFIG_DEFAULT}` nor a store in {}",
+            folder.display()
+        ),
+        "run this in the folder of `serin run`, or name its configuration with `-c FILE` or its store with `--store FILE`",
+    ))
 }
 
 /// Puts a request into the folder: whole, or not at all.
@@ -253,8 +301,8 @@ async fn revive_all(client: &mut Client, args: &ReviveArgs) -> miette::Result<Ex
     } else {
         let book: Book = client.get(KILLS).await?;
         let about = format!(
-            "{} targets are killed (revision {} of the book)\n{}",
-            book.kills.len(),
+            "{} killed (revision {} of the book)\n{}",
+            targets(book.kills.len()),
             book.revision,
             table(&book.kills)
         );
@@ -265,10 +313,18 @@ async fn revive_all(client: &mut Client, args: &ReviveArgs) -> miette::Result<Ex
     });
     let spread: Spread = client.post(&format!("{KILLS}/revive-all"), &body).await?;
     print(&format!(
-        "{} targets are revived one after another, over {} s\n",
-        spread.revivals, spread.over_seconds
+        "{} revived one after another, over {} s; `serin kills` shows when\n",
+        targets(spread.revivals),
+        spread.over_seconds
     ))?;
     Ok(Exit::Done)
+}
+
+fn targets(count: usize) -> String {
+    match count {
+        1 => "1 target is".to_owned(),
+        many => format!("{many} targets are"),
+    }
 }
 
 /// The revision that whoever sits here has seen and confirmed.
@@ -319,6 +375,18 @@ pub(crate) fn kills(global: &Global, args: &KillsArgs) -> miette::Result<Exit> {
         table(&book.kills)
     };
     out += &format!("revision of the book: {}\n", book.revision);
+    let back: Vec<_> = book
+        .kills
+        .iter()
+        .filter_map(|kill| kill.comes_back_at)
+        .collect();
+    if let Some(last) = back.iter().max() {
+        let count = back.len();
+        out += &format!(
+            "being revived: {count} of them, the last at {}\n",
+            whole(*last)
+        );
+    }
     if !book.switches.is_empty() {
         out += &format!("\n{:<24} {:<32} {}\n", "SWITCH", "TARGET", "STATE");
         for switch in &book.switches {
@@ -334,18 +402,23 @@ pub(crate) fn kills(global: &Global, args: &KillsArgs) -> miette::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Whoever looks wants a second, not a nanosecond.
+fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
 fn table(kills: &[Shown]) -> String {
     let mut out = format!(
         "{:<32} {:<16} {:<9} {:<9} {:<20} {:<16} {}\n",
         "TARGET", "STATE", "REVISION", "PRIORITY", "SINCE", "BY", "REASON"
     );
     for kill in kills {
-        let state = match kill.one_in {
-            Some(n) => format!("probing 1 in {n}"),
-            None => kill.state.clone(),
+        let state = match (kill.one_in, kill.comes_back_at) {
+            (Some(n), _) => format!("probing 1 in {n}"),
+            (None, Some(at)) => format!("back at {}", at.strftime("%H:%M:%S")),
+            (None, None) => kill.state.clone(),
         };
-        // Whoever looks wants a second, not a nanosecond.
-        let at = Timestamp::from_second(kill.at.as_second()).unwrap_or(kill.at);
+        let at = whole(kill.at);
         let target = kill.target.to_string();
         out += &format!(
             "{target:<32} {state:<16} {:<9} {:<9} {at:<20} {:<16} {}\n",

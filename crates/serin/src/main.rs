@@ -6,6 +6,7 @@ mod cli;
 mod client;
 #[cfg(feature = "demo")]
 mod demo;
+mod doubts;
 mod exit;
 mod flag;
 mod health;

@@ -1,6 +1,6 @@
 //! How errors are shown: what was wrong, what it comes from, and what to do.
 
-use miette::{Diagnostic, MietteHandlerOpts, Report};
+use miette::{Diagnostic, MietteHandlerOpts, Report, Severity};
 use std::{error::Error, fmt, io};
 
 /// Something that went wrong, and what to do about it.
@@ -9,6 +9,7 @@ pub(crate) struct Problem {
     what: String,
     help: String,
     source: Option<Box<dyn Error + Send + Sync>>,
+    severity: Severity,
 }
 
 impl Problem {
@@ -17,6 +18,15 @@ impl Problem {
             what: what.into(),
             help: help.into(),
             source: None,
+            severity: Severity::Error,
+        }
+    }
+
+    /// Worth a look, and no reason to stop.
+    pub(crate) fn warning(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::new(what, help)
         }
     }
 
@@ -39,6 +49,10 @@ impl Error for Problem {
 }
 
 impl Diagnostic for Problem {
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         (!self.help.is_empty()).then(|| Box::new(&self.help) as _)
     }

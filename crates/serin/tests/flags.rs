@@ -234,10 +234,6 @@ async fn what_is_refused_says_why_and_changes_nothing() {
             ["no flag `searching`", "perhaps search"],
         ),
         (
-            vec!["flag", "disable-all", "--reason", "x"],
-            ["nobody is there", "--yes"],
-        ),
-        (
             vec!["flag", "eval", "search", "--context", "{"],
             ["no JSON", "mend"],
         ),
@@ -412,8 +408,13 @@ async fn the_commands_of_the_guides_work_as_they_are_written() {
         (status, &answer),
         (
             StatusCode::OK,
-            &json!({"rest_api_enabled": true, "canary_percentage": 5.0})
+            &json!({"rest_api_enabled": true, "canary_percentage": 5.0, "created": ["rest_api_enabled"]})
         )
+    );
+    let again = post(both).await.1;
+    assert_eq!(
+        again,
+        json!({"rest_api_enabled": true, "canary_percentage": 5.0})
     );
     for percentage in [25, 50] {
         let (status, answer) = post(&format!(r#"{{"canary_percentage": {percentage}}}"#)).await;
@@ -693,6 +694,7 @@ async fn evaluations_are_bounded_but_never_held_up() {
             .bearer_auth(&world.token)
             .body(r#"{"enabled": true}"#);
         let answer = request.send().await.unwrap();
+        assert_eq!(answer.headers().get("connection"), None);
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             limited = Some(answer);
             break;
@@ -712,10 +714,163 @@ async fn evaluations_are_bounded_but_never_held_up() {
     assert_eq!(world.value("search").await, true);
     let said = world
         .serin
-        .cli(&["flag", "disable-all", "--yes", "--reason", "it burns"])
+        .cli(&["flag", "disable-all", "--reason", "it burns"])
         .await;
     assert!(said.contains("serin revive flags"), "{said}");
     assert_eq!(world.value("search").await, false);
     let listed = world.serin.cli(&["flag", "list"]).await;
     assert!(listed.contains("search  killed"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_a_default_and_an_expiry_are_what_was_asked_for_and_history_tells_them() {
+    let world = World::begin().await;
+    let cli = async |arguments: &[&str]| world.serin.cli(arguments).await;
+    cli(&["flag", "create", "search"]).await;
+    cli(&["flag", "set", "search", "--default", "off"]).await;
+    cli(&["flag", "set", "search", "--enable"]).await;
+    let shown = cli(&["flag", "get", "search"]).await;
+    assert!(!shown.contains("rule"), "{shown}");
+    assert_eq!(world.value("search").await, false);
+    cli(&["flag", "set", "search", "--default", "on"]).await;
+    assert_eq!(world.value("search").await, true);
+    cli(&["flag", "set", "search", "--percentage", "10 %"]).await;
+    cli(&["flag", "set", "search", "--env", "production"]).await;
+    let listed = cli(&["flag", "list"]).await;
+    assert!(listed.contains(" 0 % "), "{listed}");
+    let past = world
+        .serin
+        .run(&["flag", "set", "search", "--expires", "2020-01-01"])
+        .await;
+    assert!(
+        support::stderr(&past).contains("is past"),
+        "{}",
+        support::stderr(&past)
+    );
+    let history = cli(&["flag", "history", "search"]).await;
+    for part in [
+        "flag search created",
+        "changed: percentage 100 % -> 0 %",
+        "flag search enabled",
+        "changed: percentage 0 % -> 100 %",
+        "changed: percentage 100 % -> 10 %",
+        "changed: for everybody -> production",
+        "changed: expires 2020-01-01T00:00:00Z",
+    ] {
+        assert!(history.contains(part), "{part} in {history}");
+    }
+
+    for (arguments, part) in [
+        (
+            vec!["flag", "set", "search", "--percentage", "abc"],
+            "0 to 100",
+        ),
+        (
+            vec!["flag", "override", "search", "--tenant", "a"],
+            "--clear",
+        ),
+        (vec!["flag", "import", "--help"], "--start"),
+    ] {
+        let output = world.serin.run(&arguments).await;
+        let said = support::stdout(&output) + &stderr(&output);
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_file_gives_a_tenant_is_not_set_by_hand_by_an_import() {
+    let folder = TempDir::new().unwrap();
+    let document = json!({"flags": {"search": flag(&json!({})), "mcp_tasks": flag(&json!({}))},
+        "serin": {"tenants": {"acme": {"search": "off"}, "other": {"search": "off"}}}});
+    fs::write(folder.path().join("flags.json"), document.to_string()).unwrap();
+    let serin = Serin::start(folder.path(), "flags: { file: flags.json }\n").await;
+    serin
+        .cli(&[
+            "flag",
+            "override",
+            "search",
+            "--tenant",
+            "other",
+            "--variant",
+            "on",
+        ])
+        .await;
+    let exported = serin.cli(&["flag", "export"]).await;
+    fs::write(folder.path().join("all.json"), &exported).unwrap();
+    let said = serin.cli(&["flag", "import", "all.json"]).await;
+    assert_eq!(said, "0 changes; 2 flags as before\n");
+    let other = exported.replace(
+        r#""acme": {
+        "search": "off""#,
+        r#""acme": {
+        "search": "on""#,
+    );
+    assert_ne!(other, exported);
+    let other = other.replacen(
+        "\"defaultVariant\": \"on\"",
+        "\"defaultVariant\": \"off\"",
+        1,
+    );
+    fs::write(folder.path().join("all.json"), &other).unwrap();
+    let said = serin.cli(&["flag", "import", "all.json"]).await;
+    for part in [
+        "flag search set to on for tenant acme",
+        "flag `mcp_tasks` opens and closes `tasks` for every MCP service",
+        "2 changes; 1 flag as before",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    fs::write(
+        folder.path().join("large.json"),
+        "x".repeat(1024 * 1024 + 1),
+    )
+    .unwrap();
+    let refused = serin.refused(&["flag", "import", "large.json"]).await;
+    assert!(refused.contains("more than 1 MiB"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_will_do_nothing_is_said_by_check_and_at_the_start() {
+    let folder = TempDir::new().unwrap();
+    let document = json!({"flags": {"known": flag(&json!({}))}});
+    fs::write(folder.path().join("flags.json"), document.to_string()).unwrap();
+    let sample = sample("v1", ToolSet::V1).await;
+    let services = format!(
+        "flags: {{ file: flags.json }}\n{}    settings: {{ gates: [{{ flag: known, tools: [a] }}, {{ flag: unknown, tools: [b] }}] }}\n\
+         kill_switches: {{ down: {{ target: \"service:tools\", notify: [\"env:SERIN_TEST_NOT_SET\"] }} }}\n",
+        two_versions(&sample.url(), &sample.url())
+    );
+    let serin = Serin::start(folder.path(), &services).await;
+    let checked = run(folder.path(), &["check"]).await;
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    for said in [stderr(&checked), serin.log()] {
+        for part in ["there is no flag `unknown`", "variable SERIN_TEST_NOT_SET"] {
+            assert_eq!(said.matches(part).count(), 1, "{part} in {said}");
+        }
+        assert!(!said.contains("`known`"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_process_says_of_flags_is_shown() {
+    let folder = TempDir::new().unwrap();
+    let document = json!({"flags": {"search": flag(&json!({"state": "DISABLED"}))}});
+    fs::write(folder.path().join("flags.json"), document.to_string()).unwrap();
+    let services = "flags: { file: flags.json }\n";
+    let serin = Serin::start_in(
+        folder.path(),
+        services,
+        &[("SERIN_FLAGS", "search:enabled,lonely:disabled")],
+    )
+    .await;
+    let listed = serin.cli(&["flag", "list"]).await;
+    for part in [
+        "100 %",
+        "on by SERIN_FLAGS",
+        "without a flag: lonely is off",
+    ] {
+        assert!(listed.contains(part), "{part} in {listed}");
+    }
+    let shown = serin.cli(&["flag", "get", "search"]).await;
+    assert!(shown.contains("on by SERIN_FLAGS"), "{shown}");
 }

@@ -5,6 +5,7 @@ mod support;
 use reqwest::{Client, Response, StatusCode};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
+use serin_testbed::sample::ToolSet;
 use std::{
     fs::OpenOptions,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
@@ -12,7 +13,7 @@ use std::{
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
-use support::{PATIENCE, Serin, command, run, stderr, stdout};
+use support::{PATIENCE, Serin, command, run, sample, stderr, stdout, two_versions};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -206,6 +207,8 @@ async fn a_kill_is_in_force_and_kept_and_a_revival_needs_what_was_seen() {
     let (status, problem) = api.revive("flag:other", 1).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
 
+    // A revival goes into the log by itself, copies of kills follow when there is time.
+    until_logged(&api, 8).await;
     let (status, revived) = api.revive("tool:tools/search", first).await;
     assert_eq!(status, StatusCode::OK, "{revived}");
     assert_eq!(
@@ -300,7 +303,7 @@ async fn the_command_line_kills_shows_and_revives() {
     let said = serin
         .cli(&[&all[..], &[&*book["revision"].to_string()]].concat())
         .await;
-    assert!(said.contains("1 targets are revived"), "{said}");
+    assert!(said.contains("1 target is revived"), "{said}");
     until("revived", async || {
         let shown = serin.cli(&["kills"]).await;
         if shown.contains("nothing is killed") {
@@ -664,6 +667,7 @@ async fn glass_can_be_broken_without_process_token_or_configuration() {
         .refused(&["kill", "flags", "--reason", "because"])
         .await;
     assert!(refused.contains("kill --local"), "{refused}");
+    let requests = folder.path().join("serin.db-kill.d");
     let said = stdout(
         &run(
             folder.path(),
@@ -671,10 +675,12 @@ async fn glass_can_be_broken_without_process_token_or_configuration() {
         )
         .await,
     );
-    assert_eq!(said, "killed flags\n");
+    assert_eq!(
+        said,
+        format!("killed flags, by way of {}\n", requests.display())
+    );
 
     // By hand, with a line that makes no sense.
-    let requests = folder.path().join("serin.db-kill.d");
     std::fs::write(
         requests.join("mine"),
         "tool:*/search it deletes things\nserach\n",
@@ -725,6 +731,127 @@ async fn glass_can_be_broken_without_process_token_or_configuration() {
     );
     let left: Vec<_> = std::fs::read_dir(&requests).unwrap().collect();
     assert_eq!(left.len(), 1, "only the bad one: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_would_take_a_request_it_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(here.join("elsewhere")).unwrap();
+    for (store, empty) in [(None, "."), (Some("elsewhere/serin.db"), "elsewhere")] {
+        let mut arguments = vec!["kill", "--local", "flags", "--reason", "because"];
+        arguments.extend(store.iter().flat_map(|store| ["--store", store]));
+        let refused = run(&here, &arguments).await;
+        assert_eq!(refused.status.code(), Some(1), "{}", stdout(&refused));
+        let said = stderr(&refused);
+        let looked_at = std::path::absolute(here.join(empty)).unwrap();
+        for part in [
+            "nobody would take",
+            "--store FILE",
+            looked_at.to_str().unwrap(),
+        ] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(&here).unwrap().collect();
+    assert_eq!(left.len(), 1, "no folder is made: {left:?}");
+
+    // Beside a configuration, `serin run` will take it.
+    std::fs::write(here.join("serin.yaml"), "").unwrap();
+    let waits = run(&here, &["kill", "--local", "flags", "--reason", "because"]).await;
+    assert_eq!(waits.status.code(), Some(0), "{}", stderr(&waits));
+    let requests = here.join("serin.db-kill.d");
+    assert!(
+        stdout(&waits).contains(requests.to_str().unwrap()),
+        "{}",
+        stdout(&waits)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_applied_can_be_pulled_at_once_and_what_looks_like_a_slip_is_said() {
+    let samples = [
+        sample("v1", ToolSet::V1).await,
+        sample("v2", ToolSet::V1).await,
+    ];
+    let folder = TempDir::new().unwrap();
+    let services = two_versions(&samples[0].url(), &samples[1].url());
+    let serin = Serin::start(folder.path(), &services).await;
+    let api = Api::of(&serin);
+    for n in 0..5 {
+        let name = format!("down-{n}");
+        let manifest = format!("kill_switches: {{ {name}: {{ target: \"tenant:t-{n}\" }} }}\n");
+        std::fs::write(folder.path().join("switch.yaml"), manifest).unwrap();
+        serin.cli(&["apply", "-f", "switch.yaml"]).await;
+        let said = serin
+            .cli(&["kill", "--switch", &name, "--reason", "because"])
+            .await;
+        assert!(said.contains(&format!("killed tenant:t-{n}")), "{said}");
+    }
+
+    // What the versions list is known after their first probes.
+    until("known", async || {
+        let book = json!({"target": "tool:tools/serach", "reason": "because"});
+        let (_, answer) = api.post("/admin/v1/kills", book).await;
+        let revision = answer["after"]["revision"].as_u64().unwrap();
+        api.revive("tool:tools/serach", revision).await;
+        if answer["note"] == "no version of `tools` is known to list a tool `serach`" {
+            Ok(())
+        } else {
+            Err(answer.to_string())
+        }
+    })
+    .await;
+    let (_, known) = api
+        .post(
+            "/admin/v1/kills",
+            json!({"target": "tool:*/get_entry", "reason": "because"}),
+        )
+        .await;
+    assert_eq!(known["note"], Value::Null, "{known}");
+
+    // What the admin API refuses makes no more sense past it.
+    let refused = serin
+        .refused(&["kill", "--switch", "nothing", "--reason", "because"])
+        .await;
+    assert!(
+        refused.contains("down-0") && !refused.contains("--local"),
+        "{refused}"
+    );
+    let wrong = serin
+        .run(&["kill", "environment:qa", "--reason", "because"])
+        .await;
+    assert!(
+        stderr(&wrong).contains("staging, canary or production"),
+        "{}",
+        stderr(&wrong)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revivals_under_way_are_shown_with_their_turns() {
+    let folder = TempDir::new().unwrap();
+    let serin = Serin::start(folder.path(), "").await;
+    let api = Api::of(&serin);
+    let mut last = 0;
+    for n in 0..3 {
+        last = api.kill(&format!("tool:tools/{n}")).await;
+    }
+    let body = json!({"revision": last, "confirm": "all", "reason": "mended", "over": "10m"});
+    let (status, _) = api.post("/admin/v1/kills/revive-all", body).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let book = api.get("/admin/v1/kills").await;
+    let kills = book["kills"].as_array().unwrap();
+    assert!(
+        kills.iter().all(|kill| kill["comes_back_at"].is_string()),
+        "{book}"
+    );
+    let shown = serin.cli(&["kills"]).await;
+    let count = kills.len();
+    assert!(
+        shown.contains("back at ") && shown.contains(&format!("being revived: {count} of them")),
+        "{shown}"
+    );
 }
 
 fn api_without_token(serin: &Serin) -> Api {

@@ -7,6 +7,7 @@ mod exchange;
 mod history;
 mod limit;
 mod seeds;
+mod share;
 mod stale;
 
 pub(crate) use limit::Writes;
@@ -29,7 +30,7 @@ use limit::Allowed;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use serin_control::{Control, flags::FlagsNow, totals::Answers};
-use serin_flags::{Flag, FlagKey, TenantId};
+use serin_flags::{Environment, Flag, FlagKey, TenantId};
 use serin_model::{
     decide::{Command, Expects, Refusal, RefusalKind, SetFlag, SetOverride},
     event::{Actor, Recorded},
@@ -77,6 +78,13 @@ struct Shown {
     /// How many get it, in percent, where that can be said in one number: a rule or a schedule may say more.
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout_percentage: Option<f64>,
+    /// How many get it now where this process runs, in percent, where that can be said in one number: after kills, dates, the
+    /// environment and rollouts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    share: Option<f64>,
+    /// What `SERIN_FLAGS` of the process makes of it, in place of state and rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forced: Option<bool>,
     /// Whether it is killed, alone or with all flags.
     killed: bool,
     /// The service on which a rollout of the flag is under way.
@@ -123,6 +131,8 @@ impl Shown {
             changed_by: history.map(|history| history.changed_by.clone()),
             in_file: history.is_some_and(|history| history.file.is_some()),
             rollout_percentage: change::percentage(flag),
+            share: share::now(now, key, flag, Timestamp::now()),
+            forced: forced(now, key, flag),
             killed: now.latch.stops_flag(key.as_str())
                 || now.latch.stops_flags(None, now.table().environment),
             released_on: known
@@ -135,6 +145,16 @@ impl Shown {
             stale: stale::marks(flag, history, answers, Timestamp::now()),
         })
     }
+}
+
+/// What `SERIN_FLAGS` makes of a flag, unless the flag has a variant for the environment, which goes before it.
+fn forced(now: &FlagsNow, key: &FlagKey, flag: &Flag) -> Option<bool> {
+    let table = now.table();
+    let fixed = &flag.serin.environments;
+    let is_fixed = fixed.contains_key(&table.environment)
+        || (table.environment == Environment::Canary
+            && fixed.contains_key(&Environment::Production));
+    table.forced_to(key).filter(|_| !is_fixed)
 }
 
 fn revision(history: Option<&History>) -> u64 {
@@ -174,6 +194,10 @@ struct Which {
 #[derive(Debug, Serialize, ToSchema)]
 struct List {
     flags: Vec<Shown>,
+    /// What `SERIN_FLAGS` of the process says of names that no flag has.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    forced: BTreeMap<FlagKey, bool>,
     /// How the file of flags was when it was last looked at: where it is, when it was read, and why what it holds now is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -193,6 +217,11 @@ async fn list(State(app): State<App>, Asked(which): Asked<Which>) -> Result<Resp
     });
     Ok(fresh(&List {
         flags: shown.collect(),
+        forced: now
+            .table()
+            .forced_alone_all()
+            .map(|(key, on)| (key.clone(), on))
+            .collect(),
         file: app.control.flag_file(),
     }))
 }
@@ -274,10 +303,9 @@ impl Done {
 )]
 async fn post(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     By(actor): By,
-    Input(change): Input<Change>,
+    Allowed(Input(change)): Allowed<Input<Change>>,
 ) -> Result<Response, Problem> {
     let flag = change.definition(&key)?;
     let done = set(
@@ -305,11 +333,10 @@ async fn post(
 )]
 async fn put(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     By(actor): By,
     headers: HeaderMap,
-    Input(change): Input<Change>,
+    Allowed(Input(change)): Allowed<Input<Change>>,
 ) -> Result<Response, Problem> {
     let expects = expects(&headers, change.revision, Expects::Anything)?;
     let flag = change.definition(&key)?;
@@ -331,11 +358,10 @@ async fn put(
 )]
 async fn patch(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     By(actor): By,
     headers: HeaderMap,
-    Input(patch): Input<Patch>,
+    Allowed(Input(patch)): Allowed<Input<Patch>>,
 ) -> Result<Response, Problem> {
     let wanted = expects(&headers, patch.revision, Expects::Known)?;
     let reason = patch.reason.clone();
@@ -421,11 +447,10 @@ struct Why {
 )]
 async fn delete(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     By(actor): By,
     headers: HeaderMap,
-    Input(why): Input<Why>,
+    Allowed(Input(why)): Allowed<Input<Why>>,
 ) -> Result<Response, Problem> {
     let expects = expects(&headers, why.revision, Expects::Known)?;
     let done = set(&app.control, actor, key, None, expects, why.reason).await?;
@@ -508,11 +533,10 @@ struct OverrideBody {
 )]
 async fn set_override(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     Tenant(tenant): Tenant,
     By(actor): By,
-    Input(body): Input<OverrideBody>,
+    Allowed(Input(body)): Allowed<Input<OverrideBody>>,
 ) -> Result<Response, Problem> {
     let variant = match body.variant {
         Value::String(variant) => variant.into(),
@@ -539,11 +563,10 @@ async fn set_override(
 )]
 async fn clear_override(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     Tenant(tenant): Tenant,
     By(actor): By,
-    Input(why): Input<Why>,
+    Allowed(Input(why)): Allowed<Input<Why>>,
 ) -> Result<Response, Problem> {
     give(&app.control, actor, key, tenant, None, why.reason).await
 }

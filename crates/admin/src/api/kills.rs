@@ -13,7 +13,7 @@ use axum::{
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serin_control::kills::SwitchStatus;
+use serin_control::{flags::FlagsNow, kills::SwitchStatus};
 use serin_flags::{
     Kill, Target,
     kill::{Cause, Position, Priority, Revival, Wish},
@@ -135,6 +135,10 @@ struct Shown {
     grace_seconds: u32,
     /// Attempts of its kill switch to recover.
     attempts: u32,
+    /// When its turn is, while it is revived with others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    comes_back_at: Option<Timestamp>,
 }
 
 impl Shown {
@@ -162,6 +166,7 @@ impl Shown {
             priority: kill.priority,
             grace_seconds: kill.grace_seconds,
             attempts: kill.attempts,
+            comes_back_at: None,
         }
     }
 }
@@ -208,11 +213,16 @@ struct Spread {
 #[utoipa::path(get, path = "/admin/v1/kills", tag = "kills", responses((status = OK, body = Book)))]
 async fn list(State(app): State<App>) -> Response {
     let book = app.control.kills();
+    let back = app.control.coming_back();
+    let kills = book.active().map(|kill| Shown {
+        comes_back_at: back.get(&kill.target).copied(),
+        ..Shown::of(kill)
+    });
     let mut revived: Vec<_> = book.iter().filter(|kill| !kill.is_active()).collect();
     revived.sort_by_key(|kill| std::cmp::Reverse(kill.generation));
     fresh(&Book {
         revision: book.generation(),
-        kills: book.active().map(Shown::of).collect(),
+        kills: kills.collect(),
         revived: revived.into_iter().map(Shown::of).collect(),
         switches: app.control.kill_switches().to_vec(),
     })
@@ -400,7 +410,7 @@ async fn everything(
     pull(app, wish).await
 }
 
-/// What of a target is not known here. Of tools only the service is known for sure, of tenants nothing.
+/// What of a target is not known here. Of tenants nothing is.
 fn unknown(app: &App, target: &Target) -> Option<String> {
     let view = app.control.view();
     let now = app.control.flags();
@@ -412,6 +422,13 @@ fn unknown(app: &App, target: &Target) -> Option<String> {
         } if view.service(service).is_none() => {
             Some(format!("there is no service `{service}` here"))
         }
+        Target::Tool { service, tool } => (!is_listed(&now, service.as_deref(), tool)).then(|| {
+            let of = service.as_ref().map_or_else(
+                || "any service".to_owned(),
+                |service| format!("`{service}`"),
+            );
+            format!("no version of {of} is known to list a tool `{tool}`")
+        }),
         Target::Version { service, version } => {
             let known = view.service(service).map(|service| &service.versions);
             let is_known =
@@ -430,6 +447,17 @@ fn unknown(app: &App, target: &Target) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Whether a version lists a tool, or nobody knows yet what any of them lists.
+fn is_listed(now: &FlagsNow, service: Option<&str>, tool: &str) -> bool {
+    let services = now.snapshot.services.iter();
+    let mut tools = services
+        .filter(|known| service.is_none_or(|service| known.name.as_str() == service))
+        .flat_map(|known| &known.versions)
+        .flat_map(|version| version.tools.iter())
+        .peekable();
+    tools.peek().is_none() || tools.any(|known| **known == *tool)
 }
 
 fn confirmed(confirm: &str, wanted: &str) -> Result<(), Problem> {

@@ -36,6 +36,7 @@ pub(crate) enum Flag {
         why: WhyArgs,
     },
     /// Give a tenant a variant of its own, or take it away.
+    #[command(group = clap::ArgGroup::new("own").required(true))]
     Override {
         /// The flag.
         key: FlagKey,
@@ -43,10 +44,10 @@ pub(crate) enum Flag {
         #[arg(long, value_name = "ID")]
         tenant: TenantId,
         /// The variant that the tenant gets.
-        #[arg(long, value_name = "NAME", required_unless_present = "clear")]
+        #[arg(long, value_name = "NAME", group = "own")]
         variant: Option<String>,
         /// The tenant gets what everybody gets.
-        #[arg(long, conflicts_with = "variant")]
+        #[arg(long, group = "own")]
         clear: bool,
         /// Why.
         #[arg(long, default_value = "")]
@@ -56,7 +57,8 @@ pub(crate) enum Flag {
     Eval(EvalArgs),
     /// Take over a set of flags, whole or not at all; flags that it does not name stay.
     Import {
-        /// A flagd document, flags in the compact form, an object of booleans, or a table of weeks; `-` is standard input.
+        /// A flagd document, flags in the compact form, an object of booleans, or a table of weeks (with `--start`); `-` is standard
+        /// input.
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// Only say what it would change.
@@ -97,7 +99,7 @@ pub(crate) enum Flag {
         /// Why.
         #[arg(long)]
         reason: String,
-        /// Do not ask.
+        /// Do not ask. Without a terminal nobody is asked anyway.
         #[arg(long)]
         yes: bool,
     },
@@ -108,7 +110,7 @@ pub(crate) struct WhyArgs {
     /// Why.
     #[arg(long, default_value = "")]
     pub(crate) reason: String,
-    /// Only if it was not changed since this revision.
+    /// Only if it was not changed since this revision: `serin flag get` shows it.
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<u64>,
 }
@@ -127,7 +129,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "off", "percentage", "env", "expires", "owner"])]
     pub(crate) file: Option<PathBuf>,
     /// So many get it, in percent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number)]
     pub(crate) percentage: Option<f64>,
     /// Only in these environments.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -155,7 +157,7 @@ pub(crate) struct SetArgs {
     #[arg(long, group = "what", conflicts_with = "enable")]
     pub(crate) disable: bool,
     /// So many get it, in percent.
-    #[arg(long, value_name = "N", group = "what")]
+    #[arg(long, value_name = "N", value_parser = number, group = "what")]
     pub(crate) percentage: Option<f64>,
     /// The answer where no rule says otherwise.
     #[arg(long, value_name = "VARIANT", group = "what")]
@@ -202,6 +204,16 @@ pub(crate) struct EvalArgs {
 pub(crate) enum Expiry {
     Never,
     At(Timestamp),
+}
+
+/// A percentage; whether it fits is said by the admin API.
+fn number(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    let number = number
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "write a number from 0 to 100, such as 25 or 12.5".to_owned())
 }
 
 fn expiry(text: &str) -> Result<Expiry, String> {

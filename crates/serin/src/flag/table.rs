@@ -15,8 +15,11 @@ pub(super) fn list(answer: &Value, stale: bool) -> String {
         );
     }
     let flags = answer["flags"].as_array().map_or(&[][..], Vec::as_slice);
+    let alone = alone(&answer["forced"]);
     if flags.is_empty() {
-        out += if stale {
+        out += if !stale && !alone.is_empty() {
+            &alone
+        } else if stale {
             "no stale flags\n"
         } else {
             "no flags; create one with `serin flag create KEY`\n"
@@ -42,9 +45,28 @@ pub(super) fn list(answer: &Value, stale: bool) -> String {
             notes(flag).join(", "),
         );
     }
+    if !stale && !alone.is_empty() {
+        out += &format!("\n{alone}");
+    }
     // Lines without notes end in blanks.
     let lines: Vec<_> = out.lines().map(str::trim_end).collect();
     lines.join("\n") + "\n"
+}
+
+/// What `SERIN_FLAGS` says of names that no flag has.
+fn alone(forced: &Value) -> String {
+    let names = forced.as_object().into_iter().flatten();
+    let said: Vec<_> = names
+        .map(|(key, on)| format!("{key} is {}", on_or_off(on)))
+        .collect();
+    if said.is_empty() {
+        return String::new();
+    }
+    format!("by SERIN_FLAGS, without a flag: {}\n", said.join(", "))
+}
+
+fn on_or_off(on: &Value) -> &'static str {
+    if *on == true { "on" } else { "off" }
 }
 
 pub(super) fn one(flag: &Value) -> String {
@@ -55,7 +77,8 @@ pub(super) fn one(flag: &Value) -> String {
         out += &format!("  {note}");
     }
     out += &format!(
-        "\n  revision {}, changed {} by {}\n",
+        "\n  who gets it now: {}\n  revision {}, changed {} by {}\n",
+        share(flag),
         flag["revision"],
         time(&flag["changed_at"]),
         text(&flag["changed_by"])
@@ -184,9 +207,12 @@ fn notes(flag: &Value) -> Vec<String> {
     if let Some(service) = flag["released_on"].as_str() {
         notes.push(format!("released on {service}"));
     }
+    if !flag["forced"].is_null() {
+        notes.push(format!("{} by SERIN_FLAGS", on_or_off(&flag["forced"])));
+    }
     let tenants = flag["tenants"].as_u64().unwrap_or_default();
     if tenants > 0 {
-        notes.push(format!("{tenants} tenants"));
+        notes.push(counted(tenants, "tenant"));
     }
     for mark in flag["stale"].as_array().into_iter().flatten() {
         notes.push(text(mark).replace('_', " "));
@@ -194,9 +220,9 @@ fn notes(flag: &Value) -> Vec<String> {
     notes
 }
 
-/// How many get it; a rule or a schedule may not say that in one number.
+/// How many get it now; a rule may not say that in one number.
 fn share(flag: &Value) -> String {
-    let percentage = flag["rollout_percentage"].as_f64();
+    let percentage = flag["share"].as_f64();
     percentage.map_or_else(
         || "by rule".to_owned(),
         |percentage| format!("{percentage} %"),

@@ -5,7 +5,7 @@ use super::{
     files::{Files, Fresh},
     listen::{AdminListener, Bound, SocketFile},
 };
-use crate::problem::Problem;
+use crate::{doubts, problem::Problem};
 use arc_swap::ArcSwap;
 use miette::Report;
 use serin_admin::{Access, Build, Token};
@@ -91,6 +91,7 @@ impl Server {
             kills: files.kills,
         };
         let control = Control::start(options).await.map_err(not_started)?;
+        doubts::log(&control).await;
         let gateway = Gateway::start(
             bound.gateway,
             gateway_options,

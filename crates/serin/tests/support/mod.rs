@@ -39,9 +39,34 @@ impl Serin {
             .expect("serin starts")
     }
 
+    /// Starts as [`Self::start`] does, with these variables in its environment.
+    pub(crate) async fn start_in(
+        folder: &Path,
+        services: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = command(folder);
+        command.envs(variables.iter().copied());
+        let listen = "listen: 127.0.0.1:0";
+        Self::start_by(command, folder, services, "127.0.0.1:0", listen, &[])
+            .await
+            .expect("serin starts")
+    }
+
     /// Starts with an address for the gateway, a setting for the admin API, and further arguments; the error is what it said
     /// before it ended.
     pub(crate) async fn start_with(
+        folder: &Path,
+        services: &str,
+        gateway: &str,
+        admin: &str,
+        arguments: &[&str],
+    ) -> Result<Self, String> {
+        Self::start_by(command(folder), folder, services, gateway, admin, arguments).await
+    }
+
+    async fn start_by(
+        mut command: Command,
         folder: &Path,
         services: &str,
         gateway: &str,
@@ -52,7 +77,7 @@ impl Serin {
             "gateway: {{ listen: {gateway}, drain: 2s }}\nadmin: {{ {admin} }}\ncontrol: {{ tick: 100ms }}\n{services}"
         );
         std::fs::write(folder.join("serin.yaml"), text).unwrap();
-        let mut child = command(folder)
+        let mut child = command
             .arg("run")
             .args(arguments)
             .stdout(Stdio::piped())

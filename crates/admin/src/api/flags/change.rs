@@ -325,6 +325,15 @@ pub(super) fn percentage(flag: &Flag) -> Option<f64> {
     }
 }
 
+/// How many of all callers get a flag by its rule, where that is neither for some only nor too much for one number.
+pub(super) fn percentage_of_all(flag: &Flag) -> Option<f64> {
+    let rule = flag.targeting.as_ref().filter(|rule| !rule.is_empty());
+    if rule.is_some_and(|rule| conditional(rule.source()).is_some()) {
+        return None;
+    }
+    percentage(flag)
+}
+
 /// Where a flag works: where nothing fixes it to the off variant.
 pub(super) fn environments(flag: &Flag) -> Vec<Environment> {
     let off = &flag.serin.off_variant;

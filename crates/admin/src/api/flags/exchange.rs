@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use serin_flags::{
     Document, DocumentError, Environment, Flag, FlagKey, Flags, Overrides, TenantId,
+    document::in_plain_words,
 };
 use serin_model::{
     decide::{Command, Expects, SetFlag, SetOverride, decide},
     event::Event,
+    state::State as Known,
     words::event_in_words,
 };
 use std::sync::Arc;
@@ -56,20 +58,22 @@ fn read(text: &str, start: Option<Timestamp>) -> Result<Read, Problem> {
 
 /// Reads one definition: as we show it, or in any shape that is known.
 pub(super) fn one(key: &FlagKey, definition: &Value) -> Result<Flag, Problem> {
-    if definition.get("serin").is_some() {
-        return Flag::deserialize(definition).map_err(|error| {
-            Problem::bad_request(format!("`flag` is no definition of a flag: {error}"))
-                .help(format!("`GET {FLAGS}/KEY` shows one"))
-        });
-    }
-    if COMPACT.iter().any(|field| definition.get(field).is_some()) {
+    let is_compact = COMPACT.iter().any(|field| definition.get(field).is_some());
+    if is_compact && definition.get("serin").is_none() {
         let patch = Patch::deserialize(definition).map_err(|error| {
-            Problem::bad_request(format!("`flag` is no definition in the compact form: {error}"))
+            let what = in_plain_words(&error.to_string());
+            Problem::bad_request(format!("`flag` is no definition in the compact form: {what}"))
                 .help("write such as `{\"enabled\": true, \"rollout_percentage\": 25, \"environments\": [\"test\"]}`")
         })?;
         return patch.apply(key, &seeds::switched(key, false)?);
     }
-    let document = json!({ "flags": { key.as_str(): definition } });
+    // As we show it, what is ours stands inside; in a document it stands beside.
+    let mut pure = definition.clone();
+    let ours = pure.as_object_mut().and_then(|pure| pure.remove("serin"));
+    let mut document = json!({ "flags": { key.as_str(): pure } });
+    if let Some(ours) = ours {
+        document["serin"] = json!({ "flags": { key.as_str(): ours } });
+    }
     let mut read = Document::read(&document).map_err(refused)?;
     let flag = read.flags.remove(key);
     flag.map(Arc::unwrap_or_clone).ok_or_else(|| {
@@ -147,15 +151,14 @@ struct Imported {
 )]
 pub(super) async fn import(
     State(app): State<App>,
-    _: Allowed,
     Asked(how): Asked<How>,
     By(actor): By,
-    Text(text): Text,
+    Allowed(Text(text)): Allowed<Text>,
 ) -> Result<Response, Problem> {
     let read = read(&text, how.start)?;
     let flags = read.flags.len();
-    let command = Command::All(commands(&read, &how.reason)?);
     let known = app.control.state().await?;
+    let command = Command::All(commands(&read, &known, &how.reason)?);
     let would =
         decide(&known, &command, Timestamp::now()).map_err(serin_control::ControlError::from)?;
     let events = if how.dry_run {
@@ -167,19 +170,33 @@ pub(super) async fn import(
             .map(|recorded| recorded.event)
             .collect()
     };
-    let changed = events
+    let changed: Vec<_> = events
         .iter()
-        .filter(|event| matches!(event, Event::FlagChanged(_)));
+        .filter_map(|event| match event {
+            Event::FlagChanged(change) => Some(&change.flag),
+            _ => None,
+        })
+        .collect();
+    let mut warnings = read.warnings;
+    warnings.extend(changed.iter().filter_map(|key| gates_feature(key)));
     Ok(fresh(&Imported {
         applied: !how.dry_run,
         done: events.iter().map(event_in_words).collect(),
-        unchanged: flags - changed.count(),
+        unchanged: flags - changed.len(),
         events,
-        warnings: read.warnings,
+        warnings,
     }))
 }
 
-fn commands(read: &Read, reason: &str) -> Result<Vec<Command>, Problem> {
+/// A flag with the name of a feature of the protocol gates it without a word in any configuration, which may surprise.
+fn gates_feature(key: &FlagKey) -> Option<String> {
+    let feature = serin_flags::table::feature_of(key.as_str())?;
+    Some(format!(
+        "flag `{key}` opens and closes `{feature}` for every MCP service that has no gate of its own for it"
+    ))
+}
+
+fn commands(read: &Read, known: &Known, reason: &str) -> Result<Vec<Command>, Problem> {
     let flags = read.flags.iter().map(|(key, flag)| {
         Command::SetFlag(Box::new(SetFlag {
             flag: key.clone(),
@@ -188,8 +205,17 @@ fn commands(read: &Read, reason: &str) -> Result<Vec<Command>, Problem> {
             reason: reason.to_owned(),
         }))
     });
+    // What a tenant has by the file already is not set by hand as well: the file's author could not change it any more.
+    let has = |tenant: &TenantId, flag: &FlagKey, variant: &Arc<str>| {
+        let of = |all: &Overrides| all.get(tenant).and_then(|own| own.get(flag)).cloned();
+        let by_hand = of(&known.flags.overrides);
+        by_hand.or_else(|| of(&known.flags.file_overrides)).as_ref() == Some(variant)
+    };
     let overrides = read.overrides.iter().flat_map(|(tenant, flags)| {
-        flags.iter().map(move |(flag, variant)| {
+        let new = flags
+            .iter()
+            .filter(move |(flag, variant)| !has(tenant, flag, variant));
+        new.map(move |(flag, variant)| {
             Command::SetOverride(Box::new(SetOverride {
                 tenant: tenant.clone(),
                 flag: flag.clone(),

@@ -1,8 +1,8 @@
 //! A limit on changes: a script that has gone wild must not fill the log. Reading, evaluating and killing have none.
 
-use crate::{App, problem::Problem};
-use axum::extract::FromRequestParts;
-use http::{StatusCode, request::Parts};
+use crate::{App, extract::Text, problem::Problem};
+use axum::extract::{FromRequest, Request};
+use http::StatusCode;
 use std::{
     num::NonZeroU16,
     sync::{Mutex, PoisonError},
@@ -41,28 +41,37 @@ impl Writes {
     }
 }
 
-/// That a change is within the limit.
-pub(super) struct Allowed;
+/// What a change brings, if it is within the limit.
+pub(super) struct Allowed<T>(pub(super) T);
 
-impl FromRequestParts<App> for Allowed {
+impl<T: FromRequest<App, Rejection = Problem>> FromRequest<App> for Allowed<T> {
     type Rejection = Problem;
-    async fn from_request_parts(_: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.writes.take(Instant::now()).map(|()| Self).map_err(|wait| {
-            // One change takes far less than a second to be due.
-            let seconds = u16::try_from(wait.as_secs()).map_or(NonZeroU16::MAX, |whole| {
-                NonZeroU16::MIN.saturating_add(whole)
-            });
-            Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_changes",
-                format!("flags are changed more than {PER_SECOND} times a second"),
-            )
-            .help(format!(
-                "wait {seconds} s, or change many at once with `serin flag import FILE`; a kill is never held up"
-            ))
-            .retry_after(seconds)
-        })
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        match app.writes.take(Instant::now()) {
+            Ok(()) => T::from_request(request, app).await.map(Self),
+            Err(wait) => {
+                // Read to its end, so that the connection can stay open: a client that has to wait should not have to connect anew.
+                let _ = Text::from_request(request, app).await;
+                Err(too_many(wait))
+            }
+        }
     }
+}
+
+fn too_many(wait: Duration) -> Problem {
+    // One change takes far less than a second to be due.
+    let seconds = u16::try_from(wait.as_secs()).map_or(NonZeroU16::MAX, |whole| {
+        NonZeroU16::MIN.saturating_add(whole)
+    });
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_changes",
+        format!("flags are changed more than {PER_SECOND} times a second"),
+    )
+    .help(format!(
+        "wait {seconds} s, or change many at once with `serin flag import FILE`; a kill is never held up"
+    ))
+    .retry_after(seconds)
 }
 
 #[cfg(test)]

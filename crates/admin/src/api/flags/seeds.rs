@@ -33,6 +33,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The field that stands for the share of the rollout under way.
 const CANARY: &str = "canary_percentage";
+/// The field that names the flags that were not there before.
+const CREATED: &str = "created";
 /// Why, where a body cannot say it.
 const REASON: &str = "through /admin/feature-flags";
 /// Most fields of the object.
@@ -106,8 +108,8 @@ fn under_way(known: &Known) -> Vec<&Rollout> {
 }
 
 /// Sets the flags that the body names, for everybody or for a tenant, all of them or none. `true` enables a flag, `false` disables it;
-/// one that is not there is created. `canary_percentage` sets the share of the one rollout under way. The body is read as JSON whatever
-/// its content type says.
+/// one that is not there is created, which the answer says in `created`. `canary_percentage` sets the share of the one rollout under
+/// way. The body is read as JSON whatever its content type says.
 #[utoipa::path(
     post, path = "/admin/feature-flags", tag = "guides", params(Whose),
     request_body(content = Object, description = "`{\"rest_api_enabled\": true, \"canary_percentage\": 5}`"),
@@ -120,10 +122,9 @@ fn under_way(known: &Known) -> Vec<&Rollout> {
 )]
 async fn set_object(
     State(app): State<App>,
-    _: Allowed,
     Asked(whose): Asked<Whose>,
     By(actor): By,
-    Input(body): Input<Map<String, Value>>,
+    Allowed(Input(body)): Allowed<Input<Map<String, Value>>>,
 ) -> Result<Response, Problem> {
     if body.len() > FIELDS_MAX {
         return Err(
@@ -143,13 +144,17 @@ async fn set_object(
             one(&known, whose.tenant.as_ref(), key, value)?
         });
     }
+    let is_new =
+        |name: &&String| *name != CANARY && !known.flags.definitions.contains_key(name.as_str());
+    let created: Vec<_> = body.keys().filter(is_new).collect();
     app.control.command(actor, Command::All(commands)).await?;
     let known = app.control.state().await?;
-    Ok(fresh(&values(
-        &app.control.flags(),
-        &known,
-        whose.tenant.as_ref(),
-    )?))
+    let mut after = values(&app.control.flags(), &known, whose.tenant.as_ref())?;
+    // A slip of a hand makes a flag that nobody asks. Beside a flag of that name there is no place to say so.
+    if !created.is_empty() && !after.contains_key(CREATED) {
+        after.insert(CREATED.to_owned(), json!(created));
+    }
+    Ok(fresh(&after))
 }
 
 /// What sets the share of the one rollout under way.
@@ -325,10 +330,9 @@ async fn compact(State(app): State<App>) -> Result<Response, Problem> {
 )]
 async fn set_compact(
     State(app): State<App>,
-    _: Allowed,
     Named(key): Named<FlagKey>,
     By(actor): By,
-    Input(patch): Input<Patch>,
+    Allowed(Input(patch)): Allowed<Input<Patch>>,
 ) -> Result<Response, Problem> {
     let known = app.control.state().await?;
     let expects = patch.revision.map_or(Expects::Known, Expects::Revision);

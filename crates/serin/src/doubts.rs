@@ -1,0 +1,135 @@
+//! What is well formed and will do nothing all the same: gates on flags that there are not, and addresses that nothing gives.
+
+use crate::problem::Problem;
+use serin_control::Control;
+use serin_flags::FlagKey;
+use serin_model::{
+    gate::Gate,
+    switch::{Action, KillSwitch},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Something that a person should look at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    what: String,
+    help: String,
+}
+
+/// The gates of a service whose flags are not known: they are closed, for everybody.
+pub(crate) fn of_gates(
+    service: &str,
+    gates: &[Gate],
+    is_flag: impl Fn(&FlagKey) -> bool,
+) -> Vec<Doubt> {
+    let closed = gates.iter().filter(|gate| !is_flag(&gate.flag));
+    let doubt = |gate: &Gate| Doubt {
+        what: format!(
+            "a gate of service `{service}` is closed for everybody: there is no flag `{}`",
+            gate.flag
+        ),
+        help: format!(
+            "mend its name, or create it: `serin flag create {}`",
+            gate.flag
+        ),
+    };
+    closed.map(doubt).collect()
+}
+
+/// The variables of the environment that kill switches name and that are not set.
+pub(crate) fn of_addresses(
+    switches: &BTreeMap<Arc<str>, KillSwitch>,
+    is_set: impl Fn(&str) -> bool,
+) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    for (name, switch) in switches {
+        let actions = switch
+            .recovery
+            .iter()
+            .flat_map(|recovery| &recovery.actions);
+        let called = actions.filter_map(|action| match action {
+            Action::Webhook(address) => Some((address, "called")),
+            Action::FlagOn(_) | Action::FlagOff(_) => None,
+        });
+        let told = switch.notify.iter().map(|address| (address, "told"));
+        for (address, what) in told.chain(called) {
+            let variable = address.strip_prefix("env:");
+            if let Some(variable) = variable.filter(|variable| !is_set(variable)) {
+                doubts.push(Doubt {
+                    what: format!(
+                        "kill switch `{name}`: nobody is {what}, because the environment variable {variable} is not set"
+                    ),
+                    help: "set it for `serin run`, or write the address or `file:PATH`".to_owned(),
+                });
+            }
+        }
+    }
+    doubts
+}
+
+/// Whether a variable of this process is set.
+pub(crate) fn is_set(variable: &str) -> bool {
+    std::env::var(variable).is_ok()
+}
+
+/// Shows them, for people.
+pub(crate) fn show(doubts: Vec<Doubt>) {
+    for doubt in doubts {
+        eprintln!(
+            "{:?}",
+            miette::Report::new(Problem::warning(doubt.what, doubt.help))
+        );
+    }
+}
+
+/// Logs what is doubtful as a server begins, once.
+pub(crate) async fn log(control: &Control) {
+    // Without a state there is nothing to look at, and the server says so itself.
+    let Ok(state) = control.state().await else {
+        return;
+    };
+    let flags = control.flags();
+    let mut doubts = of_addresses(&state.kill_switches, is_set);
+    for service in state.services.values() {
+        let is_flag = |key: &FlagKey| flags.table().keys().any(|known| known == key);
+        doubts.extend(of_gates(
+            service.name.as_str(),
+            &service.settings.gates,
+            is_flag,
+        ));
+    }
+    for doubt in doubts {
+        tracing::warn!(help = doubt.help, "{}", doubt.what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_without_flags_and_addresses_without_variables_are_named() {
+        let gates: Vec<Gate> = serde_json::from_value(serde_json::json!([
+            {"flag": "known", "tools": ["a"]}, {"flag": "unknown", "tools": ["b"]},
+        ]))
+        .unwrap();
+        let doubts = of_gates("tools", &gates, |key| key.as_str() == "known");
+        assert_eq!(doubts.len(), 1);
+        assert!(doubts[0].what.contains("no flag `unknown`"), "{doubts:?}");
+        let switch: KillSwitch = serde_json::from_value(serde_json::json!({
+            "target": "service:tools",
+            "triggers": [{"error_rate": "20 %"}],
+            "notify": ["env:SET", "env:NOTIFY", "https://example.com"],
+            "recovery": {"delay": "5m", "actions": [{"webhook": "env:RESTART"}, {"flag_off": "a"}]},
+        }))
+        .unwrap();
+        let doubts = of_addresses(&BTreeMap::from([("down".into(), switch)]), |name| {
+            name == "SET"
+        });
+        let named: Vec<_> = doubts.iter().map(|doubt| doubt.what.as_str()).collect();
+        assert!(
+            matches!(named.as_slice(), [told, called] if told.contains("told, because the environment variable NOTIFY") && called.contains("RESTART")),
+            "{named:?}"
+        );
+    }
+}
