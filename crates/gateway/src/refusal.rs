@@ -86,9 +86,27 @@ impl Refusal {
         }
     }
 
-    /// Something of a service is killed. Plain, also to MCP: the client's error then says so, whatever it asked.
+    /// Something of a service is killed: its version, or whatever a call under way needs.
     pub(crate) fn killed(service: &ServiceName) -> Self {
-        let text = format!("service `{service}` is switched off for now; try again later");
+        Self::switched_off(
+            service,
+            &format!("what this call needs of service `{service}`"),
+        )
+    }
+
+    /// A whole service is killed for a caller, by a target of this kind. The caller is told what it can know: that it is its own
+    /// tenant, or that others have the same trouble.
+    pub(crate) fn killed_by(scope: &str, service: &ServiceName) -> Self {
+        match scope {
+            "tenant" => Self::switched_off(service, "your tenant"),
+            "system" | "environment" => Self::switched_off(service, "everything here"),
+            _ => Self::switched_off(service, &format!("service `{service}`")),
+        }
+    }
+
+    /// Plain, also to MCP: the client's error then says so, whatever it asked.
+    fn switched_off(service: &ServiceName, what: &str) -> Self {
+        let text = format!("{what} is switched off for now; try again later");
         Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
             .retry_after(RETRY_AFTER_SECONDS)
             .counted(Rejection::Kill)

@@ -17,6 +17,8 @@ pub struct Stop {
     pub at: Timestamp,
     /// Calls in flight may go on for so long, in seconds.
     pub grace_seconds: u32,
+    /// The kind of target that is stopped, as [`Target::scope`] has it.
+    pub scope: &'static str,
 }
 
 /// The one of two that lets less through: what is probed in one scope may be killed in another.
@@ -157,6 +159,7 @@ impl Kills {
                 },
                 at: kill.at,
                 grace_seconds: kill.grace_seconds,
+                scope: kill.target.scope(),
             };
             match &kill.target {
                 Target::System => latch.system = Some(stop),

@@ -130,7 +130,9 @@ impl Admitted<'_> {
             .latch
             .stops_service(environment, name.as_str(), tenant)
         {
-            Some(stop) if !self.passes(stop, "service") => Err(Refusal::killed(name)),
+            Some(stop) if !self.passes(stop, "service") => {
+                Err(Refusal::killed_by(stop.scope, name))
+            }
             Some(_) | None => Ok(()),
         }
     }

@@ -76,11 +76,15 @@ async fn everything_of_a_service_is_refused_by_system_environment_service_and_te
     let session = session(&mut client).await;
     let before = server.seen().len();
     let mut refused = 0;
-    for (target, api) in [
-        ("system", true),
-        ("environment:development", true),
-        ("service:tools", false),
-        ("tenant:acme", true),
+    for (target, api, what) in [
+        ("system", true, "everything here is switched off"),
+        (
+            "environment:development",
+            true,
+            "everything here is switched off",
+        ),
+        ("service:tools", false, "service `tools` is switched off"),
+        ("tenant:acme", true, "your tenant is switched off"),
     ] {
         board.kill(target);
         let of = [
@@ -98,6 +102,7 @@ async fn everything_of_a_service_is_refused_by_system_environment_service_and_te
         }
         for answer in answers {
             assert_eq!(answer.status, 503, "{target}");
+            assert!(answer.text().starts_with(what), "{}", answer.text());
             assert_eq!(answer.header("retry-after"), Some("30"));
             assert!(answer.text().contains("switched off"), "{}", answer.text());
             refused += 1;
