@@ -3,6 +3,7 @@
 use crate::{
     Checked, ConfigError, Diagnostic, Severity,
     audit::{Audit, AuditFile},
+    limiter::{Limiter, LimiterFile},
     position::Path as Field,
     read::{FILE_BYTES_MAX, Report, read, short},
     service,
@@ -77,6 +78,8 @@ pub struct Config {
     pub control: Control,
     /// What is kept of requests.
     pub audit: Audit,
+    /// Where gateways share the buckets of rate limits; without it each has its own.
+    pub limiter: Option<Limiter>,
     /// Services and plans to apply at start.
     pub manifest: Manifest,
 }
@@ -233,6 +236,7 @@ pub(crate) struct File {
     store: Option<String>,
     control: ControlFile,
     audit: AuditFile,
+    limiter: Option<LimiterFile>,
     services: BTreeMap<ServiceName, ServiceSpec>,
     plans: BTreeMap<String, Plan>,
     flags: FlagsFile,
@@ -347,6 +351,7 @@ impl File {
             flags,
             control: Control { tick },
             audit: self.audit.check(report),
+            limiter: self.limiter.map(|limiter| limiter.check(report)),
             manifest: Manifest {
                 services: self.services,
                 plans: self.plans,

@@ -13,6 +13,7 @@ mod builtin;
 mod config;
 mod diagnostic;
 mod gate;
+mod limiter;
 mod name;
 mod position;
 mod read;
@@ -27,6 +28,7 @@ pub use config::{
     HEADER_BYTES_MAX_DEFAULT, Store, TICK_MAX, TICK_MIN,
 };
 pub use diagnostic::{Checked, ConfigError, Diagnostic, Position, Severity};
+pub use limiter::{Limiter, LimiterFailure, RedisUrl};
 pub use name::closest;
 pub use read::{FILE_BYTES_MAX, read_manifest, read_plan};
 pub use serin_flags::Environment;

@@ -3,6 +3,7 @@
 mod checks;
 mod guard;
 mod legacy;
+mod limits;
 mod mcp;
 mod modern;
 
@@ -16,7 +17,7 @@ use crate::{
     connection::Connection,
     core::Core,
     forward::{self, Asks, Call, Outbound, Treatment},
-    headers,
+    headers, limit,
     refusal::Refusal,
     route::{self, Caller, Destination, Nowhere},
 };
@@ -31,7 +32,7 @@ use serin_model::{
 };
 use serin_tenancy::Principal;
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -46,7 +47,8 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<ToClient> {
     let busy = connection.begin();
-    let response = match handle(&core, &connection, request).await {
+    let standing = Cell::default();
+    let mut response = match handle(&core, &connection, request, &standing).await {
         Ok(response) => response,
         Err(refusal) => {
             if let Some(why) = refusal.counted {
@@ -55,6 +57,9 @@ pub(crate) async fn serve(
             refusal.into_response()
         }
     };
+    if let Some(standing) = standing.get() {
+        standing.write(response.headers_mut());
+    }
     response.map(|body| body.with(busy))
 }
 
@@ -75,11 +80,12 @@ struct Admitted<'a> {
     /// The version asked for by hand.
     chosen: Option<usize>,
     /// Who proved that it is theirs, where the service asks for that.
-    #[expect(
-        dead_code,
-        reason = "read where scopes, limits and sessions are checked"
-    )]
     principal: Option<Arc<Principal>>,
+    /// The limits of its caller, and what the caller is told about them.
+    limits: limit::Plan,
+    standing: &'a Cell<Option<limit::Standing>>,
+    /// Whether it was taken out of its caller's buckets: that is done once, whichever way it goes.
+    is_counted: Cell<bool>,
     /// Whose it is: the tenant that was proven, else the one that a header names.
     tenant: Option<Box<str>>,
     /// The flags and kills, where they have a say.
@@ -92,7 +98,12 @@ struct Admitted<'a> {
     complete: Instant,
 }
 
-async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incoming>) -> Answered {
+async fn handle(
+    core: &Rc<Core>,
+    connection: &Connection,
+    request: Request<Incoming>,
+    standing: &Cell<Option<limit::Standing>>,
+) -> Answered {
     let (mut parts, body) = request.into_parts();
     check_head(core, connection, &parts)?;
     if let Some(health) = health(core, &parts) {
@@ -150,6 +161,9 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
         chosen: chosen_version(service, &parts.headers)?,
         method: parts.method,
         principal,
+        limits: limit::Plan::default(),
+        standing,
+        is_counted: Cell::default(),
         tenant,
         headers: parts.headers,
         rules: flags.map(|flags| Rules::new(flags, latch)),
@@ -160,6 +174,8 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
     admitted.check_stopped()?;
     match service.protocol {
         Protocol::Http => {
+            admitted.find_limits();
+            admitted.check_limits(None).await?;
             let body = ToUpstream::stream(body);
             admitted.plain(body, CallEra::None).await
         }
@@ -168,14 +184,19 @@ async fn handle(core: &Rc<Core>, connection: &Connection, request: Request<Incom
 }
 
 impl Admitted<'_> {
-    pub(super) fn affinity_key(&self) -> Vec<u8> {
+    /// What keeps the caller on one version, but for the times at which callers are assigned anew.
+    pub(super) fn lasting_key(&self) -> Vec<u8> {
         let settings = &self.service.settings;
-        let mut key = affinity::key(
+        affinity::key(
             &self.headers,
             settings.affinity_header.as_deref(),
             self.connection,
             &self.core.options().trusted_proxies,
-        );
+        )
+    }
+
+    pub(super) fn affinity_key(&self) -> Vec<u8> {
+        let mut key = self.lasting_key();
         if let Some(renew) = self.service.split.as_ref().and_then(|split| split.renew) {
             let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             affinity::renew(&mut key, since_1970, renew);

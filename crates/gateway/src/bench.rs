@@ -1,6 +1,7 @@
-//! What it costs a core to record outcomes. For benchmarks alone.
+//! What it costs a core to record outcomes, and to look whether a caller is over its limits. For benchmarks alone.
 
 use crate::{
+    limit,
     observe::{Calls, Counters, Observation, Tool},
     trials::{Trial, key_hash},
 };
@@ -10,8 +11,9 @@ use serin_model::{
     observe::CallEra,
     service::{Protocol, ServiceSettings, VersionStage},
     share::Share,
-    snapshot::{ServiceRoute, Split, VersionRoute},
+    snapshot::{ServiceRoute, Snapshot, Split, VersionRoute},
 };
+use serin_tenancy::{LimitRule, Per};
 use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -85,6 +87,60 @@ pub fn time_of_an_outcome(
     spent / u32::try_from(outcomes).unwrap_or(u32::MAX)
 }
 
+/// Looks whether callers have room by three rules (of a key, of its tenant, and of a tool), one after the other, so many callers in
+/// turn. The time of one look, on average.
+///
+/// `clock` is best one that stands still while others have the core.
+///
+/// # Panics
+/// Never: its rules are rules.
+pub fn time_of_a_limit(checks: usize, keys: usize, clock: impl Fn() -> Duration) -> Duration {
+    let rule = |per, tools: &[&str]| LimitRule {
+        per,
+        rate: "10000000/second".parse().expect("a rate"),
+        burst: None,
+        tools: tools.iter().map(|&tool| tool.into()).collect(),
+        path: None,
+        methods: vec![],
+    };
+    let mut route = service();
+    route.settings.limits = vec![
+        rule(Per::Key, &[]),
+        rule(Per::Tenant, &[]),
+        rule(Per::Key, &["a_tool_of_*"]),
+    ];
+    let name = route.name.clone();
+    let snapshot = Arc::new(Snapshot {
+        services: vec![Arc::new(route)],
+        ..Snapshot::default()
+    });
+    let callers: Vec<_> = (0..keys)
+        .map(|n| (format!("tenant-{}", n / 10), format!("key-{n}")))
+        .collect();
+    let (limiter, mut plans) = (limit::Limiter::new(None), limit::Plans::default());
+    let mut wants = Vec::new();
+    let begun_at = clock();
+    for (tenant, subject) in callers.iter().cycle().take(checks) {
+        let plan = plans.find(&snapshot, &name, None);
+        let caller = limit::Caller {
+            tenant,
+            subject: subject.as_bytes(),
+            kind: b'k',
+        };
+        let request = limit::Request {
+            path: "",
+            methods: &["POST"],
+            count: 1,
+            tools: &[("a_tool_of_eight_3", 1)],
+        };
+        plan.wants(&limiter, &caller, &request, &mut wants);
+        let taken = limiter.take(&wants, limiter.now());
+        std::hint::black_box(taken).expect("there is room");
+        wants.clear();
+    }
+    (clock() - begun_at) / u32::try_from(checks).unwrap_or(u32::MAX)
+}
+
 /// The `n`th call, on its way.
 fn begun(
     counters: &Rc<Counters>,
@@ -118,7 +174,7 @@ fn begun(
     observation
 }
 
-fn service() -> ServiceRoute {
+pub(crate) fn service() -> ServiceRoute {
     let tools: Arc<[Arc<str>]> = (0..TOOLS)
         .map(|n| format!("a_tool_of_eight_{n}").into())
         .collect();

@@ -3,6 +3,7 @@
 use crate::{
     Options, admit, affinity,
     connection::{self, Connection, Tap},
+    limit::{self, Limiter},
     observe::{Counters, Warnings},
     pool::Pool,
     seal::Keyring,
@@ -17,9 +18,11 @@ use hyper_util::{
 use jiff::Timestamp;
 use serin_flags::{Latch, kill::Stop};
 use serin_model::{
+    name::ServiceName,
     observe::{Rejection, Sealed},
     snapshot::Snapshot,
 };
+use serin_tenancy::TierName;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -83,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) keys: Arc<Keyring>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) limiter: Limiter,
     /// Open connections by core.
     pub(crate) loads: Vec<AtomicUsize>,
 }
@@ -95,6 +99,12 @@ pub(crate) struct Core {
     pub(crate) warnings: Warnings,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     latch: RefCell<Cache<Arc<ArcSwap<Latch>>, Arc<Latch>>>,
+    /// The rules of limits, as they follow from the routing table.
+    limits: RefCell<limit::Plans>,
+    /// What a request wants of buckets; kept for its memory.
+    pub(crate) wants: RefCell<Vec<limit::Want>>,
+    /// The way to the buckets that gateways share.
+    pub(crate) limiter: limit::Connection,
     index: usize,
     state: watch::Sender<State>,
     alarm: Cell<u64>,
@@ -124,6 +134,9 @@ impl Core {
             warnings: Warnings::default(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             latch: RefCell::new(latch),
+            limits: RefCell::default(),
+            wants: RefCell::default(),
+            limiter: limit::Connection::default(),
             index: usize::from(index),
             state: watch::Sender::new(State {
                 phase: Phase::Running,
@@ -139,6 +152,13 @@ impl Core {
     /// The routing table as it is now.
     pub(crate) fn with_snapshot<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         read(self.snapshot.borrow_mut().load())
+    }
+
+    /// The rules of limits for callers of a tier at a service.
+    pub(crate) fn limits_of(&self, service: &ServiceName, tier: Option<&TierName>) -> limit::Plan {
+        let mut snapshot = self.snapshot.borrow_mut();
+        let mut limits = self.limits.borrow_mut();
+        limits.find(snapshot.load(), service, tier)
     }
 
     /// What is killed now; nothing if nothing is.
@@ -206,6 +226,10 @@ impl Core {
         spawn_local(async move { core.keep_sweeping().await });
         let core = self.clone();
         spawn_local(async move { core.keep_watching().await });
+        if let Some(backend) = self.shared.limiter.backend.clone() {
+            let core = self.clone();
+            spawn_local(async move { core.limiter.keep(&core.shared.limiter, &backend).await });
+        }
         let server = Rc::new(self.server());
         let until = loop {
             tokio::select! {
@@ -238,6 +262,7 @@ impl Core {
         while self.load().load(Relaxed) > 0 {
             self.connection_ended.notified().await;
         }
+        self.count_fallbacks();
         self.counters.seal();
         in_flight
     }
@@ -253,7 +278,16 @@ impl Core {
             self.pool.sweep();
             if self.index == 0 {
                 self.sessions().sweep(session::now_seconds());
+                self.shared.limiter.sweep();
             }
+            self.count_fallbacks();
+        }
+    }
+
+    /// What took the place of something that did not answer.
+    fn count_fallbacks(&self) {
+        if let Some((dependency, n)) = self.shared.limiter.outage.take() {
+            self.counters.degraded(dependency, n);
         }
     }
 

@@ -8,11 +8,12 @@
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
-//! Beside the line: `auth` (whose a request is), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `sieve` and `lists` (answers that
+//! Beside the line: `auth` (whose a request is), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `limit` (how much
+//! a caller may do), `sieve` and `lists` (answers that
 //! must agree with both), `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions
 //! that must move), `affinity`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
 //!
-//! **Architecture invariants.** No lock is taken on the way of an ordinary request. The routing table is read anew for every
+//! **Architecture invariants.** No lock is taken on the way of an ordinary request, but for the buckets of one that is limited. The routing table is read anew for every
 //! request, and so are the kills, so a new one acts on the very next. The gateway knows nothing of the control plane: they meet in
 //! `serin-model`. A session costs no memory here. What a client or server sends is forwarded byte for byte but for the values the
 //! gateway minted; where a header and a body of a modern request disagree, the specification makes the server refuse, so both pass
@@ -32,6 +33,7 @@ mod forward;
 mod framing;
 mod headers;
 mod kills;
+mod limit;
 mod lists;
 mod observe;
 mod pool;
@@ -43,11 +45,13 @@ mod session;
 mod sieve;
 mod trials;
 
+pub use limit::{Backend, BackendError, OnFailure};
 pub use seal::{Keyring, KeyringError};
 
 use crate::core::{Core, Phase, Shared};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use limit::Limiter;
 use observe::Counters;
 use serin_flags::{Environment, Latch};
 use serin_model::{observe::Sealed, snapshot::Snapshot};
@@ -104,6 +108,8 @@ pub struct Options {
     pub environment: Environment,
     /// What is killed. It is read for every request, so that a kill acts on the very next one.
     pub latch: Arc<ArcSwap<Latch>>,
+    /// Where gateways share the buckets of rate limits; without one each has its own.
+    pub limiter: Option<Backend>,
 }
 
 impl Options {
@@ -128,6 +134,7 @@ impl Options {
             hung_after: HUNG_AFTER,
             environment: Environment::default(),
             latch: Arc::default(),
+            limiter: None,
         }
     }
 }
@@ -168,7 +175,9 @@ impl Gateway {
         let address = listener.local_addr()?;
         let count = options.cores.clamp(1, CORES_MAX);
         let incarnation = getrandom::u64().map_err(io::Error::other)?;
+        let limiter = Limiter::new(options.limiter.clone());
         let shared = Arc::new(Shared {
+            limiter,
             options,
             keys: Arc::new(keys),
             sessions: Arc::new(Sessions::new(incarnation)),

@@ -57,6 +57,10 @@ pub(crate) struct Counters {
     moved: RefCell<Map<ServiceName, Moved>>,
     /// Who proved who they are, and who did not.
     auth: RefCell<Map<&'static str, u64>>,
+    /// Requests over a limit.
+    limited: RefCell<Map<(ServiceName, &'static str), u64>>,
+    /// Fallbacks that were used.
+    degraded: RefCell<Map<&'static str, u64>>,
     /// Answers of flags.
     flags: RefCell<Map<FlagKey, Answers>>,
     clock: Clock,
@@ -189,6 +193,8 @@ impl Counters {
             services: RefCell::default(),
             rejections: RefCell::default(),
             auth: RefCell::default(),
+            limited: RefCell::default(),
+            degraded: RefCell::default(),
             moved: RefCell::default(),
             flags: RefCell::default(),
             clock: Clock::new(),
@@ -281,6 +287,17 @@ impl Counters {
         *self.auth.borrow_mut().entry(result).or_default() += 1;
     }
 
+    /// A request was over a limit.
+    pub(crate) fn limited(&self, service: &ServiceName, limit: &'static str) {
+        let mut limited = self.limited.borrow_mut();
+        *limited.entry((service.clone(), limit)).or_default() += 1;
+    }
+
+    /// Something took the place of what did not answer.
+    pub(crate) fn degraded(&self, dependency: &'static str, times: u64) {
+        *self.degraded.borrow_mut().entry(dependency).or_default() += times;
+    }
+
     /// A flag answered.
     pub(crate) fn evaluated(&self, flag: &FlagKey, variant: &str, reason: Reason) {
         let mut flags = self.flags.borrow_mut();
@@ -342,6 +359,11 @@ impl Counters {
             .map(|((service, why), n)| (service, why, n))
             .collect();
         sealed.auth = self.auth.borrow_mut().drain().collect();
+        sealed.degraded = self.degraded.borrow_mut().drain().collect();
+        let limited = self.limited.borrow_mut().drain().collect::<Vec<_>>();
+        sealed.limited = (limited.into_iter())
+            .map(|((service, limit), n)| (service, limit, n))
+            .collect();
         sealed.moved = self.moved.borrow_mut().drain().collect();
         for (flag, answers) in self.flags.borrow_mut().drain() {
             let answers = answers.into_iter();

@@ -118,7 +118,8 @@ impl Refusal {
         self.header(header::WWW_AUTHENTICATE, challenge)
     }
 
-    fn retry_after(self, seconds: u32) -> Self {
+    /// When to come back.
+    pub(crate) fn retry_after(self, seconds: u32) -> Self {
         self.header(header::RETRY_AFTER, seconds.into())
     }
 

@@ -173,6 +173,11 @@ impl Admitted<'_> {
         })
     }
 
+    /// Whether bodies are looked into, for that or because calls of tools are limited.
+    pub(super) fn is_read(&self) -> bool {
+        self.is_guarded() || self.limits.by_tool()
+    }
+
     /// The caller in the words of flags, if they are asked.
     pub(super) fn viewer(&self, session: Option<Uuid>, era: CallEra) -> Option<Viewer> {
         let split = self.service.split.as_ref();
@@ -205,7 +210,7 @@ impl Admitted<'_> {
 
     /// Refuses a body that a server could read differently than the gateway does, where tools are refused by name.
     pub(super) fn check_reading(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
-        if !self.is_guarded() {
+        if !self.is_read() {
             return Ok(());
         }
         for message in &envelope.messages {
@@ -370,7 +375,7 @@ impl Admitted<'_> {
             self.method,
             Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE
         );
-        if is_known || !self.is_guarded() {
+        if is_known || !self.is_read() {
             return Ok(());
         }
         let text = "MCP is spoken with POST, GET and DELETE";

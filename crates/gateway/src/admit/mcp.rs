@@ -27,15 +27,18 @@ impl Admitted<'_> {
             self.headers.remove(&headers::SESSION_ID);
         }
         let session = self.headers.remove(&headers::SESSION_ID);
+        self.find_limits();
         if self.method != Method::POST {
             self.check_method()?;
             self.check_no_body()?;
+            self.check_limits(None).await?;
         }
         match (&self.method, session) {
             (&Method::POST, session) => {
                 let body = self.collect(body).await?;
                 self.complete = Instant::now();
                 self.look_again()?;
+                self.find_limits();
                 self.message(era, session, body).await
             }
             (&Method::GET | &Method::DELETE, Some(session)) => {
@@ -132,6 +135,7 @@ impl Admitted<'_> {
         let shared = body.clone();
         let envelope = self.read(&shared)?;
         self.check_reading(&envelope)?;
+        self.check_limits(Some(&envelope)).await?;
         let is_modern = |message: &Message<'_>| {
             let version = message.meta_protocol_version.as_deref();
             version

@@ -33,15 +33,17 @@ impl Admitted<'_> {
         let mut sent = body.clone();
         let mut pinned = None;
         let is_guarded = self.is_guarded();
-        let envelope = if method.is_none() || is_guarded || may_hold_minted(&body) {
+        let is_read = self.is_read() || self.is_counted_by(&body);
+        let envelope = if method.is_none() || is_read || may_hold_minted(&body) {
             Some(self.read(&body)?)
         } else {
             None
         };
-        if let Some(envelope) = envelope.as_ref().filter(|_| is_guarded) {
+        if let Some(envelope) = envelope.as_ref().filter(|_| is_read) {
             self.check_reading(envelope)?;
             self.check_headers(envelope)?;
         }
+        self.check_limits(envelope.as_ref()).await?;
         if let Some(envelope) = &envelope {
             let unsealed = self.unseal(envelope)?;
             pinned = unsealed.endpoint;
