@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Column, Connection, QueryBuilder, Row, Sqlite, TypeInfo, ValueRef};
 
@@ -41,7 +42,7 @@ const SCHEMA: Schema = Schema {
 };
 
 /// A row of `audit_logs`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// What makes it the same row when it is sent again: a UUID of version 7.
     pub id: Box<str>,
@@ -50,6 +51,7 @@ pub struct AuditEntry {
     /// `tenant_id`
     pub tenant: Box<str>,
     /// `user_id`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Box<str>>,
     /// `api_key_hash`
     pub key_hash: Box<str>,
@@ -62,22 +64,30 @@ pub struct AuditEntry {
     /// `request_duration_ms`
     pub duration_ms: u32,
     /// `ip_address`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Box<str>>,
     /// `user_agent`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<Box<str>>,
     /// `error_message`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<str>>,
     /// `service`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Box<str>>,
     /// `version`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Box<str>>,
     /// `rpc_method`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc_method: Option<Box<str>>,
     /// `tool`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Box<str>>,
     /// `outcome`
     pub outcome: Box<str>,
     /// `arguments`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Box<str>>,
 }
 
