@@ -2,6 +2,7 @@
 
 mod ending;
 mod files;
+mod limiter;
 mod listen;
 mod server;
 

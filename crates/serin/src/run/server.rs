@@ -3,6 +3,7 @@
 use super::{
     failed,
     files::{Files, Fresh},
+    limiter,
     listen::{AdminListener, Bound, SocketFile},
 };
 use crate::{doubts, problem::Problem};
@@ -77,6 +78,9 @@ impl Server {
         let (observed, observations) = mpsc::channel(OBSERVATIONS_MAX);
         let mut gateway_options = gateway_options(&config, &bound.gateway)?;
         gateway_options.latch = files.kills.latch();
+        gateway_options.limiter = (config.limiter.as_ref())
+            .map(limiter::backend)
+            .transpose()?;
         let options = Options {
             log: files.log.clone(),
             blocks: files.blocks.clone(),
