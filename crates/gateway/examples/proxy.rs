@@ -50,6 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         stable: 0,
         settings: ServiceSettings::default(),
         gates: Gates::default(),
+        credential: None,
+        tokens: None,
     };
     let snapshot = Snapshot {
         position: 1,

@@ -7,11 +7,14 @@ use serde_json::{Map, Value};
 use serin_flags::{Context, Environment, Evaluation, Latch, Table};
 use serin_model::{
     access::{Access, Answers, Asked, Denied},
+    api::ApiSpec,
     gate::Feature,
     name::EndpointId,
     observe::CallEra,
+    reach::is_limited,
     snapshot::ServiceRoute,
 };
+use serin_tenancy::Principal;
 use std::{
     cell::Cell,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -37,9 +40,26 @@ impl Rules {
         }
     }
 
-    /// Whether flags or kills have a say in what of a service is there.
-    pub(crate) fn concern(service: &ServiceRoute, latch: Option<&Latch>) -> bool {
+    /// Those of a request, if they have a say in it.
+    pub(crate) fn of(
+        core: &Core,
+        service: &ServiceRoute,
+        latch: Option<Arc<Latch>>,
+        principal: Option<&Principal>,
+        only: Option<&ApiSpec>,
+    ) -> Option<Self> {
+        (only.is_some() || Self::concern(service, latch.as_deref(), principal))
+            .then(|| Self::new(core.with_snapshot(|snapshot| snapshot.flags.clone()), latch))
+    }
+
+    /// Whether flags, kills or scopes have a say in what of a service is there.
+    fn concern(
+        service: &ServiceRoute,
+        latch: Option<&Latch>,
+        principal: Option<&Principal>,
+    ) -> bool {
         latch.is_some()
+            || principal.is_some_and(|principal| is_limited(principal, service.name.as_str()))
             || !service.settings.gates.is_empty()
             || service.gates.has_features()
             || service
@@ -54,6 +74,12 @@ impl Rules {
 pub(crate) struct Viewer {
     pub(crate) targeting_key: String,
     pub(crate) tenant: Option<Box<str>>,
+    /// Who that is, if their scopes or role leave less than all of the service.
+    limited: Option<Arc<Principal>>,
+    /// The version of the API that was asked, if it has less than all of the service.
+    only: Option<Arc<ApiSpec>>,
+    /// The version that answers.
+    version: Cell<usize>,
     /// Where the process runs.
     home: Environment,
     /// Where the caller is: `canary` on a candidate.
@@ -66,6 +92,7 @@ impl Viewer {
         service: &ServiceRoute,
         targeting_key: String,
         tenant: Option<&str>,
+        principal: Option<&Arc<Principal>>,
         session: Option<&str>,
         era: CallEra,
         environment: Environment,
@@ -86,10 +113,21 @@ impl Viewer {
         Self {
             targeting_key,
             tenant: tenant.map(Into::into),
+            limited: principal
+                .filter(|principal| is_limited(principal, service.name.as_str()))
+                .cloned(),
+            only: None,
+            version: Cell::new(service.stable),
             home: environment,
             environment: Cell::new(environment),
             attributes,
         }
+    }
+
+    /// The same, by a version of the API.
+    pub(crate) fn through(mut self, only: Option<&Arc<ApiSpec>>) -> Self {
+        self.only = only.cloned();
+        self
     }
 
     /// The same on a version: callers of a candidate evaluate flags as those of the environment `canary`, if the process runs in
@@ -101,6 +139,7 @@ impl Viewer {
 
     /// Moves the caller to a version, as a promotion does in the middle of a stream.
     fn move_to(&self, service: &ServiceRoute, version: usize) {
+        self.version.set(version);
         let split = service.split.as_ref();
         let is_canary = split.is_some_and(|s| s.flag.is_none() && s.candidate == version);
         self.environment.set(match self.home {
@@ -130,8 +169,23 @@ impl Viewer {
             gates: &service.gates,
             flags: &rules.flags,
             latch: &rules.latch,
+            principal: self.limited.as_deref(),
+            only: self.only.as_deref(),
+            read_only_tools: service
+                .versions
+                .get(self.version.get())
+                .map(|version| &*version.read_only_tools)
+                .unwrap_or_default(),
             context: self.context(),
         }
+    }
+
+    /// Whether flags, kills or scopes may leave out some of the tools.
+    fn has_guarded_tools(&self, service: &ServiceRoute, rules: &Rules) -> bool {
+        self.limited.is_some()
+            || self.only.is_some()
+            || service.gates.has_tools()
+            || rules.latch.stops_tools_of(service.name.as_str())
     }
 
     /// Whether what is asked for is there.
@@ -232,7 +286,7 @@ impl View {
         let edit = self.read(core, |viewer, service, rules| {
             // Asked for every event of a stream: only lists count as answers of flags.
             let closed = Closed::of(&viewer.access(service, rules), &mut Answers::new());
-            if !has_guarded_tools(service, rules) && !closed.any() {
+            if !viewer.has_guarded_tools(service, rules) && !closed.any() {
                 return lists::Edit::Keep;
             }
             let mut answers = Answers::new();
@@ -241,7 +295,7 @@ impl View {
                 Ok(()) => true,
                 // It may be called now and then.
                 Err(Denied::Killed(stop)) => stop.one_in.is_some(),
-                Err(Denied::Hidden) => false,
+                Err(Denied::Hidden | Denied::Beyond) => false,
             };
             let edit = lists::edit(message, closed, is_visible);
             for (flag, variant, reason) in answers {
@@ -254,8 +308,8 @@ impl View {
 
     /// Whether flags or kills may have a say in what passes.
     pub(crate) fn is_guarded(&self, core: &Core) -> bool {
-        let guarded = self.read(core, |_, service, rules| {
-            service.gates.has_features() || has_guarded_tools(service, rules)
+        let guarded = self.read(core, |viewer, service, rules| {
+            service.gates.has_features() || viewer.has_guarded_tools(service, rules)
         });
         guarded.unwrap_or(true)
     }
@@ -269,7 +323,7 @@ impl View {
             let tools = tools.unwrap_or_default();
             let name = service.name.as_str();
             let mut hasher = DefaultHasher::new();
-            if has_guarded_tools(service, rules) {
+            if viewer.has_guarded_tools(service, rules) {
                 let access = viewer.access(service, rules);
                 let mut answers = Answers::new();
                 for tool in &*tools {
@@ -299,10 +353,6 @@ impl View {
         });
         hidden.unwrap_or_default()
     }
-}
-
-fn has_guarded_tools(service: &ServiceRoute, rules: &Rules) -> bool {
-    service.gates.has_tools() || rules.latch.stops_tools_of(service.name.as_str())
 }
 
 /// What a caller does not see, in short.

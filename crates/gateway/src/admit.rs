@@ -1,36 +1,44 @@
 //! Admit: what a request is and whether it may pass. Its host and origin, its service, its era, the session or the minted
 //! values it brings back, the version it asks for by hand.
-mod checks;
+pub(crate) mod checks;
 mod guard;
+mod inside;
 mod legacy;
 mod limits;
 mod mcp;
 mod modern;
+
+pub(crate) use self::inside::{Account, Asker, Saying, Spot};
 
 use self::checks::{
     admits_host, check_head, check_origin, chosen_version, health, host, no_service,
 };
 use crate::{
     access::Rules,
-    affinity, auth,
+    affinity,
+    audit::Trail,
+    auth,
     body::{ToClient, ToUpstream},
     connection::Connection,
     core::Core,
     forward::{self, Asks, Call, Outbound, Treatment},
     headers, limit,
     refusal::Refusal,
+    rest,
     route::{self, Caller, Destination, Nowhere},
+    seal::{Bound, Owner},
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts, uri::Authority};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serin_mcp::error::GatewayError;
 use serin_model::{
+    api::ApiSpec,
     observe::{CallEra, Rejection},
     service::Protocol,
     snapshot::ServiceRoute,
 };
-use serin_tenancy::Principal;
+use serin_tenancy::{Directory, Principal};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
@@ -48,19 +56,33 @@ pub(crate) async fn serve(
 ) -> Response<ToClient> {
     let busy = connection.begin();
     let standing = Cell::default();
-    let mut response = match handle(&core, &connection, request, &standing).await {
+    let (parts, body) = request.into_parts();
+    let trail = trail(&core, &connection, &parts);
+    let request = Request::from_parts(parts, body);
+    let mut response = match handle(&core, &connection, request, &standing, &trail).await {
         Ok(response) => response,
         Err(refusal) => {
             if let Some(why) = refusal.counted {
                 core.counters.reject(refusal.service.as_ref(), why);
             }
+            trail.refused(&refusal);
             refusal.into_response()
         }
     };
+    trail.answered(response.status());
     if let Some(standing) = standing.get() {
         standing.write(response.headers_mut());
     }
-    response.map(|body| body.with(busy))
+    response.map(|body| body.with(busy).recorded(trail))
+}
+
+/// Where it stands what becomes of a request, if that is recorded.
+fn trail(core: &Core, connection: &Connection, parts: &Parts) -> Trail {
+    let trusted = &core.options().trusted_proxies;
+    let sink = core.audit.as_ref();
+    sink.map_or_else(Trail::default, |sink| {
+        sink.begin(connection, trusted, parts)
+    })
 }
 
 /// A request whose service is known.
@@ -81,9 +103,18 @@ struct Admitted<'a> {
     chosen: Option<usize>,
     /// Who proved that it is theirs, where the service asks for that.
     principal: Option<Arc<Principal>>,
+    /// The version of the API by which it came, where that has not all tools of its service.
+    only: Option<Arc<ApiSpec>>,
+    /// It is a message of our own, on behalf of a caller of REST.
+    is_inside: bool,
+    /// Path and query as they were sent, if a signature is looked at.
+    signed: Option<&'a str>,
+    /// To whom its sessions and what is minted for it are bound.
+    owner: Option<Owner>,
     /// The limits of its caller, and what the caller is told about them.
     limits: limit::Plan,
     standing: &'a Cell<Option<limit::Standing>>,
+    trail: &'a Trail,
     /// Whether it was taken out of its caller's buckets: that is done once, whichever way it goes.
     is_counted: Cell<bool>,
     /// Whose it is: the tenant that was proven, else the one that a header names.
@@ -100,27 +131,82 @@ struct Admitted<'a> {
 
 async fn handle(
     core: &Rc<Core>,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     request: Request<Incoming>,
     standing: &Cell<Option<limit::Standing>>,
+    trail: &Trail,
 ) -> Answered {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     check_head(core, connection, &parts)?;
     if let Some(health) = health(core, &parts) {
+        trail.forget();
         return Ok(health);
+    }
+    if core.audit.as_ref().is_some_and(|audit| audit.is_shut()) {
+        trail.forget();
+        return Err(Refusal::unrecorded());
     }
     let host = host(&parts)?;
     let path = parts.uri.path();
-    let name = host.host();
-    let (alarm, latch) = (core.alarm(), core.latch());
-    let (service, position, flags, directory) = core.with_snapshot(|snapshot| {
-        let service = snapshot.find(Some(name), path);
-        let flags = service.filter(|service| Rules::concern(service, latch.as_deref()));
-        let flags = flags.map(|_| snapshot.flags.clone());
+    if let Some(path) = auth::metadata::resource_path(path) {
+        let asked = auth::metadata::serve(core, connection, &parts, &host, path);
+        if let Some(answered) = asked {
+            return answered;
+        }
+    }
+    let (found, place) = core.with_snapshot(|snapshot| {
+        let service = snapshot.find(Some(host.host()), path);
+        let place = rest::Place::find(snapshot, service.map(|service| &**service), path);
+        let service = match &place {
+            Some(place) => place.service(snapshot),
+            None => service,
+        };
         let directory = service.filter(|service| auth::is_asked(service));
         let directory = directory.map(|_| snapshot.tenancy.clone());
-        (service.cloned(), snapshot.position, flags, directory)
+        let found = Found {
+            service: service.cloned(),
+            position: snapshot.position,
+            directory,
+            host,
+            standing,
+            trail,
+        };
+        (found, place)
     });
+    let answered = admit(core, connection, found, place.as_ref(), parts, body).await;
+    match &place {
+        Some(place) => rest::finish(place, answered),
+        None => answered,
+    }
+}
+
+/// What the routing table has for a request.
+struct Found<'a> {
+    service: Option<Arc<ServiceRoute>>,
+    position: u64,
+    directory: Option<Arc<Directory>>,
+    host: Authority,
+    standing: &'a Cell<Option<limit::Standing>>,
+    trail: &'a Trail,
+}
+
+async fn admit(
+    core: &Rc<Core>,
+    connection: &Rc<Connection>,
+    found: Found<'_>,
+    place: Option<&rest::Place>,
+    mut parts: Parts,
+    body: Incoming,
+) -> Answered {
+    let Found {
+        service,
+        position,
+        directory,
+        host,
+        standing,
+        trail,
+    } = found;
+    let (alarm, latch) = (core.alarm(), core.latch());
     if !admits_host(core, service.as_deref(), &host) {
         let text = format!(
             "host `{host}` is not served here; add it to `gateway.hosts`, or to the `hosts` of a service"
@@ -128,10 +214,15 @@ async fn handle(
         let refusal = Refusal::plain(StatusCode::FORBIDDEN, text);
         return Err(refusal.counted(Rejection::Host));
     }
+    if let Some(place) = place {
+        rest::check(place, &parts.method, &mut parts.headers)?;
+    }
     let Some(service) = service else {
         return Err(no_service(core, &parts));
     };
-    let service = &*service;
+    let service_route = &service;
+    let service = &**service_route;
+    trail.of_service(&service.name);
     if service.protocol == Protocol::Mcp {
         check_origin(core, service, &parts.headers, &host)?;
     }
@@ -139,7 +230,12 @@ async fn handle(
         Some(directory) => {
             let headers = &mut parts.headers;
             Some(auth::authenticate(
-                core, connection, service, directory, headers,
+                core,
+                connection,
+                service_route,
+                directory,
+                headers,
+                &host,
             )?)
         }
         None => None,
@@ -148,35 +244,62 @@ async fn handle(
         Some(principal) => Some(principal.tenant.as_str().into()),
         None => guard::tenant(service, &parts.headers)?,
     };
+    if let (Some(principal), Some(directory)) = (&principal, &directory) {
+        trail.by(principal, directory);
+    }
+    trail.of_tenant(tenant.as_deref());
     let newer = OnceCell::new();
+    let only = place.and_then(rest::Place::only);
     let mut admitted = Admitted {
         core,
         connection,
         service,
         position,
         newer: &newer,
-        rest: path.get(service.path.len()..).unwrap_or_default(),
+        rest: match place {
+            Some(_) => "",
+            None => (parts.uri.path().get(service.path.len()..)).unwrap_or_default(),
+        },
         query: parts.uri.query(),
         host: host.as_str(),
-        chosen: chosen_version(service, &parts.headers)?,
+        chosen: chosen_version(service, &parts.headers, principal.as_deref())?,
         method: parts.method,
+        owner: principal.as_deref().map(Owner::of),
+        rules: Rules::of(core, service, latch, principal.as_deref(), only.as_deref()),
         principal,
+        only,
+        is_inside: false,
+        signed: None,
         limits: limit::Plan::default(),
         standing,
+        trail,
         is_counted: Cell::default(),
         tenant,
         headers: parts.headers,
-        rules: flags.map(|flags| Rules::new(flags, latch)),
         alarm,
         passes: RefCell::default(),
         complete: Instant::now(),
     };
     admitted.check_stopped()?;
+    admitted.signed = admitted.signed(&parts.uri);
+    if let Some(place) = place.filter(|place| place.is_rest()) {
+        let body = admitted.rest_body(place, body).await?;
+        admitted.check_signature(&body)?;
+        let asker = admitted.asker(connection);
+        let headers = &admitted.headers;
+        return rest::serve(core, place, asker, headers, &body, standing, trail).await;
+    }
     match service.protocol {
         Protocol::Http => {
             admitted.find_limits();
             admitted.check_limits(None).await?;
-            let body = ToUpstream::stream(body);
+            let body = if admitted.signed.is_some() {
+                let body = admitted.collect(body).await?;
+                admitted.check_signature(&body)?;
+                ToUpstream::full(body)
+            } else {
+                ToUpstream::stream(body, core.options().body_silence)
+            };
             admitted.plain(body, CallEra::None).await
         }
         Protocol::Mcp => admitted.mcp(body).await,
@@ -190,6 +313,7 @@ impl Admitted<'_> {
         affinity::key(
             &self.headers,
             settings.affinity_header.as_deref(),
+            self.principal.as_deref(),
             self.connection,
             &self.core.options().trusted_proxies,
         )
@@ -210,7 +334,7 @@ impl Admitted<'_> {
         let (before, core) = (self.service, self.core);
         self.alarm = core.alarm();
         let latch = core.latch();
-        let (now, flags) = core.with_snapshot(|snapshot| {
+        let now = core.with_snapshot(|snapshot| {
             let is_same = |service: &&Arc<ServiceRoute>| {
                 (&service.name, &service.path, service.protocol)
                     == (&before.name, &before.path, before.protocol)
@@ -218,15 +342,52 @@ impl Admitted<'_> {
             let is_newer = snapshot.position != self.position;
             let now = is_newer.then(|| snapshot.services.iter().find(is_same));
             let now = now.flatten();
-            let concern = Rules::concern(now.map_or(before, |now| &**now), latch.as_deref());
-            (now.cloned(), concern.then(|| snapshot.flags.clone()))
+            now.cloned()
         });
         if let Some(now) = now {
             self.service = self.newer.get_or_init(|| now);
-            self.chosen = chosen_version(self.service, &self.headers)?;
+            let principal = self.principal.as_deref();
+            auth::look_again(core, self.service, principal)?;
+            self.chosen = chosen_version(self.service, &self.headers, principal)?;
         }
-        self.rules = flags.map(|flags| Rules::new(flags, latch));
+        self.rules = Rules::of(
+            core,
+            self.service,
+            latch,
+            self.principal.as_deref(),
+            self.only.as_deref(),
+        );
         self.check_stopped()
+    }
+
+    /// Makes a client's headers those of a request to an endpoint, with the credential for it.
+    pub(super) fn for_endpoint(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
+        headers::for_endpoint(headers, self.connection, self.host);
+        auth::prove(self.service, headers)
+    }
+
+    fn signed<'u>(&self, uri: &'u Uri) -> Option<&'u str> {
+        let principal = self.principal.as_deref()?;
+        auth::sign::is_asked(self.core, self.service, principal, &self.headers)
+            .then(|| uri.path_and_query().map_or("/", |target| target.as_str()))
+    }
+
+    /// Refuses a request whose signature is asked for and is not that of its holder.
+    pub(super) fn check_signature(&self, body: &[u8]) -> Result<(), Refusal> {
+        let (Some(principal), Some(target)) = (self.principal.as_deref(), self.signed) else {
+            return Ok(());
+        };
+        let request = auth::sign::Request {
+            method: &self.method,
+            target,
+            body,
+        };
+        auth::sign::check(self.core, self.service, principal, &self.headers, &request)
+    }
+
+    /// To what the values are bound that clients hold for us.
+    pub(super) fn bound(&self) -> Bound<'_> {
+        (self.service.name.as_str(), self.owner)
     }
 
     /// Where a caller goes. From a version that is killed callers go to stable, if that is another one; what a killed version made
@@ -298,7 +459,9 @@ impl Admitted<'_> {
             compared: to.by_split,
             session: None,
             tenant: self.tenant.as_deref(),
+            principal: self.principal.as_ref(),
             alarm: self.alarm,
+            trail: self.trail.clone(),
             complete: self.complete,
         }
     }
@@ -322,7 +485,7 @@ impl Admitted<'_> {
             self.check_route(viewer.as_ref())?;
         }
         let mut headers = std::mem::take(&mut self.headers);
-        headers::for_endpoint(&mut headers, self.connection, self.host);
+        self.for_endpoint(&mut headers)?;
         let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
         // A server that takes it for the beginning of a stream may say on it what messages ask elsewhere.
         let sight = viewer.filter(|_| is_mcp);

@@ -1,11 +1,12 @@
 //! Affinity: what keeps a caller without a session on one version. The order is that of `decisions.md`: a configured
-//! header, the principal of a JWT, a hash of `Authorization`, the client's address.
+//! header, who proved who they are, the principal of a JWT, a hash of `Authorization`, the client's address.
 
 use crate::{connection::Connection, headers};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
 use ipnet::IpNet;
 use serde::Deserialize;
+use serin_tenancy::Principal;
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ const HOPS_MAX: usize = 32;
 pub(crate) fn key(
     headers: &HeaderMap,
     affinity_header: Option<&str>,
+    principal: Option<&Principal>,
     connection: &Connection,
     trusted: &[IpNet],
 ) -> Vec<u8> {
@@ -30,8 +32,11 @@ pub(crate) fn key(
     if let Some(value) = affinity_header.and_then(|name| headers.get(name)) {
         return tagged(b'h', value.as_bytes());
     }
+    if let Some(principal) = principal {
+        return tagged(b'p', of_principal(principal).as_bytes());
+    }
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        return match principal(value.as_bytes()) {
+        return match claimed(value.as_bytes()) {
             Some((issuer, subject)) => {
                 let mut key = tagged(b'j', issuer.as_bytes());
                 key.push(0);
@@ -52,6 +57,7 @@ pub(crate) fn key(
 pub(crate) fn targeting_key(
     headers: &HeaderMap,
     affinity_header: Option<&str>,
+    principal: Option<&Principal>,
     session: Option<Uuid>,
     connection: &Connection,
     trusted: &[IpNet],
@@ -59,8 +65,11 @@ pub(crate) fn targeting_key(
     if let Some(value) = affinity_header.and_then(|name| headers.get(name)) {
         return String::from_utf8_lossy(value.as_bytes()).into_owned();
     }
+    if let Some(principal) = principal {
+        return of_principal(principal);
+    }
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        return match principal(value.as_bytes()) {
+        return match claimed(value.as_bytes()) {
             Some((_, subject)) => subject,
             None => blake3::hash(value.as_bytes()).to_hex().to_string(),
         };
@@ -71,6 +80,11 @@ pub(crate) fn targeting_key(
     }
 }
 
+/// Who it is, of whom. A tenant has no slash in its name.
+fn of_principal(principal: &Principal) -> String {
+    format!("{}/{}", principal.tenant, principal.subject)
+}
+
 /// Makes a key another one in each period: the split and the judge then take the caller for a new one.
 pub(crate) fn renew(key: &mut Vec<u8>, since_1970: Duration, period: Duration) {
     let number = since_1970.as_millis() / period.as_millis().max(1);
@@ -79,7 +93,11 @@ pub(crate) fn renew(key: &mut Vec<u8>, since_1970: Duration, period: Duration) {
 }
 
 /// The client's address: the peer's, or, behind trusted proxies, the right-most of `X-Forwarded-For` that is none of them.
-fn client_address(headers: &HeaderMap, connection: &Connection, trusted: &[IpNet]) -> IpAddr {
+pub(crate) fn client_address(
+    headers: &HeaderMap,
+    connection: &Connection,
+    trusted: &[IpNet],
+) -> IpAddr {
     let mut address = connection.address;
     if !connection.is_trusted {
         return address;
@@ -118,7 +136,7 @@ struct Claims<'a> {
 
 /// Issuer and subject of a bearer JWT. The signature is not checked: whoever forges a token chooses a version for
 /// themselves, no more, and the server will refuse it.
-fn principal(authorization: &[u8]) -> Option<(String, String)> {
+fn claimed(authorization: &[u8]) -> Option<(String, String)> {
     let (scheme, token) = authorization.split_at_checked("bearer ".len())?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;
@@ -164,6 +182,7 @@ mod tests {
         key(
             &with(pairs),
             Some("x-tenant"),
+            None,
             &peer("192.0.2.1", false),
             &[],
         )
@@ -257,8 +276,8 @@ mod tests {
     proptest! {
         #[test]
         fn outside_credentials_never_panic(value: Vec<u8>) {
-            let _ = principal(&value);
-            let _ = principal(&[b"Bearer ", value.as_slice()].concat());
+            let _ = claimed(&value);
+            let _ = claimed(&[b"Bearer ", value.as_slice()].concat());
         }
     }
 }

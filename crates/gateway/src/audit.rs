@@ -232,6 +232,11 @@ impl Trail {
         }
     }
 
+    /// Whether there will be a row.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Nothing of it is recorded: a health check, or what was refused because nothing can be recorded.
     pub(crate) fn forget(&self) {
         if let Some(draft) = &self.0 {

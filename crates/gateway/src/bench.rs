@@ -207,5 +207,7 @@ pub(crate) fn service() -> ServiceRoute {
         }),
         settings: ServiceSettings::default(),
         gates: Gates::default(),
+        credential: None,
+        tokens: None,
     }
 }

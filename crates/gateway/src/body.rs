@@ -1,13 +1,16 @@
 //! Bodies on their way: a request's, collected or streamed, and an answer's, which passes through the scanner frame by frame.
 
 use crate::{
+    BODY_BYTES_PER_SECOND_MIN,
     access::{Hidden, View},
+    audit::Trail,
     connection::Busy,
     core::Core,
     forward::{Life, Refuser},
     observe::Observation,
     pool::Lease,
-    seal::{Keyring, Purpose},
+    rest::Events,
+    seal::{Keyring, Owner, Purpose},
     session::{self, Sessions, Token},
     sieve::Sieve,
 };
@@ -22,7 +25,7 @@ use serin_mcp::{
 };
 use serin_model::{
     name::{EndpointId, ServiceName},
-    observe::Outcome,
+    observe::{Outcome, Rejection},
 };
 use std::{
     cell::Cell,
@@ -39,7 +42,25 @@ pub(crate) enum ToUpstream {
     /// All of it is here.
     Full(Option<Bytes>),
     /// It passes as the client sends it.
-    Stream(Incoming, Rc<Cell<Upload>>),
+    Stream(Box<Streamed>),
+}
+
+/// A body that passes as the client sends it.
+pub(crate) struct Streamed {
+    body: Incoming,
+    upload: Rc<Cell<Upload>>,
+    /// How long the client may send nothing of it while nobody has answered.
+    silence_max: Duration,
+    silent: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body did not reach its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("the client broke off")]
+    Broken(#[source] hyper::Error),
+    #[error("the client sent nothing for too long")]
+    Silent,
 }
 
 /// How far a request's body is on its way.
@@ -47,10 +68,14 @@ pub(crate) enum ToUpstream {
 pub(crate) enum Upload {
     /// The client sends.
     Sending,
+    /// The client sends, and the endpoint answers already: it may be a talk, in which who sends waits for what it hears.
+    Answered,
     /// The endpoint has all of it since then.
     Sent(Instant),
     /// The client broke off.
     Broken,
+    /// The client sent nothing for too long.
+    Silent,
 }
 
 impl ToUpstream {
@@ -58,20 +83,25 @@ impl ToUpstream {
         Self::Full((!bytes.is_empty()).then_some(bytes))
     }
 
-    pub(crate) fn stream(body: Incoming) -> Self {
+    pub(crate) fn stream(body: Incoming, silence_max: Duration) -> Self {
         let upload = if body.is_end_stream() {
             Upload::Sent(Instant::now())
         } else {
             Upload::Sending
         };
-        Self::Stream(body, Rc::new(Cell::new(upload)))
+        Self::Stream(Box::new(Streamed {
+            body,
+            upload: Rc::new(Cell::new(upload)),
+            silence_max,
+            silent: None,
+        }))
     }
 
     /// How far it is, from now on; nothing for what is here whole.
     pub(crate) fn upload(&self) -> Option<Rc<Cell<Upload>>> {
         match self {
             Self::Full(_) => None,
-            Self::Stream(_, upload) => Some(upload.clone()),
+            Self::Stream(streamed) => Some(streamed.upload.clone()),
         }
     }
 
@@ -83,38 +113,63 @@ impl ToUpstream {
 
 impl Body for ToUpstream {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(body, upload) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
-                match &frame {
-                    Some(Err(_)) => upload.set(Upload::Broken),
-                    Some(Ok(_)) if !body.is_end_stream() => {}
-                    Some(Ok(_)) | None => upload.set(Upload::Sent(Instant::now())),
-                }
-                Poll::Ready(frame)
-            }
+            Self::Stream(streamed) => streamed.poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Stream(body, _) => body.is_end_stream(),
+            Self::Stream(streamed) => streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream(body, _) => body.size_hint(),
+            Self::Stream(streamed) => streamed.body.size_hint(),
         }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self.poll_silence(context);
+        };
+        self.silent = None;
+        match &frame {
+            Some(Err(_)) => self.upload.set(Upload::Broken),
+            Some(Ok(_)) if !self.body.is_end_stream() => {}
+            Some(Ok(_)) | None => self.upload.set(Upload::Sent(Instant::now())),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Broken)))
+    }
+
+    fn poll_silence(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let silent =
+            (self.silent).get_or_insert_with(|| Box::pin(tokio::time::sleep(self.silence_max)));
+        ready!(silent.as_mut().poll(context));
+        if self.upload.get() != Upload::Sending {
+            // It was answered meanwhile. Nobody asks any more for how long it is silent.
+            return Poll::Pending;
+        }
+        self.upload.set(Upload::Silent);
+        Poll::Ready(Some(Err(UploadError::Silent)))
     }
 }
 
@@ -126,11 +181,32 @@ pub(crate) enum Uncollected {
     TooSlow,
 }
 
-/// Collects a request's body of at most `bytes_max`, within `time`.
+/// How fast a body must come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Time for all of it.
+    pub(crate) whole: Duration,
+    /// Time without a byte.
+    pub(crate) silence: Duration,
+    /// Time from which on its rate counts.
+    pub(crate) grace: Duration,
+}
+
+impl Pace {
+    /// How long after its beginning a body has time for its next byte, when so many have come, the last after so long.
+    fn time_for_next(&self, received_bytes: usize, last: Duration) -> Duration {
+        let earned = Duration::from_secs((received_bytes / BODY_BYTES_PER_SECOND_MIN) as u64);
+        self.whole
+            .min(last.saturating_add(self.silence))
+            .min(self.grace.saturating_add(earned))
+    }
+}
+
+/// Collects a request's body of at most `bytes_max`, as long as it keeps pace.
 pub(crate) async fn collect(
     mut body: Incoming,
     bytes_max: usize,
-    time: Duration,
+    pace: Pace,
 ) -> Result<Bytes, Uncollected> {
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(Uncollected::TooLarge);
@@ -138,38 +214,41 @@ pub(crate) async fn collect(
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let reading = async {
-        let mut first = Bytes::new();
-        let mut more = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Uncollected::Broken)?.into_data() else {
-                continue;
-            };
-            if first.len() + more.len() + data.len() > bytes_max {
-                return Err(Uncollected::TooLarge);
-            }
-            // Most bodies come in one piece, which then is not copied.
-            if first.is_empty() && more.is_empty() {
-                first = data;
-                if body.is_end_stream() {
-                    break;
-                }
-            } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&std::mem::take(&mut first));
-                }
-                more.extend_from_slice(&data);
-            }
+    let begun = tokio::time::Instant::now();
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    let mut last = Duration::ZERO;
+    loop {
+        let until = begun + pace.time_for_next(first.len() + more.len(), last);
+        let frame = tokio::time::timeout_at(until, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Uncollected::TooSlow)? else {
+            break;
+        };
+        last = begun.elapsed();
+        let Ok(data) = frame.map_err(|_| Uncollected::Broken)?.into_data() else {
+            continue;
+        };
+        if first.len() + more.len() + data.len() > bytes_max {
+            return Err(Uncollected::TooLarge);
         }
-        Ok(if more.is_empty() {
-            first
+        // Most bodies come in one piece, which then is not copied.
+        if first.is_empty() && more.is_empty() {
+            first = data;
+            if body.is_end_stream() {
+                break;
+            }
         } else {
-            more.freeze()
-        })
-    };
-    tokio::time::timeout(time, reading)
-        .await
-        .map_err(|_| Uncollected::TooSlow)?
+            if more.is_empty() {
+                more.extend_from_slice(&std::mem::take(&mut first));
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() {
+        first
+    } else {
+        more.freeze()
+    })
 }
 
 /// A body that goes to a client.
@@ -177,11 +256,15 @@ pub(crate) struct ToClient {
     kind: Kind,
     /// Keeps the connection from counting as idle.
     busy: Option<Busy>,
+    /// The request is over when its answer is: behind the answer, which has its say about the end first.
+    trail: Trail,
 }
 
 enum Kind {
     Full(Option<Bytes>),
     Relay(Box<Relay>),
+    /// In the words of REST.
+    Events(Box<Events>),
 }
 
 impl ToClient {
@@ -190,6 +273,7 @@ impl ToClient {
         Self {
             kind: Kind::Full((!bytes.is_empty()).then_some(bytes)),
             busy: None,
+            trail: Trail::default(),
         }
     }
 
@@ -197,11 +281,24 @@ impl ToClient {
         Self {
             kind: Kind::Relay(Box::new(relay)),
             busy: None,
+            trail: Trail::default(),
+        }
+    }
+
+    pub(crate) fn events(events: Events) -> Self {
+        Self {
+            kind: Kind::Events(Box::new(events)),
+            ..Self::full(Bytes::new())
         }
     }
 
     pub(crate) fn with(mut self, busy: Busy) -> Self {
         self.busy = Some(busy);
+        self
+    }
+
+    pub(crate) fn recorded(mut self, trail: Trail) -> Self {
+        self.trail = trail;
         self
     }
 }
@@ -217,6 +314,7 @@ impl Body for ToClient {
         match &mut self.get_mut().kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Relay(relay) => relay.poll_frame(context),
+            Kind::Events(events) => events.poll_frame(context),
         }
     }
 
@@ -224,6 +322,7 @@ impl Body for ToClient {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Relay(relay) => relay.ended && relay.trailers.is_none(),
+            Kind::Events(_) => false,
         }
     }
 
@@ -231,6 +330,7 @@ impl Body for ToClient {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Relay(relay) => relay.size_hint(),
+            Kind::Events(_) => SizeHint::default(),
         }
     }
 }
@@ -252,14 +352,15 @@ pub(crate) enum RelayError {
 pub(crate) struct Minter {
     pub(crate) keys: Arc<Keyring>,
     pub(crate) service: ServiceName,
+    pub(crate) owner: Option<Owner>,
     pub(crate) endpoint: EndpointId,
 }
 
 impl Mint for Minter {
     fn mint(&mut self, kind: Minted, value: &str) -> Option<String> {
         let purpose = purpose_of(kind);
-        let service = self.service.as_str();
-        session::seal_minted(&self.keys, purpose, service, self.endpoint, value)
+        let bound = (self.service.as_str(), self.owner);
+        session::seal_minted(&self.keys, purpose, bound, self.endpoint, value)
     }
 }
 
@@ -563,6 +664,10 @@ impl Relay {
         }
         if !self.ended && self.is_cut(context) {
             self.reading.observation.void();
+            self.reading
+                .observation
+                .trail()
+                .turned_away(Rejection::Kill);
             self.lease = None;
             self.ended = true;
             let is_stream = self.reading.observation.is_stream();

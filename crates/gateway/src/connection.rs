@@ -1,8 +1,9 @@
 //! What is known of one client connection.
 
-use crate::{auth::Proven, framing::Framing, session::Token};
+use crate::{auth::Proven, framing::Framing, seal::Owner, session::Token};
 use http::HeaderValue;
 use serin_model::name::ServiceName;
+use serin_tls::Stream;
 use socket2::{SockRef, TcpKeepalive};
 use std::{
     cell::{Cell, RefCell},
@@ -24,13 +25,19 @@ const SILENCE_MAX: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES_MAX: u32 = 4;
 
-/// Lets the system find out that the peer is gone.
+/// Time for which a peer that is there may take nothing of what was sent to it. One that reads nothing would hold its answers, and the
+/// connection to an endpoint that makes them, for ever.
+const UNTAKEN_MAX: Duration = Duration::from_mins(2);
+
+/// Lets the system find out that the peer is gone, or takes nothing.
 pub(crate) fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(SILENCE_MAX)
         .with_interval(PROBE_EVERY)
         .with_retries(PROBES_MAX);
-    SockRef::from(stream).set_tcp_keepalive(&probes)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(UNTAKEN_MAX))?;
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// One client connection.
@@ -41,11 +48,15 @@ pub(crate) struct Connection {
     pub(crate) is_trusted: bool,
     /// The other end, for `X-Forwarded-For`.
     pub(crate) address_header: HeaderValue,
+    /// Whether it is inside TLS.
+    pub(crate) is_tls: bool,
     busy: Cell<u32>,
     /// Requests under way on all connections of the core.
     in_flight: Rc<Cell<u32>>,
     idle_since: Cell<Instant>,
     framing: RefCell<Framing>,
+    /// Since when a head has been coming in that did not come in one piece.
+    head_since: Cell<Option<Instant>>,
     /// What the session id meant that came last: a client's next request mostly brings the same, and unsealing it again would
     /// say the same.
     unsealed: RefCell<Option<Unsealed>>,
@@ -57,6 +68,7 @@ pub(crate) struct Connection {
 struct Unsealed {
     id: HeaderValue,
     service: ServiceName,
+    owner: Option<Owner>,
     token: Rc<Token>,
 }
 
@@ -68,10 +80,12 @@ impl Connection {
             is_trusted,
             address_header: HeaderValue::from_str(&address.to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
+            is_tls: false,
             busy: Cell::new(0),
             in_flight,
             idle_since: Cell::new(Instant::now()),
             framing: RefCell::default(),
+            head_since: Cell::new(None),
             unsealed: RefCell::default(),
             proven: RefCell::default(),
         }
@@ -80,21 +94,31 @@ impl Connection {
     /// What a session id of a service means, if it is the one that came last and its time is not over.
     pub(crate) fn recall(
         &self,
-        service: &ServiceName,
+        (service, owner): (&ServiceName, Option<Owner>),
         id: &HeaderValue,
         now_seconds: u64,
     ) -> Option<Rc<Token>> {
         let unsealed = self.unsealed.borrow();
         let same = unsealed
             .as_ref()
-            .filter(|last| last.id == id && last.service == *service)?;
+            .filter(|last| last.id == id && last.service == *service && last.owner == owner)?;
         (same.token.expires_seconds > now_seconds).then(|| Rc::clone(&same.token))
     }
 
     /// Remembers what a session id of a service means.
-    pub(crate) fn remember(&self, service: &ServiceName, id: &HeaderValue, token: &Rc<Token>) {
+    pub(crate) fn remember(
+        &self,
+        (service, owner): (&ServiceName, Option<Owner>),
+        id: &HeaderValue,
+        token: &Rc<Token>,
+    ) {
         let (id, service, token) = (id.clone(), service.clone(), Rc::clone(token));
-        *self.unsealed.borrow_mut() = Some(Unsealed { id, service, token });
+        *self.unsealed.borrow_mut() = Some(Unsealed {
+            id,
+            service,
+            owner,
+            token,
+        });
     }
 
     /// Notes that a request has begun.
@@ -102,6 +126,23 @@ impl Connection {
         self.busy.set(self.busy.get() + 1);
         self.in_flight.set(self.in_flight.get() + 1);
         Busy(self.clone())
+    }
+
+    /// For how long a head has been coming in.
+    pub(crate) fn in_head_for(&self) -> Option<Duration> {
+        self.head_since.get().map(|since| since.elapsed())
+    }
+
+    /// Follows what the client sent.
+    fn read(&self, bytes: &[u8]) {
+        let mut framing = self.framing.borrow_mut();
+        framing.read(bytes);
+        let since = if framing.is_in_head() {
+            self.head_since.get().or_else(|| Some(Instant::now()))
+        } else {
+            None
+        };
+        self.head_since.set(since);
     }
 
     /// For how long no request has been under way. A head that comes in drop by drop is no request yet.
@@ -129,7 +170,7 @@ impl Drop for Busy {
 
 /// A client's socket that follows what it reads.
 pub(crate) struct Tap {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) connection: Rc<Connection>,
 }
 
@@ -143,7 +184,7 @@ impl AsyncRead for Tap {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
-        this.connection.framing.borrow_mut().read(read);
+        this.connection.read(read);
         Poll::Ready(Ok(()))
     }
 }
@@ -195,6 +236,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE_MAX);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES_MAX);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNTAKEN_MAX));
     }
 
     #[test]
@@ -212,31 +254,40 @@ mod tests {
                 is_tester: false,
                 side: None,
                 by_split: false,
-                tenant: "".into(),
                 upstream: None,
                 init: None,
             })
         };
-        assert_eq!(connection.recall(&tools, &first, 0), None);
-        connection.remember(&tools, &first, &token(1));
-        assert_eq!(connection.recall(&tools, &first, 99), Some(token(1)));
+        assert_eq!(connection.recall((&tools, None), &first, 0), None);
+        connection.remember((&tools, None), &first, &token(1));
         assert_eq!(
-            connection.recall(&tools, &first, 100),
+            connection.recall((&tools, None), &first, 99),
+            Some(token(1))
+        );
+        assert_eq!(
+            connection.recall((&tools, None), &first, 100),
             None,
             "its time is over"
         );
         assert_eq!(
-            connection.recall(&other, &first, 0),
+            connection.recall((&other, None), &first, 0),
             None,
             "another service"
         );
         assert_eq!(
-            connection.recall(&tools, &second, 0),
+            connection.recall((&tools, None), &second, 0),
             None,
             "another session"
         );
-        connection.remember(&tools, &second, &token(2));
-        assert_eq!(connection.recall(&tools, &first, 0), None, "one at a time");
-        assert_eq!(connection.recall(&tools, &second, 0), Some(token(2)));
+        connection.remember((&tools, None), &second, &token(2));
+        assert_eq!(
+            connection.recall((&tools, None), &first, 0),
+            None,
+            "one at a time"
+        );
+        assert_eq!(
+            connection.recall((&tools, None), &second, 0),
+            Some(token(2))
+        );
     }
 }

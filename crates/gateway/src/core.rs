@@ -1,11 +1,12 @@
 //! One core of the data plane: a thread with its own runtime, connections, pool and counters.
 
 use crate::{
-    Options, admit, affinity,
+    Options, admit, affinity, audit,
     connection::{self, Connection, Tap},
     limit::{self, Limiter},
     observe::{Counters, Warnings},
     pool::Pool,
+    rest,
     seal::Keyring,
     session::{self, Sessions},
 };
@@ -23,6 +24,7 @@ use serin_model::{
     snapshot::Snapshot,
 };
 use serin_tenancy::TierName;
+use serin_tls::{Acceptor, Stream, Trusts};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -51,8 +53,14 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 const PROBES_MAX: usize = 1000;
 /// Sweeps from one look at a client connection to the next.
 const CONNECTION_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// The same where heads have less time.
+const CONNECTION_CHECK_LEAST: Duration = Duration::from_millis(10);
 /// Wait after a connection could not be accepted: file descriptors may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Silence on an HTTP/2 connection after which its peer is asked whether it is there, and the time for its answer. Clients that
+/// sleep are asked by the system alone: a connection without a stream may be silent until it counts as idle.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIME_MAX: Duration = Duration::from_secs(20);
 /// Most streams a client may have open on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// Smallest buffer that hyper takes for a head.
@@ -89,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) limiter: Limiter,
     /// Open connections by core.
     pub(crate) loads: Vec<AtomicUsize>,
+    /// What endpoints at `https://` are checked by.
+    pub(crate) trusts: Arc<Trusts>,
 }
 
 /// One core.
@@ -97,6 +107,10 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     pub(crate) counters: Rc<Counters>,
     pub(crate) warnings: Warnings,
+    /// What REST remembers of endpoints and sessions.
+    pub(crate) rest: rest::Memory,
+    /// The rows of its requests, where they are kept.
+    pub(crate) audit: Option<Rc<audit::Sink>>,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     latch: RefCell<Cache<Arc<ArcSwap<Latch>>, Arc<Latch>>>,
     /// The rules of limits, as they follow from the routing table.
@@ -127,11 +141,15 @@ impl Core {
     ) -> Self {
         let counters = Counters::new(index, observations, shared.options.hung_after);
         let latch = Cache::new(shared.options.latch.clone());
+        let audit = shared.options.audit.clone().map(audit::Sink::new);
+        let audit = audit.map(Rc::new);
         Self {
+            pool: Pool::new(shared.trusts.clone()),
             shared,
-            pool: Pool::default(),
             counters: Rc::new(counters),
             warnings: Warnings::default(),
+            rest: rest::Memory::default(),
+            audit,
             snapshot: RefCell::new(Cache::new(snapshot)),
             latch: RefCell::new(latch),
             limits: RefCell::default(),
@@ -222,6 +240,9 @@ impl Core {
     ) -> u32 {
         let counters = self.counters.clone();
         spawn_local(async move { counters.keep_sealing().await });
+        if let Some(audit) = self.audit.clone() {
+            spawn_local(async move { audit.keep_flushing().await });
+        }
         let core = self.clone();
         spawn_local(async move { core.keep_sweeping().await });
         let core = self.clone();
@@ -264,6 +285,9 @@ impl Core {
         }
         self.count_fallbacks();
         self.counters.seal();
+        if let Some(audit) = &self.audit {
+            audit.finish().await;
+        }
         in_flight
     }
 
@@ -271,11 +295,12 @@ impl Core {
         &self.shared.loads[self.index]
     }
 
-    async fn keep_sweeping(&self) {
+    async fn keep_sweeping(self: &Rc<Self>) {
         let mut timer = tokio::time::interval(SWEEP_EVERY);
         loop {
             timer.tick().await;
             self.pool.sweep();
+            self.rest.sweep(self);
             if self.index == 0 {
                 self.sessions().sweep(session::now_seconds());
                 self.shared.limiter.sweep();
@@ -323,6 +348,8 @@ impl Core {
         server
             .http2()
             .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIME_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
         server
@@ -343,6 +370,16 @@ impl Core {
         });
     }
 
+    /// TLS with a client, unless the shutdown is over before.
+    async fn shake_hands(&self, acceptor: &Acceptor, stream: TcpStream) -> io::Result<Stream> {
+        let mut state = self.state.subscribe();
+        let cut = state.wait_for(|state| state.phase == Phase::Cut);
+        tokio::select! {
+            shaken = acceptor.accept(stream) => shaken,
+            _ = cut => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
     async fn serve(
         self: &Rc<Self>,
         stream: std::net::TcpStream,
@@ -350,8 +387,14 @@ impl Core {
         server: &auto::Builder<StreamExecutor>,
     ) -> io::Result<()> {
         let stream = TcpStream::from_std(stream)?;
+        let stream = match &self.options().tls {
+            None => Stream::Plain(stream),
+            Some(acceptor) => Box::pin(self.shake_hands(acceptor, stream)).await?,
+        };
         let is_trusted = affinity::is_trusted(peer.ip(), &self.options().trusted_proxies);
-        let connection = Rc::new(Connection::new(peer, is_trusted, self.in_flight.clone()));
+        let mut connection = Connection::new(peer, is_trusted, self.in_flight.clone());
+        connection.is_tls = stream.is_tls();
+        let connection = Rc::new(connection);
         let service = service_fn(|request| {
             let (core, connection) = (self.clone(), connection.clone());
             async move { Ok::<_, Infallible>(admit::serve(core, connection, request).await) }
@@ -362,7 +405,9 @@ impl Core {
         });
         let mut serving = pin!(server.serve_connection(io, service));
         let mut state = self.state.subscribe();
-        let mut check = tokio::time::interval(CONNECTION_CHECK_EVERY);
+        let head_timeout = self.options().head_timeout;
+        let check_every = CONNECTION_CHECK_EVERY.min(head_timeout.max(CONNECTION_CHECK_LEAST));
+        let mut check = tokio::time::interval(check_every);
         let mut is_draining = false;
         loop {
             let now = state.borrow_and_update().phase;
@@ -384,7 +429,9 @@ impl Core {
                 // On an alarm too: what is under way is polled again and looks whether it may go on.
                 _ = state.changed() => {}
                 _ = check.tick() => {
-                    if connection.idle_for().is_some_and(|idle| idle > self.options().idle_timeout) {
+                    let is_idle = connection.idle_for().is_some_and(|idle| idle > self.options().idle_timeout);
+                    let is_slow = connection.in_head_for().is_some_and(|time| time > head_timeout);
+                    if is_idle || is_slow {
                         return Ok(());
                     }
                 }

@@ -2,7 +2,9 @@
 
 use crate::{
     access::{View, Viewer},
-    body::{Listener, Minter, Reading, Recheck, Relay, ToClient, ToUpstream, joined},
+    audit::Trail,
+    auth,
+    body::{Listener, Minter, Reading, Recheck, Relay, ToClient, ToUpstream, Upload, joined},
     core::Core,
     headers,
     kills::{self, Cut},
@@ -11,6 +13,7 @@ use crate::{
     pool::{Lease, SendError, Target},
     refusal::Refusal,
     route::{self, Destination},
+    seal::Owner,
     session::Token,
     sieve::Sieve,
     trials::Trial,
@@ -26,11 +29,13 @@ use serin_flags::Latch;
 use serin_mcp::scan::BodyKind;
 use serin_model::{
     name::EndpointId,
-    observe::{CallEra, Outcome},
+    observe::{CallEra, Outcome, Rejection},
     snapshot::{ServiceRoute, VersionRoute},
 };
+use serin_tenancy::Principal;
 use std::{
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -66,8 +71,12 @@ pub(crate) struct Outbound<'a> {
     pub(crate) session: Option<Uuid>,
     /// Whose it is.
     pub(crate) tenant: Option<&'a str>,
+    /// Who sent it, where that was proven.
+    pub(crate) principal: Option<&'a Arc<Principal>>,
     /// The core's alarm when the kills were read.
     pub(crate) alarm: u64,
+    /// Where it stands what becomes of it.
+    pub(crate) trail: Trail,
     /// When the gateway had all of the request.
     pub(crate) complete: Instant,
 }
@@ -120,6 +129,7 @@ pub(crate) struct Inbound {
     lease: Lease,
     observation: Observation,
     pub(crate) life: Life,
+    principal: Option<Arc<Principal>>,
     /// Answers requests of the server that its client must not get.
     refuser: Option<Refuser>,
     version: HeaderValue,
@@ -223,6 +233,8 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
     };
     let mut observation =
         Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
+    outbound.trail.goes_to(&version.name);
+    observation.recorded(outbound.trail);
     if outbound.is_tester {
         observation.by_tester();
     }
@@ -244,6 +256,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
     };
     let names = format_args!("version `{}` of service `{}`", version.name, service.name);
     observation.sending(&outbound.body);
+    let upload = outbound.body.upload();
     let before = outbound.complete.elapsed();
     let mut request = Request::new(outbound.body);
     *request.method_mut() = outbound.method;
@@ -257,7 +270,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                 format!("{names} has no endpoint"),
             );
         };
-        let target = core.pool.target(endpoint);
+        let target = core.pool.target(endpoint, &service.settings.upstream);
         let uri = target
             .as_ref()
             .ok()
@@ -265,7 +278,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         let (Ok(target), Some(uri)) = (target, uri) else {
             observation.failed(Outcome::Transport);
             let text = format!(
-                "an endpoint of {names} has a URL that cannot be used; it must be `http://host:port/path`"
+                "an endpoint of {names} has a URL that cannot be used; it must be `http://host:port/path` or `https://host:port/path`"
             );
             return refuse(StatusCode::BAD_GATEWAY, text);
         };
@@ -294,6 +307,9 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
         };
         match sent {
             Ok(Ok((response, lease))) => {
+                if let Some(upload) = upload.filter(|upload| upload.get() == Upload::Sending) {
+                    upload.set(Upload::Answered);
+                }
                 return Ok(Inbound {
                     response,
                     endpoint: endpoint.id,
@@ -301,6 +317,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                     lease,
                     observation,
                     life,
+                    principal: outbound.principal.cloned(),
                     refuser,
                     version: header,
                     is_candidate,
@@ -326,6 +343,20 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                     "no endpoint of {names} can be reached; nothing was sent, so the call may be repeated"
                 );
                 return refuse(StatusCode::BAD_GATEWAY, text);
+            }
+            Ok(Err(SendError::Broken(_)))
+                if upload
+                    .as_ref()
+                    .is_some_and(|upload| upload.get() == Upload::Silent) =>
+            {
+                observation.failed(Outcome::Cancelled);
+                let text = format!(
+                    "nothing of the body came for {} s",
+                    core.options().body_silence.as_secs()
+                );
+                let refusal = Refusal::plain(StatusCode::REQUEST_TIMEOUT, text).of(&service.name);
+                let refusal = refusal.counted(Rejection::Body);
+                return Err(refusal.by_version(&header, is_candidate));
             }
             Ok(Err(SendError::Broken(error))) => {
                 core.warnings.warn(|left_out| {
@@ -394,6 +425,7 @@ pub(crate) async fn answer(
     let minter = (scans && matches!(treatment, Treatment::Modern { .. })).then(|| Minter {
         keys: core.shared.keys.clone(),
         service: service.name.clone(),
+        owner: inbound.principal.as_deref().map(Owner::of),
         endpoint: inbound.endpoint,
     });
     let mut reading = Reading::new(
@@ -452,7 +484,14 @@ pub(crate) async fn answer(
     }
     if is_stream {
         let session = reading.session.as_ref().map(|(_, token)| token.session);
-        recheck = Some(stream_check(core, service, session, inbound.endpoint));
+        let endpoint = inbound.endpoint;
+        recheck = Some(stream_check(
+            core,
+            service,
+            session,
+            endpoint,
+            inbound.principal,
+        ));
     }
 
     let ahead = if inbound.ahead.is_empty() {
@@ -730,6 +769,7 @@ fn stream_check(
     service: &ServiceRoute,
     session: Option<Uuid>,
     endpoint: EndpointId,
+    principal: Option<Arc<Principal>>,
 ) -> Recheck {
     let (core, name) = (core.clone(), service.name.clone());
     let is_over = move || {
@@ -739,6 +779,11 @@ fn stream_check(
         lives_elsewhere
             || core.with_snapshot(|snapshot| {
                 let service = snapshot.services.iter().find(|s| s.name == name);
+                let is_known =
+                    |principal: &Principal| auth::recheck(principal, &snapshot.tenancy).is_ok();
+                if !principal.as_deref().is_none_or(is_known) {
+                    return true;
+                }
                 let at = service.and_then(|s| Some((s, route::locate(s, endpoint)?)));
                 at.is_none_or(|(service, (version, _))| route::is_withdrawn(service, version))
             })

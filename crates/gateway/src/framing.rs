@@ -46,6 +46,11 @@ impl Framing {
         self.conflicts
     }
 
+    /// Whether a head has begun and not ended. Of HTTP/2 it is not known.
+    pub(crate) fn is_in_head(&self) -> bool {
+        matches!(self.at, At::Head) && (self.head.has_begun || !self.line.is_empty())
+    }
+
     /// Reads on.
     pub(crate) fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {

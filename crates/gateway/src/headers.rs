@@ -1,6 +1,6 @@
 //! Header fields: names, and what must not pass a gateway (RFC 9110 section 7.6.1).
 
-use crate::connection::Connection;
+use crate::{auth::sign, connection::Connection};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::fmt::Write as _;
 
@@ -32,6 +32,7 @@ static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 static TE: HeaderValue = HeaderValue::from_static("te");
 static HTTP: HeaderValue = HeaderValue::from_static("http");
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// The value of a header as text, if there is exactly one.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -85,6 +86,7 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
     headers.remove(&CANARY);
     headers.remove(&VERSION);
     headers.remove(&FLAGS);
+    sign::remove(headers);
     remove_lookalikes(headers);
     if connection.is_trusted {
         headers.append(&FORWARDED_FOR, connection.address_header.clone());
@@ -93,7 +95,8 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
         headers.insert(&FORWARDED_FOR, connection.address_header.clone());
     }
     if !headers.contains_key(&FORWARDED_PROTO) {
-        headers.insert(&FORWARDED_PROTO, HTTP.clone());
+        let scheme = if connection.is_tls { &HTTPS } else { &HTTP };
+        headers.insert(&FORWARDED_PROTO, scheme.clone());
     }
     if !headers.contains_key(&FORWARDED_HOST)
         && let Ok(host) = HeaderValue::from_str(host)

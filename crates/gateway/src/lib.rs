@@ -8,7 +8,7 @@
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
-//! Beside the line: `auth` (whose a request is), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `limit` (how much
+//! Beside the line: `auth` (whose a request is), `audit` (a row of each request), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `limit` (how much
 //! a caller may do), `sieve` and `lists` (answers that
 //! must agree with both), `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions
 //! that must move), `affinity`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
@@ -23,6 +23,7 @@
 mod access;
 mod admit;
 mod affinity;
+mod audit;
 mod auth;
 #[doc(hidden)]
 pub mod bench;
@@ -39,12 +40,15 @@ mod observe;
 mod pool;
 mod rebind;
 mod refusal;
+mod rest;
 mod route;
 mod seal;
 mod session;
 mod sieve;
 mod trials;
 
+pub use audit::AuditTo;
+pub use auth::sign::Signer;
 pub use limit::{Backend, BackendError, OnFailure};
 pub use seal::{Keyring, KeyringError};
 
@@ -76,6 +80,22 @@ pub const CORES_MAX: usize = 256;
 /// 60 s; who drops a call within seconds has changed their mind, who does so later has waited in vain.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 
+/// Time for a head from its first byte, unless set: who has one sends it in one piece, and who sends it in drops holds a place.
+pub const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Time without a byte of a body, unless set: a phone that changes its network is back by then.
+pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Time from which on the rate of a collected body counts, unless set.
+pub const BODY_GRACE: Duration = Duration::from_secs(10);
+
+/// Least rate of a collected body: a tenth of the slowest line that people still have.
+pub const BODY_BYTES_PER_SECOND_MIN: usize = 1024;
+
+/// Time without a call after which a session ends that REST keeps for a caller, unless set. Servers hold each in memory, and a new one
+/// costs two short messages.
+pub const REST_IDLE_MAX: Duration = Duration::from_mins(5);
+
 /// How the gateway treats connections and requests, whatever the service.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -97,22 +117,46 @@ pub struct Options {
     pub uri_bytes_max: usize,
     /// Most connections of clients at a time. Beyond: 503.
     pub connections_max: usize,
+    /// With TLS, who shakes hands with clients.
+    pub tls: Option<serin_tls::Acceptor>,
     /// Time after which a connection without a complete request is closed.
     pub idle_timeout: Duration,
+    /// Time for a head from its first byte; [`HEAD_TIME_MAX`] unless set. Beyond, the connection is closed.
+    pub head_timeout: Duration,
     /// Time for the body of an MCP request, which is collected. Beyond: 408.
     pub body_timeout: Duration,
+    /// Time without a byte of a body; [`BODY_SILENCE_MAX`] unless set. Beyond: 408.
+    pub body_silence: Duration,
+    /// Time from which on a collected body must have come at [`BODY_BYTES_PER_SECOND_MIN`] or faster; [`BODY_GRACE`] unless set.
+    /// Below: 408.
+    pub body_grace: Duration,
     /// Age at which a tool's or a plain HTTP call that its client drops, unanswered and without `notifications/cancelled`,
     /// counts as timed out and not as cancelled; [`HUNG_AFTER`] unless set. Both versions are measured by it.
     pub hung_after: Duration,
+    /// Time without a call after which a session ends that REST keeps for a caller; [`REST_IDLE_MAX`] unless set.
+    pub rest_idle: Duration,
     /// Where the process runs: kills and flags may be of an environment.
     pub environment: Environment,
     /// What is killed. It is read for every request, so that a kill acts on the very next one.
     pub latch: Arc<ArcSwap<Latch>>,
+    /// What tells signed requests from forged ones; without it none can be signed.
+    pub signer: Option<Arc<Signer>>,
+    /// Who fetches the keys of identity providers anew when a token names one that is not known, by where the keys are.
+    pub key_fetcher: Option<mpsc::Sender<String>>,
     /// Where gateways share the buckets of rate limits; without one each has its own.
     pub limiter: Option<Backend>,
+    /// Where a row of each request goes, if one is kept.
+    pub audit: Option<AuditTo>,
 }
 
 impl Options {
+    /// Asks for the keys of an identity provider anew. Who cannot be asked now is asked by the next such token.
+    pub(crate) fn ask_for_keys(&self, source: &str) {
+        if let Some(fetcher) = &self.key_fetcher {
+            let _ = fetcher.try_send(source.to_owned());
+        }
+    }
+
     /// The defaults for a listener.
     pub fn for_listener(address: SocketAddr) -> Self {
         Self {
@@ -130,11 +174,19 @@ impl Options {
             connections_max: 10_000,
             // As nginx's keep-alive time: clients are used to it.
             idle_timeout: Duration::from_secs(75),
+            tls: None,
+            head_timeout: HEAD_TIME_MAX,
             body_timeout: Duration::from_mins(1),
+            body_silence: BODY_SILENCE_MAX,
+            body_grace: BODY_GRACE,
             hung_after: HUNG_AFTER,
+            rest_idle: REST_IDLE_MAX,
             environment: Environment::default(),
             latch: Arc::default(),
+            signer: None,
+            key_fetcher: None,
             limiter: None,
+            audit: None,
         }
     }
 }
@@ -182,6 +234,7 @@ impl Gateway {
             keys: Arc::new(keys),
             sessions: Arc::new(Sessions::new(incarnation)),
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            trusts: Arc::default(),
         });
         let (phase, watched) = watch::channel(Phase::Running);
         let (senders, receivers): (Vec<_>, Vec<_>) =

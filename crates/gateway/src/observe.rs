@@ -4,6 +4,7 @@
 //! lags behind gets fewer and larger messages, never wrong sums.
 
 use crate::{
+    audit::Trail,
     body::{ToUpstream, Upload},
     route,
     session::Sessions,
@@ -543,6 +544,8 @@ pub(crate) struct Observation {
     /// If the client drops the call, that says nothing about the version, however old the call is.
     excused: bool,
     done: bool,
+    /// Where it stands what becomes of the request.
+    trail: Trail,
 }
 
 /// How a call ended.
@@ -611,11 +614,20 @@ impl Observation {
             watched,
             excused: false,
             done: false,
+            trail: Trail::default(),
         }
     }
 
     pub(crate) fn in_session(&mut self, sessions: Arc<Sessions>, session: Uuid) {
         self.session = Some((sessions, session));
+    }
+
+    pub(crate) fn recorded(&mut self, trail: Trail) {
+        self.trail = trail;
+    }
+
+    pub(crate) fn trail(&self) -> &Trail {
+        &self.trail
     }
 
     pub(crate) fn by_tester(&mut self) {
@@ -653,7 +665,7 @@ impl Observation {
         let complete = match self.upload.as_ref().map(|upload| upload.get()) {
             None => Some(self.sent),
             Some(Upload::Sent(at)) => Some(at),
-            Some(Upload::Sending | Upload::Broken) => None,
+            Some(Upload::Sending | Upload::Answered | Upload::Broken | Upload::Silent) => None,
         };
         complete
             .filter(|_| !self.excused && !self.counters.is_cutting.get())
@@ -745,7 +757,9 @@ impl Observation {
         if !std::mem::replace(&mut self.done, true) {
             // A connection breaks with the body that is on it: it was the client that went away.
             let end = match &self.upload {
-                Some(upload) if upload.get() == Upload::Broken => End::of(Outcome::Cancelled),
+                Some(upload) if matches!(upload.get(), Upload::Broken | Upload::Silent) => {
+                    End::of(Outcome::Cancelled)
+                }
                 _ if outcome == Outcome::Cancelled => {
                     let left = self.waited();
                     let is_hung = left.is_some_and(|waited| self.is_hung(waited));
@@ -758,6 +772,10 @@ impl Observation {
                 _ => End::of(outcome),
             };
             self.transport(end.outcome);
+            let is_call = matches!(self.calls, Calls::One(..) | Calls::Batch(_));
+            if is_call || end.outcome != Outcome::Cancelled {
+                self.trail.ended(end.outcome);
+            }
             self.count_all(end);
         }
     }
@@ -853,9 +871,6 @@ impl Observation {
     }
 
     fn count(&self, tool: &Tool, id: Option<&str>, end: End) {
-        if self.is_tester {
-            return;
-        }
         let end = match self.cancelled_at(id) {
             Some(at) => End {
                 outcome: Outcome::Cancelled,
@@ -864,6 +879,13 @@ impl Observation {
             },
             None => end,
         };
+        // An attempt that is repeated is not the end of the request.
+        if self.done {
+            self.trail.ended(end.outcome);
+        }
+        if self.is_tester {
+            return;
+        }
         let now = Instant::now();
         // A refusal says nothing about how long the tool takes: a version that refuses at once is not fast.
         let timed = matches!(end.outcome, Outcome::Ok | Outcome::InputRequired);

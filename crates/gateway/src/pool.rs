@@ -10,18 +10,24 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use serin_model::{name::EndpointId, snapshot::EndpointRoute};
+use serin_model::{auth::Upstream, name::EndpointId, snapshot::EndpointRoute};
+use serin_tls::{ServerName, TlsConnector, Trusts};
 use std::{
     cell::RefCell,
     collections::HashMap,
     future::poll_fn,
     io,
     net::SocketAddr,
+    path::Path,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// How long a connection may lie idle: less than the five seconds after which uvicorn and Node close theirs, so that a
 /// request does not meet a closing one.
@@ -32,8 +38,8 @@ const IDLE_COUNT_MAX: usize = 256;
 const HEADERS_MAX: usize = 256;
 
 /// The connections of one core.
-#[derive(Default)]
 pub(crate) struct Pool {
+    trusts: Arc<Trusts>,
     targets: RefCell<HashMap<EndpointId, Rc<Target>, foldhash::fast::RandomState>>,
 }
 
@@ -43,6 +49,7 @@ pub(crate) struct Target {
     host: String,
     port: u16,
     address: Option<SocketAddr>,
+    secure: Option<Secure>,
     /// The value of `Host`.
     pub(crate) authority: HeaderValue,
     /// The path, without a slash at its end.
@@ -50,6 +57,16 @@ pub(crate) struct Target {
     /// The same, ready to use.
     exact: Uri,
     idle: RefCell<Vec<(SendRequest<ToUpstream>, Instant)>>,
+}
+
+/// How an endpoint at `https://` is checked.
+struct Secure {
+    trusts: Arc<Trusts>,
+    /// As the service says.
+    ca: Option<String>,
+    server_name: Option<String>,
+    /// What its certificate must be for.
+    name: ServerName<'static>,
 }
 
 /// A connection that carries a request; given back when its answer was read to the end.
@@ -70,13 +87,27 @@ pub(crate) enum SendError {
 pub(crate) struct BadUrl;
 
 impl Pool {
+    pub(crate) fn new(trusts: Arc<Trusts>) -> Self {
+        Self {
+            trusts,
+            targets: RefCell::default(),
+        }
+    }
+
     /// The place behind an endpoint.
-    pub(crate) fn target(&self, endpoint: &EndpointRoute) -> Result<Rc<Target>, BadUrl> {
+    pub(crate) fn target(
+        &self,
+        endpoint: &EndpointRoute,
+        upstream: &Upstream,
+    ) -> Result<Rc<Target>, BadUrl> {
         let mut targets = self.targets.borrow_mut();
         match targets.get(&endpoint.id) {
-            Some(target) if target.url == endpoint.url => Ok(target.clone()),
+            Some(target) if target.url == endpoint.url && target.is_checked_as(upstream) => {
+                Ok(target.clone())
+            }
             _ => {
-                let target = Rc::new(Target::new(&endpoint.url).ok_or(BadUrl)?);
+                let target = Target::new(&endpoint.url, upstream, &self.trusts).ok_or(BadUrl)?;
+                let target = Rc::new(target);
                 targets.insert(endpoint.id, target.clone());
                 Ok(target)
             }
@@ -94,14 +125,16 @@ impl Pool {
 }
 
 impl Target {
-    fn new(url: &str) -> Option<Self> {
+    fn new(url: &str, upstream: &Upstream, trusts: &Arc<Trusts>) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
         let authority = uri.authority()?;
-        if uri.scheme_str() != Some("http") {
-            return None;
-        }
         let host = authority.host().trim_matches(['[', ']']);
-        let port = authority.port_u16().unwrap_or(80);
+        let (secure, port) = match uri.scheme_str()? {
+            "http" => (None, 80),
+            "https" => (Some(Secure::new(host, upstream, trusts)?), 443),
+            _ => return None,
+        };
+        let port = authority.port_u16().unwrap_or(port);
         let address = host.parse().ok().map(|ip| SocketAddr::new(ip, port));
         let path = uri.path().trim_end_matches('/').to_owned();
         Some(Self {
@@ -109,10 +142,18 @@ impl Target {
             host: host.to_owned(),
             port,
             address,
+            secure,
             authority: HeaderValue::from_str(authority.as_str()).ok()?,
             exact: origin_form(uri.path())?,
             path,
             idle: RefCell::default(),
+        })
+    }
+
+    /// Whether the service still says what it said. Of what is not checked it says nothing.
+    fn is_checked_as(&self, upstream: &Upstream) -> bool {
+        self.secure.as_ref().is_none_or(|secure| {
+            secure.ca == upstream.ca && secure.server_name == upstream.server_name
         })
     }
 
@@ -208,18 +249,50 @@ impl Target {
         };
         stream.set_nodelay(true)?;
         connection::keep_alive(&stream)?;
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(HEADERS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to an endpoint broke");
-            }
-        });
-        Ok(sender)
+        match &self.secure {
+            None => speak(stream).await,
+            Some(secure) => Box::pin(secure.speak(stream)).await,
+        }
     }
+}
+
+impl Secure {
+    fn new(host: &str, upstream: &Upstream, trusts: &Arc<Trusts>) -> Option<Self> {
+        let name = upstream.server_name.as_deref().unwrap_or(host);
+        Some(Self {
+            trusts: trusts.clone(),
+            ca: upstream.ca.clone(),
+            server_name: upstream.server_name.clone(),
+            name: ServerName::try_from(name).ok()?.to_owned(),
+        })
+    }
+
+    async fn speak(&self, stream: TcpStream) -> io::Result<SendRequest<ToUpstream>> {
+        let (trusts, ca) = (self.trusts.clone(), self.ca.clone());
+        // It may read files, which is nothing for a thread that carries requests.
+        let config =
+            tokio::task::spawn_blocking(move || trusts.config(ca.as_deref().map(Path::new)));
+        let config = config.await?.map_err(io::Error::other)?;
+        let connector = TlsConnector::from(config);
+        speak(connector.connect(self.name.clone(), stream).await?).await
+    }
+}
+
+/// Speaks HTTP/1.1 on a stream.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+) -> io::Result<SendRequest<ToUpstream>> {
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(HEADERS_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to an endpoint broke");
+        }
+    });
+    Ok(sender)
 }
 
 impl Lease {

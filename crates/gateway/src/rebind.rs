@@ -56,7 +56,10 @@ pub(crate) async fn rebind(
         .ok()?
         .endpoints
         .get(to.endpoint)?;
-    let target = core.pool.target(endpoint).ok()?;
+    let target = core
+        .pool
+        .target(endpoint, &service.settings.upstream)
+        .ok()?;
     let moving = sessions.moving(token, from)?;
     let since_ms = session::now_ms();
     let initialising = async {

@@ -4,17 +4,31 @@ use crate::{body::ToClient, headers};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serin_mcp::error::{GatewayError, error_body};
 use serin_model::{name::ServiceName, observe::Rejection};
+use std::borrow::Cow;
 
 /// When a client may ask again whether something killed is back. People revive it, which takes longer; a client that waits for more
 /// than half a minute is taken for broken.
 const RETRY_AFTER_SECONDS: u32 = 30;
+/// When a client may ask again whether requests can be recorded: somebody has to free a disk first.
+const UNRECORDED_RETRY_SECONDS: u32 = 10;
+
+/// How a refusal is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// In plain text.
+    Plain,
+    /// As an answer of JSON-RPC.
+    Rpc,
+    /// As a problem document (RFC 9457).
+    Problem,
+}
 
 /// A request turned away.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
     text: String,
-    json: bool,
+    form: Form,
     /// What it says beside its text.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The version that failed, and whether it is the candidate.
@@ -31,7 +45,7 @@ impl Refusal {
         Self {
             status,
             text: text.into(),
-            json: false,
+            form: Form::Plain,
             headers: Vec::new(),
             version: None,
             counted: None,
@@ -48,7 +62,7 @@ impl Refusal {
         text: &str,
     ) -> Self {
         Self {
-            json: true,
+            form: Form::Rpc,
             ..Self::plain(status, error_body(id, error, text, None))
         }
     }
@@ -81,9 +95,27 @@ impl Refusal {
     /// A whole JSON answer, made elsewhere.
     pub(crate) fn json(status: StatusCode, text: String) -> Self {
         Self {
-            json: true,
+            form: Form::Rpc,
             ..Self::plain(status, text)
         }
+    }
+
+    /// The same in the words of the REST side: `translate` makes a problem document, with its status, of status, text and form.
+    pub(crate) fn translated(
+        mut self,
+        translate: impl FnOnce(StatusCode, &str, Form) -> (StatusCode, String),
+    ) -> Self {
+        if self.form != Form::Problem {
+            (self.status, self.text) = translate(self.status, &self.text, self.form);
+            self.form = Form::Problem;
+        }
+        self
+    }
+
+    /// Its status.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Something of a service is killed: its version, or whatever a call under way needs.
@@ -113,6 +145,32 @@ impl Refusal {
             .of(service)
     }
 
+    /// It could not be recorded, and must be.
+    pub(crate) fn unrecorded() -> Self {
+        let text =
+            "requests cannot be recorded for now, and none is served that is not; try again later";
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            .retry_after(UNRECORDED_RETRY_SECONDS)
+            .counted(Rejection::Audit)
+    }
+
+    /// What it says, for people: of a JSON-RPC error its message, of a problem document its detail.
+    pub(crate) fn words(&self) -> Cow<'_, str> {
+        let field = |document: &serde_json::Value, at| {
+            document
+                .pointer(at)
+                .and_then(serde_json::Value::as_str)
+                .map(str::to_owned)
+        };
+        let words = || {
+            let document = serde_json::from_str(&self.text).ok()?;
+            ["/error/message", "/detail", "/title"]
+                .into_iter()
+                .find_map(|at| field(&document, at))
+        };
+        words().map_or(Cow::Borrowed(self.text.as_str()), Cow::Owned)
+    }
+
     /// Says what a client has to show (RFC 9110, section 11.6.1).
     pub(crate) fn challenge(self, challenge: HeaderValue) -> Self {
         self.header(header::WWW_AUTHENTICATE, challenge)
@@ -125,15 +183,15 @@ impl Refusal {
 
     pub(crate) fn into_response(self) -> Response<ToClient> {
         let mut text = self.text;
-        if !self.json && !text.is_empty() {
+        if self.form == Form::Plain && !text.is_empty() {
             text.push('\n');
         }
         let mut response = Response::new(ToClient::full(text));
         *response.status_mut() = self.status;
-        let kind = if self.json {
-            "application/json"
-        } else {
-            "text/plain; charset=utf-8"
+        let kind = match self.form {
+            Form::Plain => "text/plain; charset=utf-8",
+            Form::Rpc => "application/json",
+            Form::Problem => "application/problem+json",
         };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

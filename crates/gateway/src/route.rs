@@ -203,6 +203,8 @@ pub(crate) mod tests {
             }),
             settings: ServiceSettings::default(),
             gates: Gates::default(),
+            credential: None,
+            tokens: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sealed values: what the gateway hands to clients and must be able to trust when it comes back.
 //!
-//! A sealed value is `base64url(format ‖ key id ‖ nonce ‖ AES-256-GCM-SIV(plain))`, bound to a purpose and a service by its
+//! A sealed value is `base64url(format ‖ key id ‖ nonce ‖ AES-256-GCM-SIV(plain))`, bound to a purpose, a service and an owner by its
 //! associated data (RFC 8452; the mode forgives a repeated nonce, so nodes need not agree on any counter). Nobody but a
 //! holder of the keyring can make, read or change one, so a session costs no memory here and no lookup anywhere.
 
@@ -12,6 +12,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
 };
+use serin_tenancy::Principal;
 use std::{
     fmt,
     fs::{File, OpenOptions},
@@ -57,6 +58,26 @@ impl Purpose {
         }
     }
 }
+
+/// To whom a value is bound, where callers prove who they are: brought by anybody else it is nothing of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner([u8; 32]);
+
+impl Owner {
+    /// The tenant, and who of it.
+    pub(crate) fn of(principal: &Principal) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        // A subject of a token is not the key of the same name.
+        hasher.update(&[u8::from(principal.key.is_some())]);
+        hasher.update(principal.tenant.as_str().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(principal.subject.as_bytes());
+        Self(hasher.finalize().into())
+    }
+}
+
+/// For which service a value is, and for whom.
+pub(crate) type Bound<'a> = (&'a str, Option<Owner>);
 
 /// The keys that seal: the newest seals, all of them open.
 pub struct Keyring {
@@ -208,9 +229,14 @@ impl Keyring {
 
     /// Seals a value for a purpose and a service. What a version minted looks the same each time it is sealed by a key, for a
     /// client compares the id of its task with the one it knows, and a list must not differ from one caller to the next.
-    pub(crate) fn seal(&self, purpose: Purpose, service: &str, plain: &[u8]) -> Option<String> {
+    pub(crate) fn seal(
+        &self,
+        purpose: Purpose,
+        (service, owner): Bound<'_>,
+        plain: &[u8],
+    ) -> Option<String> {
         let key = self.newest()?;
-        let associated = associated(purpose, service);
+        let associated = associated(purpose, service, owner);
         let nonce = key.nonce(purpose, &associated, plain)?;
         let sealed = key
             .cipher
@@ -233,7 +259,7 @@ impl Keyring {
     pub(crate) fn open_value(
         &self,
         purpose: Purpose,
-        service: &str,
+        (service, owner): Bound<'_>,
         text: &[u8],
     ) -> Option<Vec<u8>> {
         let raw = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -248,7 +274,7 @@ impl Keyring {
         let key = self.keys.iter().rfind(|key| key.id == id)?;
         let payload = Payload {
             msg: sealed,
-            aad: &associated(purpose, service),
+            aad: &associated(purpose, service, owner),
         };
         key.cipher.decrypt(&Nonce::from(nonce), payload).ok()
     }
@@ -284,10 +310,16 @@ impl fmt::Debug for Keyring {
     }
 }
 
-fn associated(purpose: Purpose, service: &str) -> Vec<u8> {
-    let mut data = Vec::with_capacity(1 + service.len());
+fn associated(purpose: Purpose, service: &str, owner: Option<Owner>) -> Vec<u8> {
+    let owner = owner.map(|Owner(hash)| hash);
+    let mut data = Vec::with_capacity(2 + service.len() + owner.map_or(0, |owner| owner.len()));
     data.push(purpose.byte());
     data.extend_from_slice(service.as_bytes());
+    if let Some(owner) = owner {
+        // No name of a service has such a byte in it.
+        data.push(0);
+        data.extend_from_slice(&owner);
+    }
     data
 }
 
@@ -321,14 +353,16 @@ mod tests {
     #[test]
     fn a_value_opens_for_its_purpose_and_service_alone() {
         let ring = Keyring::ephemeral().unwrap();
-        let sealed = ring.seal(Purpose::Cursor, "tools", b"page 2").unwrap();
-        let open = |purpose, service| ring.open_value(purpose, service, sealed.as_bytes());
+        let sealed = ring
+            .seal(Purpose::Cursor, ("tools", None), b"page 2")
+            .unwrap();
+        let open = |purpose, service| ring.open_value(purpose, (service, None), sealed.as_bytes());
         assert_eq!(open(Purpose::Cursor, "tools").unwrap(), b"page 2");
         assert_eq!(open(Purpose::Task, "tools"), None);
         assert_eq!(open(Purpose::Cursor, "tool"), None);
         let other = Keyring::ephemeral().unwrap();
         assert_eq!(
-            other.open_value(Purpose::Cursor, "tools", sealed.as_bytes()),
+            other.open_value(Purpose::Cursor, ("tools", None), sealed.as_bytes()),
             None
         );
     }
@@ -337,12 +371,12 @@ mod tests {
     fn minted_values_look_the_same_each_time_and_sessions_never() {
         let ring = Keyring::ephemeral().unwrap();
         for purpose in [Purpose::Cursor, Purpose::Task, Purpose::RequestState] {
-            let seal = |service, plain| ring.seal(purpose, service, plain).unwrap();
+            let seal = |service, plain| ring.seal(purpose, (service, None), plain).unwrap();
             assert_eq!(seal("s", b"1"), seal("s", b"1"));
             assert_ne!(seal("s", b"1")[..20], seal("s", b"2")[..20]);
             assert_ne!(seal("s", b"1")[..20], seal("t", b"1")[..20]);
         }
-        let session = || ring.seal(Purpose::Session, "s", b"1").unwrap();
+        let session = || ring.seal(Purpose::Session, ("s", None), b"1").unwrap();
         assert_ne!(session(), session());
     }
 
@@ -350,23 +384,23 @@ mod tests {
         #[test]
         fn what_was_sealed_comes_back(plain: Vec<u8>, service in "[a-z]{1,8}") {
             let ring = Keyring::ephemeral().unwrap();
-            let sealed = ring.seal(Purpose::Session, &service, &plain).unwrap();
-            prop_assert_eq!(ring.open_value(Purpose::Session, &service, sealed.as_bytes()), Some(plain));
+            let sealed = ring.seal(Purpose::Session, (&service, None), &plain).unwrap();
+            prop_assert_eq!(ring.open_value(Purpose::Session, (&service, None), sealed.as_bytes()), Some(plain));
         }
 
         #[test]
         fn any_flipped_bit_is_refused(plain in prop::collection::vec(any::<u8>(), 0..80), at: prop::sample::Index, bit in 0..8_u32) {
             let ring = Keyring::ephemeral().unwrap();
-            let mut sealed = ring.seal(Purpose::Task, "tools", &plain).unwrap().into_bytes();
+            let mut sealed = ring.seal(Purpose::Task, ("tools", None), &plain).unwrap().into_bytes();
             let at = at.index(sealed.len());
             sealed[at] ^= 1 << bit;
-            prop_assert_eq!(ring.open_value(Purpose::Task, "tools", &sealed), None);
+            prop_assert_eq!(ring.open_value(Purpose::Task, ("tools", None), &sealed), None);
         }
 
         #[test]
         fn outside_text_never_opens(text: Vec<u8>) {
             let ring = Keyring::ephemeral().unwrap();
-            prop_assert_eq!(ring.open_value(Purpose::Session, "tools", &text), None);
+            prop_assert_eq!(ring.open_value(Purpose::Session, ("tools", None), &text), None);
         }
     }
 
@@ -375,12 +409,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let mut ring = Keyring::open_or_create(&path).unwrap();
-        let old = ring.seal(Purpose::Session, "s", b"1").unwrap();
+        let old = ring.seal(Purpose::Session, ("s", None), b"1").unwrap();
         assert!(Keyring::create(&path).is_err(), "never over an old one");
         ring.rotate(&path).unwrap();
-        let new = ring.seal(Purpose::Session, "s", b"2").unwrap();
+        let new = ring.seal(Purpose::Session, ("s", None), b"2").unwrap();
         let ring = Keyring::open_or_create(&path).unwrap();
-        let open = |text: &str| ring.open_value(Purpose::Session, "s", text.as_bytes());
+        let open = |text: &str| ring.open_value(Purpose::Session, ("s", None), text.as_bytes());
         assert_eq!(
             (open(&old), open(&new)),
             (Some(vec![b'1']), Some(vec![b'2']))
@@ -394,9 +428,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let mut ring = Keyring::create(&path).unwrap();
-        let sealed = ring.seal(Purpose::Session, "s", b"1").unwrap();
+        let sealed = ring.seal(Purpose::Session, ("s", None), b"1").unwrap();
         let opens = |ring: &Keyring| {
-            ring.open_value(Purpose::Session, "s", sealed.as_bytes())
+            ring.open_value(Purpose::Session, ("s", None), sealed.as_bytes())
                 .is_some()
         };
         for _ in 1..KEYS_MAX {

@@ -5,7 +5,7 @@
 //! They are shared by the cores, since a session's requests come over any connection; each is behind an atomic count, so
 //! that the way of an ordinary request takes no lock.
 
-use crate::seal::{Keyring, Purpose};
+use crate::seal::{Bound, Keyring, Purpose};
 use serin_model::name::{EndpointId, RolloutId};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -24,8 +24,6 @@ pub(crate) const INIT_BYTES_MAX: usize = 512;
 const UPSTREAM_BYTES_BESIDE_INIT_MAX: usize = 512;
 /// Longest session id of an upstream at all: sealed, it stays below the 1.5 KB that any server takes in a header.
 pub(crate) const UPSTREAM_BYTES_MAX: usize = 1024;
-/// Longest tenant.
-const TENANT_BYTES_MAX: usize = 63;
 /// Stands for "no session id" in place of its length.
 const NO_UPSTREAM: u16 = u16::MAX;
 
@@ -62,8 +60,6 @@ pub(crate) struct Token {
     pub(crate) by_split: bool,
     /// The side of a flag that its tester chose: both sides have the same endpoints.
     pub(crate) side: Option<Side>,
-    /// Whose it is; empty before there are tenants.
-    pub(crate) tenant: Box<str>,
     /// The server's own session id, if it gave one.
     pub(crate) upstream: Option<Box<str>>,
     /// `params` of the client's `initialize` (with the protocol version it asked for), if they were short enough.
@@ -72,32 +68,32 @@ pub(crate) struct Token {
 
 impl Token {
     /// The session id for the client; nothing if the upstream's is too long.
-    pub(crate) fn seal(&self, keys: &Keyring, service: &str) -> Option<String> {
-        keys.seal(Purpose::Session, service, &self.encode()?)
+    pub(crate) fn seal(&self, keys: &Keyring, bound: Bound<'_>) -> Option<String> {
+        keys.seal(Purpose::Session, bound, &self.encode()?)
     }
 
     /// What a session id says, if it is one of ours and its time is not over.
     pub(crate) fn open(
         keys: &Keyring,
-        service: &str,
+        bound: Bound<'_>,
         text: &[u8],
         now_seconds: u64,
     ) -> Option<Self> {
-        let token = Self::decode(&keys.open_value(Purpose::Session, service, text)?)?;
+        let token = Self::decode(&keys.open_value(Purpose::Session, bound, text)?)?;
         (token.expires_seconds > now_seconds).then_some(token)
     }
 
     fn encode(&self) -> Option<Vec<u8>> {
         let upstream = self.upstream.as_deref();
         let upstream_length = upstream.map_or(0, str::len);
-        if upstream_length > UPSTREAM_BYTES_MAX || self.tenant.len() > TENANT_BYTES_MAX {
+        if upstream_length > UPSTREAM_BYTES_MAX {
             return None;
         }
         let fits = |init: &&str| {
             init.len() <= INIT_BYTES_MAX && upstream_length <= UPSTREAM_BYTES_BESIDE_INIT_MAX
         };
         let init = self.init.as_deref().filter(fits).unwrap_or_default();
-        let mut out = Vec::with_capacity(72 + self.tenant.len() + upstream_length + init.len());
+        let mut out = Vec::with_capacity(72 + upstream_length + init.len());
         out.extend_from_slice(self.session.as_bytes());
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         out.extend_from_slice(&self.incarnation.to_be_bytes());
@@ -114,8 +110,8 @@ impl Token {
         if let Some(side) = &self.side {
             out.extend_from_slice(side.rollout.0.as_bytes());
         }
-        out.push(u8::try_from(self.tenant.len()).ok()?);
-        out.extend_from_slice(self.tenant.as_bytes());
+        // Once the length of a tenant, which its owner has taken the place of.
+        out.push(0);
         let length = upstream.map_or(Some(NO_UPSTREAM), |id| u16::try_from(id.len()).ok())?;
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(upstream.unwrap_or_default().as_bytes());
@@ -140,8 +136,9 @@ impl Token {
             };
             (Some(side), raw)
         };
-        let (&tenant, raw) = raw.split_first()?;
-        let (tenant, raw) = raw.split_at_checked(usize::from(tenant))?;
+        let (&0, raw) = raw.split_first()? else {
+            return None;
+        };
         let (length, raw) = raw.split_first_chunk()?;
         let text = |raw| std::str::from_utf8(raw).ok().map(Box::<str>::from);
         let (upstream, init) = match u16::from_be_bytes(*length) {
@@ -160,7 +157,6 @@ impl Token {
             is_tester: flags & IS_TESTER != 0,
             by_split: flags & BY_SPLIT != 0,
             side,
-            tenant: text(tenant)?,
             upstream,
             init: if init.is_empty() {
                 None
@@ -404,24 +400,24 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn seal_minted(
     keys: &Keyring,
     purpose: Purpose,
-    service: &str,
+    bound: Bound<'_>,
     endpoint: EndpointId,
     value: &str,
 ) -> Option<String> {
     let mut plain = Vec::with_capacity(4 + value.len());
     plain.extend_from_slice(&endpoint.0.to_be_bytes());
     plain.extend_from_slice(value.as_bytes());
-    keys.seal(purpose, service, &plain)
+    keys.seal(purpose, bound, &plain)
 }
 
 /// What [`seal_minted`] sealed.
 pub(crate) fn open_minted(
     keys: &Keyring,
     purpose: Purpose,
-    service: &str,
+    bound: Bound<'_>,
     text: &str,
 ) -> Option<(EndpointId, String)> {
-    let plain = keys.open_value(purpose, service, text.as_bytes())?;
+    let plain = keys.open_value(purpose, bound, text.as_bytes())?;
     let (endpoint, value) = plain.split_first_chunk()?;
     let value = std::str::from_utf8(value).ok()?.to_owned();
     Some((EndpointId(u32::from_be_bytes(*endpoint)), value))
@@ -442,7 +438,6 @@ mod tests {
             is_tester: false,
             by_split: true,
             side: None,
-            tenant: "".into(),
             upstream: upstream.map(Into::into),
             init: init.map(Into::into),
         }
@@ -458,12 +453,12 @@ mod tests {
             let keys = Keyring::ephemeral().unwrap();
             let mut token = token(upstream, init);
             token.side = side.map(|(rollout, is_on)| Side { rollout: RolloutId(Uuid::from_u128(rollout)), is_on });
-            let text = token.seal(&keys, "tools").unwrap();
+            let text = token.seal(&keys, ("tools", None)).unwrap();
             prop_assert!(text.len() < 1500);
-            let back = Token::open(&keys, "tools", text.as_bytes(), 999);
+            let back = Token::open(&keys, ("tools", None), text.as_bytes(), 999);
             prop_assert_eq!(back.as_ref(), Some(&token));
-            prop_assert_eq!(Token::open(&keys, "tools", text.as_bytes(), 1000), None, "expired");
-            prop_assert_eq!(Token::open(&keys, "other", text.as_bytes(), 999), None, "foreign");
+            prop_assert_eq!(Token::open(&keys, ("tools", None), text.as_bytes(), 1000), None, "expired");
+            prop_assert_eq!(Token::open(&keys, ("other", None), text.as_bytes(), 999), None, "foreign");
         }
 
         #[test]
@@ -476,9 +471,9 @@ mod tests {
     fn what_does_not_fit_is_left_out_or_refused() {
         let keys = Keyring::ephemeral().unwrap();
         let back = |token: &Token| {
-            let text = token.seal(&keys, "s")?;
+            let text = token.seal(&keys, ("s", None))?;
             assert!(text.len() < 1500, "{}", text.len());
-            Token::open(&keys, "s", text.as_bytes(), 0)
+            Token::open(&keys, ("s", None), text.as_bytes(), 0)
         };
         let init = |n| Some("i".repeat(n));
         let id = |n| Some("u".repeat(n));

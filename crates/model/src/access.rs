@@ -2,11 +2,14 @@
 //! agree.
 
 use crate::{
+    api::ApiSpec,
     gate::{Feature, Gated},
+    reach::Reach,
     service::ServiceSettings,
 };
 use serde_json::{Map, Value};
 use serin_flags::{Context, Evaluation, FlagKey, Latch, Reason, Table, kill::Stop};
+use serin_tenancy::Principal;
 use std::sync::Arc;
 
 /// The gates of a service, in the form in which they are asked. Made when the routing table is built.
@@ -15,6 +18,8 @@ pub struct Gates {
     tools: Vec<(FlagKey, Vec<Pattern>)>,
     features: Vec<(FlagKey, Feature)>,
     routes: Vec<RouteGate>,
+    /// The categories of its tools, of which scopes speak too.
+    categories: Vec<(Arc<str>, Vec<Pattern>)>,
 }
 
 /// Names of tools.
@@ -94,6 +99,10 @@ impl Gates {
     /// The gates of a service. A feature without one is gated by the flag `mcp_FEATURE` or `FEATURE` where there is such a flag.
     pub fn new(settings: &ServiceSettings, flags: &Table) -> Self {
         let mut gates = Self::default();
+        for (name, tools) in &settings.categories {
+            let patterns = tools.iter().map(|tool| Pattern::new(tool)).collect();
+            gates.categories.push((name.as_str().into(), patterns));
+        }
         for gate in &settings.gates {
             let flag = gate.flag.clone();
             match &gate.gated {
@@ -122,6 +131,13 @@ impl Gates {
     fn gate_tools(&mut self, flag: FlagKey, tools: &[String]) {
         let patterns = tools.iter().map(|tool| Pattern::new(tool)).collect();
         self.tools.push((flag, patterns));
+    }
+
+    /// Whether a tool belongs to a category.
+    fn is_in(&self, category: &str, tool: &str) -> bool {
+        self.categories.iter().any(|(name, patterns)| {
+            **name == *category && patterns.iter().any(|pattern| pattern.fits(tool))
+        })
     }
 
     /// Whether tools are gated.
@@ -267,6 +283,8 @@ fn unescaped(path: &str) -> String {
 pub enum Asked<'a> {
     /// A tool.
     Tool(&'a str),
+    /// A method of MCP.
+    Method(&'a str),
     /// A feature of the protocol.
     Feature(Feature),
     /// A route of a plain HTTP service.
@@ -281,6 +299,8 @@ pub enum Asked<'a> {
 /// Why it is not there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Denied<'a> {
+    /// The scopes or the role of the caller do not reach it.
+    Beyond,
     /// A flag closes it: to this caller it does not exist.
     Hidden,
     /// It is killed.
@@ -301,18 +321,39 @@ pub struct Access<'a> {
     pub flags: &'a Table,
     /// The kills.
     pub latch: &'a Latch,
+    /// Who asks, where that was proven.
+    pub principal: Option<&'a Principal>,
+    /// The version of the API by which they ask, where they ask by one.
+    pub only: Option<&'a ApiSpec>,
+    /// The tools that say of themselves that they only read.
+    pub read_only_tools: &'a [Arc<str>],
     /// The caller. For tools, `tool` is added to the attributes.
     pub context: Context<'a>,
 }
 
 impl<'a> Access<'a> {
     /// Whether the caller may see and call what is asked for. All of its gates must be open, and then it must not be killed: whoever
-    /// may not see it is not told that it is killed.
+    /// may not see it is not told that it is killed. What is beyond the caller's scopes is so whether it is there or not.
     ///
     /// # Errors
     /// Why it is not there.
     pub fn decide(&self, asked: Asked<'_>, answers: &mut Answers<'a>) -> Result<(), Denied<'a>> {
         let gates = self.gates;
+        if let Some(principal) = self.principal {
+            let reach = Reach {
+                principal,
+                service: self.service,
+                read_only_tools: self.read_only_tools,
+            };
+            if !reach.includes(asked, |category, tool| gates.is_in(category, tool)) {
+                return Err(Denied::Beyond);
+            }
+        }
+        if let Asked::Tool(tool) = asked
+            && self.only.is_some_and(|only| !only.has(tool))
+        {
+            return Err(Denied::Hidden);
+        }
         let is_open = match asked {
             Asked::Tool(tool) => gates
                 .tools
@@ -325,6 +366,7 @@ impl<'a> Access<'a> {
                 .filter(|(_, gated)| *gated == feature)
                 .all(|(flag, _)| self.is_on(flag, None, answers)),
             Asked::Route { path, method } => self.is_open(path, method, answers),
+            Asked::Method(_) => true,
         };
         if !is_open {
             return Err(Denied::Hidden);
@@ -334,7 +376,7 @@ impl<'a> Access<'a> {
                 Some(stop) => Err(Denied::Killed(stop)),
                 None => Ok(()),
             },
-            Asked::Feature(_) | Asked::Route { .. } => Ok(()),
+            Asked::Method(_) | Asked::Feature(_) | Asked::Route { .. } => Ok(()),
         }
     }
 
@@ -448,6 +490,9 @@ mod tests {
             gates,
             flags,
             latch,
+            principal: None,
+            only: None,
+            read_only_tools: &[],
             context,
         };
         access.decide(asked, &mut Answers::new())

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use serin_flags::FlagKey;
+use serin_tenancy::claims::Expected;
+use std::{fmt, sync::Arc};
 
 /// Who may call a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,19 @@ pub struct Jwt {
     /// The claim with the role; without it, `user`.
     #[serde(default = "role_claim")]
     pub role_claim: String,
+}
+
+impl Jwt {
+    /// What the claims must be, and where they stand.
+    pub fn expected(&self) -> Expected<'_> {
+        Expected {
+            issuer: &self.issuer,
+            audience: &self.audience,
+            tenant: &self.tenant_claim,
+            scope: &self.scope_claim,
+            role: &self.role_claim,
+        }
+    }
 }
 
 fn tenant_claim() -> String {
@@ -79,8 +94,52 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// The header that carries the credential.
+    pub fn header(&self) -> &str {
+        self.header.as_deref().unwrap_or("authorization")
+    }
+
     /// Whether nothing is said.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A secret that was read from outside. It stands in no log and in no event.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// This text.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// By what the gateway proves itself to the endpoints of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// By a header.
+    Known {
+        /// Its name.
+        header: Arc<str>,
+        /// Its value.
+        value: Secret,
+    },
+    /// It could not be read.
+    Missing {
+        /// Where it should have been: `env:NAME` or `file:PATH`.
+        reference: Arc<str>,
+    },
 }

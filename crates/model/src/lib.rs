@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod name;
 pub mod observe;
 pub mod plan;
+pub mod reach;
 pub mod replay;
 pub mod rollout;
 pub mod service;

@@ -3,6 +3,7 @@
 use crate::{
     access::Gates,
     api::{ApiSpec, ApiVersion},
+    auth::{Credential, Secret, Upstream},
     event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, ValueRule},
@@ -12,7 +13,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serin_flags::{Environment, Release, Table, table::Forced};
-use serin_tenancy::Directory;
+use serin_tenancy::{Directory, token::KeySet};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -59,6 +60,10 @@ pub struct ServiceRoute {
     pub settings: ServiceSettings,
     /// What of it flags open and close.
     pub gates: Gates,
+    /// By what the gateway proves itself to its endpoints.
+    pub credential: Option<Credential>,
+    /// The keys by which its callers' tokens are verified, once they are known.
+    pub tokens: Option<Arc<KeySet>>,
 }
 
 /// The split of new callers between stable and candidate.
@@ -136,6 +141,10 @@ pub struct Observed {
     pub tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
     /// Those of them that only read.
     pub read_only_tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
+    /// The credentials for endpoints that could be read, by where they are.
+    pub credentials: BTreeMap<String, Secret>,
+    /// The keys of identity providers, by where they are.
+    pub token_keys: BTreeMap<String, Arc<KeySet>>,
     /// Where the process runs.
     pub environment: Environment,
     /// What the process's own environment variable says of flags.
@@ -337,5 +346,22 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
         split,
         settings: service.settings.clone(),
         gates: Gates::new(&service.settings, flags),
+        credential: credential(&service.settings.upstream, observed),
+        tokens: (service.settings.jwt.as_ref())
+            .and_then(|jwt| observed.token_keys.get(&jwt.jwks))
+            .cloned(),
     }
+}
+
+fn credential(upstream: &Upstream, observed: &Observed) -> Option<Credential> {
+    let reference = upstream.credential.as_deref()?;
+    Some(match observed.credentials.get(reference) {
+        Some(value) => Credential::Known {
+            header: upstream.header().into(),
+            value: value.clone(),
+        },
+        None => Credential::Missing {
+            reference: reference.into(),
+        },
+    })
 }

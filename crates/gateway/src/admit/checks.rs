@@ -1,6 +1,6 @@
 //! What every request is asked, whatever it is for.
 
-use crate::{body::ToClient, connection::Connection, core::Core, headers, refusal::Refusal};
+use crate::{auth, body::ToClient, connection::Connection, core::Core, headers, refusal::Refusal};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts,
     uri::Authority,
@@ -10,6 +10,7 @@ use serin_mcp::{
     error::GatewayError,
 };
 use serin_model::{access, observe::Rejection, snapshot::ServiceRoute};
+use serin_tenancy::{Principal, Role};
 
 /// Most names that a refusal lists.
 const LISTED_MAX: usize = 10;
@@ -111,7 +112,7 @@ pub(super) fn host(parts: &Parts) -> Result<Authority, Refusal> {
         })
 }
 
-pub(super) fn admits_host(core: &Core, service: Option<&ServiceRoute>, host: &Authority) -> bool {
+pub(crate) fn admits_host(core: &Core, service: Option<&ServiceRoute>, host: &Authority) -> bool {
     let name = host.host();
     let is_of_service =
         service.is_some_and(|service| service.hosts.iter().any(|h| h.eq_ignore_ascii_case(name)));
@@ -199,8 +200,15 @@ fn shown(path: &str) -> &str {
 pub(super) fn chosen_version(
     service: &ServiceRoute,
     headers: &HeaderMap,
+    principal: Option<&Principal>,
 ) -> Result<Option<usize>, Refusal> {
     let overrides = service.settings.overrides;
+    let asks = (overrides.version && headers.contains_key(&headers::VERSION))
+        || (overrides.canary && headers.contains_key(&headers::CANARY));
+    // Where callers say who they are, versions are for those who look after them.
+    if asks && principal.is_some_and(|principal| principal.role != Role::Admin) {
+        return Err(auth::not_admin(service));
+    }
     let refuse = |text: String| {
         let refusal = match era_of(headers) {
             Some(Era::Modern) => Refusal::rpc(

@@ -3,7 +3,7 @@
 use super::{Admitted, checks::era_of};
 use crate::{
     access::{Closed, Rules, Viewer},
-    affinity,
+    affinity, auth,
     forward::Sight,
     headers, lists,
     refusal::Refusal,
@@ -23,6 +23,7 @@ use serin_model::{
     access::{Asked, Denied},
     gate::Feature,
     observe::{CallEra, Rejection},
+    reach::is_limited,
     snapshot::ServiceRoute,
 };
 use uuid::Uuid;
@@ -60,6 +61,8 @@ pub(super) fn tenant(
 enum Why<'m> {
     HiddenTool(&'m str),
     KilledTool(&'m str),
+    /// The scopes or the role of the caller do not reach a tool, or else a method.
+    Beyond(Option<&'m str>),
     ClosedTasks,
     TaskWanted,
 }
@@ -68,6 +71,7 @@ impl Why<'_> {
     fn counted(&self) -> Rejection {
         match self {
             Self::KilledTool(_) => Rejection::Kill,
+            Self::Beyond(_) => Rejection::Scope,
             Self::HiddenTool(_) | Self::ClosedTasks | Self::TaskWanted => Rejection::Flag,
         }
     }
@@ -87,6 +91,17 @@ impl Why<'_> {
                     shown(tool)
                 ),
             ),
+            Self::Beyond(Some(tool)) => (
+                GatewayError::InvalidRequest,
+                format!(
+                    "the scopes or the role of this key do not reach tool `{}`",
+                    shown(tool)
+                ),
+            ),
+            Self::Beyond(None) => (
+                GatewayError::InvalidRequest,
+                "the scopes or the role of this key do not reach this method".to_owned(),
+            ),
             Self::ClosedTasks => (GatewayError::MethodNotFound, "Method not found".to_owned()),
             Self::TaskWanted => (
                 GatewayError::InvalidParams,
@@ -99,6 +114,7 @@ impl Why<'_> {
     fn status(&self, era: CallEra) -> StatusCode {
         match (self, era) {
             (Self::ClosedTasks, CallEra::Modern) => StatusCode::NOT_FOUND,
+            (Self::Beyond(_), _) => StatusCode::FORBIDDEN,
             _ => StatusCode::OK,
         }
     }
@@ -168,9 +184,17 @@ impl Admitted<'_> {
     /// Whether tools or features of the service may not be there: then bodies are looked into.
     pub(super) fn is_guarded(&self) -> bool {
         let (service, gates) = (self.service.name.as_str(), &self.service.gates);
-        self.rules.as_ref().is_some_and(|rules| {
-            gates.has_tools() || gates.has_features() || rules.latch.stops_tools_of(service)
-        })
+        self.is_limited()
+            || self.only.is_some()
+            || self.rules.as_ref().is_some_and(|rules| {
+                gates.has_tools() || gates.has_features() || rules.latch.stops_tools_of(service)
+            })
+    }
+
+    /// Whether the scopes or the role of the caller leave less than all of the service.
+    fn is_limited(&self) -> bool {
+        let principal = self.principal.as_deref();
+        principal.is_some_and(|principal| is_limited(principal, self.service.name.as_str()))
     }
 
     /// Whether bodies are looked into, for that or because calls of tools are limited.
@@ -193,6 +217,7 @@ impl Admitted<'_> {
         let targeting_key = affinity::targeting_key(
             &self.headers,
             settings.affinity_header.as_deref(),
+            self.principal.as_deref(),
             session,
             self.connection,
             &self.core.options().trusted_proxies,
@@ -202,10 +227,12 @@ impl Admitted<'_> {
             self.service,
             targeting_key,
             self.tenant.as_deref(),
+            self.principal.as_ref(),
             session.as_deref(),
             era,
             self.core.options().environment,
         )
+        .through(self.only.as_ref())
     }
 
     /// Refuses a body that a server could read differently than the gateway does, where tools are refused by name.
@@ -288,6 +315,10 @@ impl Admitted<'_> {
         let Some(first) = refused.iter().flatten().next() else {
             return Ok(closed);
         };
+        let beyond = refused.iter().flatten().find_map(|why| match why {
+            Why::Beyond(tool) => Some(*tool),
+            _ => None,
+        });
         let (status, counted) = (first.status(era), first.counted());
         let mut answers = Vec::new();
         for (message, why) in envelope.messages.iter().zip(&refused) {
@@ -307,7 +338,11 @@ impl Admitted<'_> {
             [answer] if !envelope.is_batch => Refusal::json(status, answer.clone()),
             answers => Refusal::json(StatusCode::OK, format!("[{}]", answers.join(","))),
         };
-        Err(refusal.counted(counted).of(&self.service.name))
+        let refusal = refusal.counted(counted).of(&self.service.name);
+        Err(match beyond {
+            Some(tool) => auth::beyond(refusal, self.service, tool),
+            None => refusal,
+        })
     }
 
     /// Why a message is refused; `tried` hears of the call of a tool that is tried again.
@@ -322,6 +357,18 @@ impl Admitted<'_> {
     where
         Self: 'm,
     {
+        let is_reached = message.kind == Kind::Response
+            || viewer
+                .may(
+                    self.core,
+                    self.service,
+                    rules,
+                    Asked::Method(message.method()),
+                )
+                .is_ok();
+        if !is_reached {
+            return Some(Why::Beyond(None));
+        }
         match message.method() {
             "tools/call" => {
                 if closed.tasks && message.wants_task {
@@ -331,6 +378,7 @@ impl Admitted<'_> {
                 match viewer.may(self.core, self.service, rules, Asked::Tool(tool)) {
                     Ok(()) => None,
                     Err(Denied::Hidden) => Some(Why::HiddenTool(tool)),
+                    Err(Denied::Beyond) => Some(Why::Beyond(Some(tool))),
                     Err(Denied::Killed(stop)) if stop.one_in.is_some() => {
                         tried(stop, tool);
                         None
@@ -348,7 +396,7 @@ impl Admitted<'_> {
         let (Some(rules), Some(viewer)) = (&self.rules, viewer) else {
             return Ok(());
         };
-        if !self.service.gates.has_routes() {
+        if !self.service.gates.has_routes() && !self.is_limited() {
             return Ok(());
         }
         // Some servers take another method from a header.
@@ -359,10 +407,12 @@ impl Admitted<'_> {
         let is_open = |method: &str| {
             let path = self.rest;
             let asked = Asked::Route { path, method };
-            viewer.may(self.core, self.service, rules, asked).is_ok()
+            viewer.may(self.core, self.service, rules, asked)
         };
-        if methods.all(is_open) {
-            return Ok(());
+        match methods.find_map(|method| is_open(method).err()) {
+            None => return Ok(()),
+            Some(Denied::Beyond) => return Err(auth::route_beyond(self.service)),
+            Some(Denied::Hidden | Denied::Killed(_)) => {}
         }
         let refusal = Refusal::plain(StatusCode::NOT_FOUND, "not found");
         Err(refusal.counted(Rejection::Flag).of(&self.service.name))

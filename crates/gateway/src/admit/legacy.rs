@@ -34,8 +34,11 @@ impl Admitted<'_> {
         let session = Uuid::new_v4();
         let version = message.protocol_version.as_deref();
         let version = version.and_then(|version| ProtocolVersion::parse(version).ok());
+        // Whoever calls REST has one version, in the sessions that we open for them too.
+        let key = self.is_inside.then(|| self.affinity_key());
+        let key = key.as_deref().unwrap_or(session.as_bytes());
         let to = self.route(Caller::New {
-            key: Some(session.as_bytes()),
+            key: Some(key),
             chosen: self.chosen,
             stable_only: version == Some(ProtocolVersion::V2024_11_05),
         })?;
@@ -59,7 +62,7 @@ impl Admitted<'_> {
         let sight = self.sight(viewer.as_ref(), None, CallEra::Legacy, closed);
         // A version that is withdrawn while it answers is left again.
         let issued_ms = session::now_ms();
-        let mut headers = self.take_headers();
+        let mut headers = self.take_headers()?;
         if is_edited {
             headers.insert(header::CONTENT_LENGTH, body.len().into());
         }
@@ -70,7 +73,7 @@ impl Admitted<'_> {
         });
         let mut outbound =
             self.outbound(headers, to, ToUpstream::full(body), CallEra::Legacy, asks);
-        outbound.key = Some(session.as_bytes());
+        outbound.key = Some(key);
         let mut inbound = forward::send(self.core, outbound).await?;
         let head = inbound.response.headers_mut();
         let upstream = head.remove(&headers::SESSION_ID);
@@ -85,7 +88,6 @@ impl Admitted<'_> {
                 is_tester: self.chosen.is_some(),
                 by_split: to.by_split.is_some(),
                 side: self.side_of_tester(to.version),
-                tenant: "".into(),
                 upstream: match &upstream {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
                     None => None,
@@ -93,7 +95,7 @@ impl Admitted<'_> {
                 init: params.map(Into::into),
             };
             let sealed = token
-                .seal(&self.core.shared.keys, self.service.name.as_str())
+                .seal(&self.core.shared.keys, self.bound())
                 .and_then(|text| HeaderValue::from_str(&text).ok())
                 .ok_or_else(|| self.bad_session_id())?;
             let head = inbound.response.headers_mut();
@@ -132,7 +134,7 @@ impl Admitted<'_> {
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
         let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
         let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
-        let mut headers = self.take_headers();
+        let mut headers = self.take_headers()?;
         let to = self.steer(to, self.chosen_in(&token), viewer.as_ref(), &mut headers);
         let is_flag = (self.service.split.as_ref()).is_some_and(|split| split.flag.is_some());
         let compared = self.compared(&token);
@@ -195,7 +197,7 @@ impl Admitted<'_> {
             .map_err(|_| self.gone())?;
         let viewer = self.any_viewer(Some(token.session), CallEra::Legacy);
         let viewer = viewer.on(self.service, to.version);
-        let mut headers = self.take_headers();
+        let mut headers = self.take_headers()?;
         let to = self.steer(to, self.chosen_in(&token), Some(&viewer), &mut headers);
         let to = Destination {
             by_split: None,
@@ -226,16 +228,18 @@ impl Admitted<'_> {
     /// What a session id says.
     fn token(&self, session: &HeaderValue) -> Result<Rc<Token>, Refusal> {
         let (service, now) = (&self.service.name, session::now_seconds());
-        if let Some(token) = self.connection.recall(service, session, now) {
+        let bound = (service, self.owner);
+        if let Some(token) = self.connection.recall(bound, session, now) {
             return Ok(token);
         }
         let keys = &self.core.shared.keys;
-        let token = Token::open(keys, service.as_str(), session.as_bytes(), now).ok_or_else(|| {
-            let text = "the session id is not one of this service, or its time is over; initialize again";
+        let token = Token::open(keys, self.bound(), session.as_bytes(), now).ok_or_else(|| {
+            let text =
+                "the session id is not one of this service, or its time is over; initialize again";
             self.no_session(text)
         })?;
         let token = Rc::new(token);
-        self.connection.remember(service, session, &token);
+        self.connection.remember(bound, session, &token);
         Ok(token)
     }
 
@@ -316,7 +320,7 @@ impl Admitted<'_> {
         })?;
         let because = Because::Withdrawn;
         let mut headers = self.headers.clone();
-        headers::for_endpoint(&mut headers, self.connection, self.host);
+        self.for_endpoint(&mut headers)?;
         rebind::rebind(
             self.core,
             self.service,

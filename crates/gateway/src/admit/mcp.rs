@@ -2,10 +2,12 @@
 
 use super::{Admitted, Answered, checks::era_of};
 use crate::{
+    BODY_BYTES_PER_SECOND_MIN,
     body::{self, ToUpstream, Uncollected},
     forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
     headers,
     refusal::Refusal,
+    rest,
     route::Caller,
 };
 use bytes::Bytes;
@@ -16,7 +18,10 @@ use serin_mcp::{
     era::{Era, ProtocolVersion},
     error::GatewayError,
 };
-use serin_model::observe::{CallEra, Rejection};
+use serin_model::{
+    observe::{CallEra, Rejection},
+    service::Protocol,
+};
 use std::time::Instant;
 
 impl Admitted<'_> {
@@ -31,6 +36,7 @@ impl Admitted<'_> {
         if self.method != Method::POST {
             self.check_method()?;
             self.check_no_body()?;
+            self.check_signature(&[])?;
             self.check_limits(None).await?;
         }
         match (&self.method, session) {
@@ -38,6 +44,7 @@ impl Admitted<'_> {
                 let body = self.collect(body).await?;
                 self.complete = Instant::now();
                 self.look_again()?;
+                self.check_signature(&body)?;
                 self.find_limits();
                 self.message(era, session, body).await
             }
@@ -48,11 +55,12 @@ impl Admitted<'_> {
             (&Method::GET, None) if era != Some(Era::Modern) => {
                 // HTTP+SSE of 2024-11-05.
                 drop(body);
+                self.check_transport()?;
                 let key = self.affinity_key();
                 let to = self.route(without_session(&key))?;
                 let viewer = self.any_viewer(None, CallEra::Legacy);
                 let viewer = viewer.on(self.service, to.version);
-                let mut headers = self.take_headers();
+                let mut headers = self.take_headers()?;
                 let to = self.steer(to, self.chosen, Some(&viewer), &mut headers);
                 let empty = ToUpstream::Full(None);
                 let mut outbound = self.outbound(headers, to, empty, CallEra::Legacy, Asks::Stream);
@@ -76,18 +84,51 @@ impl Admitted<'_> {
         }
     }
 
-    /// The headers for an endpoint of an MCP service.
-    pub(super) fn take_headers(&mut self) -> HeaderMap {
-        let mut headers = std::mem::take(&mut self.headers);
-        headers::for_endpoint(&mut headers, self.connection, self.host);
-        headers::ask_for_identity(&mut headers);
-        headers
+    /// Refuses HTTP+SSE of 2024-11-05 where callers prove who they are: its sessions are the server's own, and nothing would keep one
+    /// caller out of those of another.
+    fn check_transport(&self) -> Result<(), Refusal> {
+        if self.principal.is_none() {
+            return Ok(());
+        }
+        let text = "HTTP+SSE of 2024-11-05 is not served to callers with a key; use Streamable HTTP, which begins with a POST of `initialize`";
+        let refusal = Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, text);
+        let refusal = refusal.allow("POST, DELETE").counted(Rejection::Session);
+        Err(refusal.of(&self.service.name))
     }
 
-    async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
+    /// The headers for an endpoint of an MCP service.
+    pub(super) fn take_headers(&mut self) -> Result<HeaderMap, Refusal> {
+        let mut headers = std::mem::take(&mut self.headers);
+        self.for_endpoint(&mut headers)?;
+        headers::ask_for_identity(&mut headers);
+        Ok(headers)
+    }
+
+    /// The body of a request of REST, as far as it needs one.
+    pub(super) async fn rest_body(
+        &self,
+        place: &rest::Place,
+        body: Incoming,
+    ) -> Result<Bytes, Refusal> {
+        if self.service.protocol != Protocol::Mcp {
+            return Err(place.no_tools());
+        }
+        if place.has_body() {
+            self.collect(body).await
+        } else {
+            Ok(Bytes::new())
+        }
+    }
+
+    pub(super) async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let max = self.service.settings.body_bytes_max;
-        let time = self.core.options().body_timeout;
-        body::collect(body, max, time).await.map_err(|why| {
+        let options = self.core.options();
+        let pace = body::Pace {
+            whole: options.body_timeout,
+            silence: options.body_silence,
+            grace: options.body_grace,
+        };
+        body::collect(body, max, pace).await.map_err(|why| {
             let refusal = match why {
                 Uncollected::TooLarge => {
                     let text = format!(
@@ -100,7 +141,10 @@ impl Admitted<'_> {
                     Refusal::plain(StatusCode::BAD_REQUEST, "the body broke off")
                 }
                 Uncollected::TooSlow => {
-                    let text = format!("the body did not come within {} s", time.as_secs());
+                    let text = format!(
+                        "the body came too slowly; send all of it within {} s, at {BODY_BYTES_PER_SECOND_MIN} bytes a second or faster",
+                        pace.whole.as_secs()
+                    );
                     Refusal::plain(StatusCode::REQUEST_TIMEOUT, text)
                 }
             };
@@ -123,7 +167,7 @@ impl Admitted<'_> {
     }
 
     /// A POST: which era it is of, and whether it begins a session or belongs to one.
-    async fn message(
+    pub(super) async fn message(
         &mut self,
         era: Option<Era>,
         session: Option<HeaderValue>,
@@ -134,6 +178,7 @@ impl Admitted<'_> {
         }
         let shared = body.clone();
         let envelope = self.read(&shared)?;
+        self.trail.asks(&envelope);
         self.check_reading(&envelope)?;
         self.check_limits(Some(&envelope)).await?;
         let is_modern = |message: &Message<'_>| {
@@ -157,13 +202,16 @@ impl Admitted<'_> {
 
     /// Legacy without a session of ours: HTTP+SSE of 2024-11-05, or a client that forgot; the server knows.
     async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
+        if names_session(self.query) {
+            self.check_transport()?;
+        }
         let key = self.affinity_key();
         let to = self.route(without_session(&key))?;
         let viewer = self.viewer(None, CallEra::Legacy);
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
         let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
         let sight = self.sight(viewer.as_ref(), Some(envelope), CallEra::Legacy, closed);
-        let mut headers = self.take_headers();
+        let mut headers = self.take_headers()?;
         let to = self.steer(to, self.chosen, viewer.as_ref(), &mut headers);
         let asks = asks(envelope);
         let mut outbound =

@@ -39,6 +39,7 @@ impl Admitted<'_> {
         } else {
             None
         };
+        self.record(&body, envelope.as_ref(), method.as_deref(), name.as_deref());
         if let Some(envelope) = envelope.as_ref().filter(|_| is_read) {
             self.check_reading(envelope)?;
             self.check_headers(envelope)?;
@@ -69,7 +70,7 @@ impl Admitted<'_> {
         } else {
             self.viewer(None, CallEra::Modern)
         };
-        let mut headers = self.take_headers();
+        let mut headers = self.take_headers()?;
         if method.starts_with("tasks/")
             && let Some(name) = &name
             && let Some((endpoint, value)) = self.open(serin_mcp::Minted::TaskId, name)
@@ -129,6 +130,27 @@ impl Admitted<'_> {
         Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
     }
 
+    /// Notes what it asks by its body, which its headers need not agree with; by them where the body cannot be read.
+    fn record(
+        &self,
+        body: &[u8],
+        envelope: Option<&Envelope<'_>>,
+        method: Option<&str>,
+        name: Option<&str>,
+    ) {
+        if !self.trail.is_kept() {
+            return;
+        }
+        if let Some(envelope) = envelope {
+            self.trail.asks(envelope);
+        } else if let Ok(envelope) = Envelope::read(body) {
+            self.trail.asks(&envelope);
+        } else {
+            self.trail
+                .names(method, name.filter(|_| method == Some("tools/call")));
+        }
+    }
+
     fn header_text(&self, name: &http::HeaderName) -> Option<Cow<'static, str>> {
         let text = headers::text(&self.headers, name)?;
         Some(Cow::Owned(decode(text).ok()?.into_owned()))
@@ -151,8 +173,7 @@ impl Admitted<'_> {
     }
 
     fn open(&self, kind: serin_mcp::Minted, text: &str) -> Option<(EndpointId, String)> {
-        let (keys, service) = (&self.core.shared.keys, self.service.name.as_str());
-        session::open_minted(keys, purpose_of(kind), service, text)
+        session::open_minted(&self.core.shared.keys, purpose_of(kind), self.bound(), text)
     }
 
     fn torn(&self) -> Refusal {

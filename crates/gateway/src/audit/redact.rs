@@ -345,11 +345,8 @@ mod tests {
                 json!({ "a": REDACTED }).to_string(),
                 "{text}"
             );
-            assert_eq!(
-                of(&json!({ text: 1 })),
-                json!({ REDACTED: 1 }).to_string(),
-                "{text}"
-            );
+            let named = of(&json!({ text: 1 }));
+            assert!(named.starts_with(r#"{"[redacted]":"#), "{named}");
         }
         assert_eq!(
             of(&json!([4_111_111_111_111_111_u64])),

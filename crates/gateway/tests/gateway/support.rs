@@ -14,6 +14,7 @@ use serin_flags::Table;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
     access::Gates,
+    api::{ApiSpec, ApiVersion},
     name::{EndpointId, RolloutId},
     observe::{CallEra, Counts, Outcome, Rejection, Sealed},
     service::{Protocol, ServiceSettings, VersionStage},
@@ -307,6 +308,8 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
         }),
         settings: ServiceSettings::default(),
         gates: Gates::default(),
+        credential: None,
+        tokens: None,
     }
 }
 
@@ -358,6 +361,17 @@ impl Running {
         self.snapshot.store(Arc::new(Snapshot {
             flags: Arc::new(flags),
             flags_revision,
+            ..table(services)
+        }));
+    }
+
+    /// Swaps the routing table and the versions of the API.
+    pub(crate) fn swap_api(&self, services: Vec<ServiceRoute>, api: &[(u16, ApiSpec)]) {
+        let api = api
+            .iter()
+            .map(|(version, spec)| (ApiVersion(*version), spec.clone()));
+        self.snapshot.store(Arc::new(Snapshot {
+            api: Arc::new(api.collect()),
             ..table(services)
         }));
     }

@@ -1,0 +1,238 @@
+//! Signed requests: whether one must be signed, is signed by the holder of its key, and comes for the first time.
+
+use crate::{core::Core, headers, refusal::Refusal};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
+use serin_flags::Context;
+use serin_model::{auth::Signing, observe::Rejection, snapshot::ServiceRoute};
+use serin_tenancy::{
+    Denial, Principal,
+    signature::{Master, Signed, WINDOW_SECONDS},
+};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+static TIMESTAMP: HeaderName = HeaderName::from_static("x-serin-timestamp");
+static NONCE: HeaderName = HeaderName::from_static("x-serin-nonce");
+static SIGNATURE: HeaderName = HeaderName::from_static("x-serin-signature");
+
+/// Parts of the table of nonces, each behind a lock of its own. A key's nonces are in one of them, so that one holder cannot fill all.
+const SHARDS: usize = 16;
+/// Most nonces of a generation of a part: with 16 bytes each, all of them take 64 MB at the very most.
+const NONCES_MAX: usize = 100_000;
+/// Seconds of a generation. A request can be sent for twice the window, by a clock that is ahead and one that is behind; two
+/// generations remember all of that.
+const GENERATION_SECONDS: i64 = 2 * WINDOW_SECONDS;
+
+/// What tells signed requests from forged and repeated ones, for all cores.
+pub struct Signer {
+    master: Arc<Master>,
+    shards: [Mutex<Nonces>; SHARDS],
+}
+
+#[derive(Default)]
+struct Nonces {
+    generation: i64,
+    now: HashSet<[u8; 16]>,
+    before: HashSet<[u8; 16]>,
+}
+
+/// Whether a nonce is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Never,
+    Before,
+    /// There are too many to know.
+    Full,
+}
+
+impl Signer {
+    /// By secrets that are made of this one.
+    pub fn new(master: Arc<Master>) -> Self {
+        Self {
+            master,
+            shards: Default::default(),
+        }
+    }
+
+    fn see(&self, principal: &Principal, nonce: &str, now_seconds: i64) -> Seen {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(principal.subject.as_bytes());
+        let shard = usize::from(hasher.finalize().as_bytes()[0]) % SHARDS;
+        hasher.update(b"\0").update(nonce.as_bytes());
+        let mut mark = [0; 16];
+        hasher.finalize_xof().fill(&mut mark);
+        let Some(shard) = self.shards.get(shard) else {
+            return Seen::Full;
+        };
+        let mut nonces = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        nonces.see(mark, now_seconds.div_euclid(GENERATION_SECONDS))
+    }
+}
+
+impl Nonces {
+    fn see(&mut self, mark: [u8; 16], generation: i64) -> Seen {
+        match generation - self.generation {
+            // A clock that was set back changes nothing.
+            ..=0 => {}
+            1 => self.before = std::mem::take(&mut self.now),
+            _ => (self.now, self.before) = Default::default(),
+        }
+        self.generation = self.generation.max(generation);
+        if self.before.contains(&mark) || self.now.contains(&mark) {
+            return Seen::Before;
+        }
+        if self.now.len() >= NONCES_MAX {
+            return Seen::Full;
+        }
+        self.now.insert(mark);
+        Seen::Never
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer(..)")
+    }
+}
+
+/// What of a request is signed beside its headers.
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a Method,
+    /// Path and query as sent.
+    pub(crate) target: &'a str,
+    pub(crate) body: &'a [u8],
+}
+
+/// Whether a signature is looked at: it must be there, or it is.
+pub(crate) fn is_asked(
+    core: &Core,
+    service: &ServiceRoute,
+    principal: &Principal,
+    headers: &HeaderMap,
+) -> bool {
+    headers.contains_key(&SIGNATURE) || must_sign(core, service, principal)
+}
+
+fn must_sign(core: &Core, service: &ServiceRoute, principal: &Principal) -> bool {
+    let flag = match &service.settings.signing {
+        Signing::Optional => return false,
+        Signing::Required => return true,
+        Signing::Flag(flag) => flag,
+    };
+    let latch = core.latch().unwrap_or_default();
+    let flags = core.with_snapshot(|snapshot| snapshot.flags.clone());
+    let context = Context {
+        targeting_key: Some(principal.tenant.as_str()),
+        tenant: Some(principal.tenant.as_str()),
+        environment: core.options().environment,
+        attributes: None,
+        now: Timestamp::now(),
+    };
+    let answer = flags.evaluate(&latch, flag.as_str(), &context);
+    answer.is_some_and(|answer| answer.is_on())
+}
+
+/// Refuses a request that is not signed by the holder of its key, just now and for the first time.
+pub(crate) fn check(
+    core: &Core,
+    service: &ServiceRoute,
+    principal: &Principal,
+    headers: &HeaderMap,
+    request: &Request<'_>,
+) -> Result<(), Refusal> {
+    let refuse = |text: &str| {
+        core.counters.authenticated(Denial::Signature.label());
+        let refusal = Refusal::plain(StatusCode::UNAUTHORIZED, text);
+        let refusal = refusal.challenge(HeaderValue::from_static("Bearer realm=\"serin\""));
+        Err(refusal.counted(Rejection::Auth).of(&service.name))
+    };
+    let text = |name| headers::text(headers, name);
+    let (Some(timestamp), Some(nonce), Some(signature)) =
+        (text(&TIMESTAMP), text(&NONCE), text(&SIGNATURE))
+    else {
+        return refuse(
+            "this request must be signed: send `X-Serin-Timestamp`, `X-Serin-Nonce` and `X-Serin-Signature`, each once",
+        );
+    };
+    let signs = principal.key.filter(|key| {
+        core.with_snapshot(|snapshot| snapshot.tenancy.record(*key).is_some_and(|key| key.signs))
+    });
+    let (Some(key), Some(signer)) = (signs, &core.options().signer) else {
+        return refuse(
+            "requests with this credential cannot be signed; ask for a key with a signing secret (`serin key create --signing`)",
+        );
+    };
+    let now = Timestamp::now().as_second();
+    let signed = Signed {
+        timestamp,
+        nonce,
+        method: request.method.as_str(),
+        target: request.target,
+        body: request.body,
+    };
+    if !signed.is_timely(now) {
+        let text = format!(
+            "sign with the time in seconds since 1970, which is {now} here and may be {WINDOW_SECONDS} off, and with a nonce of 16 to 64 letters, digits, `-` and `_`"
+        );
+        return refuse(&text);
+    }
+    if !signer
+        .master
+        .secret(key)
+        .verify(&signed, signature.as_bytes())
+    {
+        return refuse(
+            "the signature is not that of this request; sign timestamp, nonce, method, path with query, and the SHA-256 of the body, as sent",
+        );
+    }
+    match signer.see(principal, nonce, now) {
+        Seen::Never => Ok(()),
+        Seen::Before => refuse("this nonce was used already; take a new one for each request"),
+        Seen::Full => {
+            let text = "too many signed requests; send them more slowly";
+            let refusal = Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, text);
+            Err(refusal.counted(Rejection::Overload).of(&service.name))
+        }
+    }
+}
+
+/// Takes out what was signed for the gateway alone.
+pub(crate) fn remove(headers: &mut HeaderMap) {
+    for name in [&TIMESTAMP, &NONCE, &SIGNATURE] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_new_once_for_as_long_as_it_could_come_again() {
+        let mut nonces = Nonces::default();
+        let mark = [7; 16];
+        assert_eq!(nonces.see(mark, 10), Seen::Never);
+        for generation in [10, 9, 11, 11] {
+            assert_eq!(nonces.see(mark, generation), Seen::Before, "{generation}");
+        }
+        assert_eq!(nonces.see([8; 16], 11), Seen::Never);
+        assert_eq!(nonces.see(mark, 12), Seen::Never, "too old to come again");
+        assert_eq!(nonces.see([8; 16], 12), Seen::Before);
+        assert_eq!(nonces.see(mark, 20), Seen::Never);
+        assert!(nonces.before.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_lets_nothing_through_and_is_empty_again_later() {
+        let mut nonces = Nonces::default();
+        for n in 0..NONCES_MAX as u128 {
+            assert_eq!(nonces.see(n.to_be_bytes(), 1), Seen::Never);
+        }
+        assert_eq!(nonces.see([255; 16], 1), Seen::Full);
+        assert_eq!(nonces.see([255; 16], 2), Seen::Never);
+    }
+}
