@@ -1,20 +1,27 @@
-//! Who may use the admin API: holders of the local token, or those whom the file system lets reach the socket; and only under
-//! a name and from a page that are ours, so that no web page can reach it through a browser (DNS rebinding).
+//! Who may use the admin API: holders of the local token, those whom the file system lets reach the socket, and holders of keys as far
+//! as their role and scopes go; and only under a name and from a page that are ours, so that no web page can reach it through a browser
+//! (DNS rebinding).
+
+mod caller;
+
+pub(crate) use caller::{Caller, forbidden};
 
 use crate::{App, ofrep, problem::Problem};
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, header};
-use serin_model::event::Actor;
+use jiff::Timestamp;
+use serin_tenancy::{AdminAction, Directory, key};
 use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
     net::IpAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use subtle::ConstantTimeEq as _;
 
@@ -165,19 +172,46 @@ impl fmt::Debug for Token {
 }
 
 /// Lets a request through, or answers it. Fails closed: what is not in [`OPEN`] needs everything.
-pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if request.uri().path().starts_with(ofrep::PREFIX) {
         return ofrep::door::guard(&app, request, next).await;
     }
-    if !OPEN.contains(&request.uri().path())
-        && let Err(problem) = app.access.check(
-            request.headers(),
-            request.uri().authority().map(http::uri::Authority::as_str),
-        )
-    {
-        return problem.into_response();
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
     }
-    next.run(request).await
+    match admit(&app, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Who a request comes from, if they may do what it does.
+fn admit(app: &App, request: &Request) -> Result<Caller, Problem> {
+    let headers = request.headers();
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    app.access.check_origin(headers, authority)?;
+    let keys = app.control.flags().snapshot;
+    let at = Timestamp::now();
+    let caller = app.access.caller(headers, &keys.tenancy, at)?;
+    // Where there is no route, there is nothing but the answer that says so.
+    let action = match request.extensions().get::<MatchedPath>() {
+        Some(route) => caller::action(request.method(), route.as_str()),
+        None => Some(AdminAction::Read),
+    };
+    if let Caller::Key { hash, .. } = &caller {
+        app.control.key_uses().note([(hash.as_str(), at)]);
+    }
+    match (action, &caller) {
+        (Some(action), _) => caller.check(action)?,
+        (None, Caller::Local(_)) => {}
+        (None, Caller::Key { .. }) => {
+            return Err(forbidden("this is not for keys").help("use the local token"));
+        }
+    }
+    Ok(caller)
 }
 
 impl Access {
@@ -191,7 +225,7 @@ impl Access {
         self.knows(host).then_some(host)
     }
 
-    fn check(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
+    fn check_origin(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
         let Some(host) = self.host(headers, authority) else {
             let host = asked_host(headers, authority);
             return Err(Problem::new(
@@ -216,19 +250,38 @@ impl Access {
             )
             .help("call it from a program, not from a web page of another origin"));
         }
-        self.check_token(headers)
+        Ok(())
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let Some(token) = &self.token else {
-            return Ok(());
+    /// By the local token, by a key, or through the socket. Who shows a key is taken for its holder everywhere, also where nothing
+    /// would be needed.
+    fn caller(
+        &self,
+        headers: &HeaderMap,
+        keys: &Directory,
+        now: Timestamp,
+    ) -> Result<Caller, Problem> {
+        let given = bearer(headers);
+        if let Some(text) = given.filter(|text| text.starts_with(key::PREFIX.as_bytes())) {
+            // Whoever shows a wrong one is not told what is wrong with it.
+            let refused = |_| {
+                unauthorized(
+                    "the key is not one that opens anything",
+                    "look at it with `serin key list`: it may be cut, expired or revoked; `serin key create` makes another",
+                )
+            };
+            let principal = keys.find(text, now).map_err(refused)?;
+            let record = principal.key.and_then(|id| keys.record(id));
+            return Ok(Caller::key(Arc::clone(principal), record));
+        }
+        let what = match (&self.token, given) {
+            (None, _) => return Ok(Caller::local(headers)),
+            (Some(token), Some(given)) if token.is(given) => return Ok(Caller::local(headers)),
+            (_, Some(_)) => "the token is not that of this process",
+            (_, None) => "the admin API needs its local token, or a key",
         };
-        let what = match bearer(headers) {
-            Some(given) if token.is(given) => return Ok(()),
-            Some(_) => "the token is not that of this process",
-            None => "the admin API needs its local token",
-        };
-        Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what).help(
+        Err(unauthorized(
+            what,
             "send `Authorization: Bearer TOKEN`; the token is in the file beside the store that `serin run` names at its start",
         ))
     }
@@ -256,17 +309,8 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// Who acts, as the caller says: whoever holds the token is trusted to.
-pub(crate) fn actor(headers: &HeaderMap) -> Actor {
-    let named = headers
-        .get(ACTOR_HEADER)
-        .and_then(|name| name.to_str().ok())
-        .map(str::trim);
-    Actor::named(
-        named
-            .filter(|name| !name.is_empty())
-            .unwrap_or(ACTOR_UNNAMED),
-    )
+fn unauthorized(what: &str, help: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what).help(help)
 }
 
 fn without_port(host: &str) -> &str {
@@ -285,6 +329,8 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serin_tenancy::SecretKey;
+    use std::collections::BTreeMap;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -322,28 +368,40 @@ mod tests {
             if let Some(origin) = origin {
                 all.insert("origin", origin.parse().unwrap());
             }
-            assert_eq!(access.check(&all, None).is_ok(), fine, "{host} {origin:?}");
+            assert_eq!(
+                access.check_origin(&all, None).is_ok(),
+                fine,
+                "{host} {origin:?}"
+            );
         }
         assert!(
             access
-                .check(&HeaderMap::new(), Some("localhost:9090"))
+                .check_origin(&HeaderMap::new(), Some("localhost:9090"))
                 .is_ok()
         );
     }
 
-    #[test]
-    fn only_the_token_opens() {
-        let access = Access {
-            token: Some(Token("s".repeat(64))),
+    fn opens(access: &Access, keys: &Directory, value: Option<&str>) -> Option<Caller> {
+        let headers = match value {
+            Some(value) => headers(&[("authorization", value)]),
+            None => HeaderMap::new(),
+        };
+        access.caller(&headers, keys, Timestamp::UNIX_EPOCH).ok()
+    }
+
+    fn access_by(token: Option<Token>) -> Access {
+        Access {
+            token,
             hosts: vec![],
             flags_token: None,
             flag_origins: vec![],
-        };
-        let with = |value: &str| {
-            access
-                .check_token(&headers(&[("authorization", value)]))
-                .is_ok()
-        };
+        }
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        let access = access_by(Some(Token("s".repeat(64))));
+        let with = |value: &str| opens(&access, &Directory::default(), Some(value)).is_some();
         assert!(with(&format!("Bearer {}", "s".repeat(64))));
         assert!(with(&format!("bearer {}", "s".repeat(64))));
         for wrong in [
@@ -352,10 +410,42 @@ mod tests {
             "Bearer s",
             "Basic c2VyaW4=",
             &format!("Bearer {}", "t".repeat(64)),
+            &format!("Bearer serin_{}", "0".repeat(86)),
         ] {
             assert!(!with(wrong), "{wrong}");
         }
-        assert!(access.check_token(&HeaderMap::new()).is_err());
+        assert!(opens(&access, &Directory::default(), None).is_none());
+    }
+
+    #[test]
+    fn a_key_opens_as_itself_also_where_nothing_is_needed() {
+        let key = SecretKey::new(&[7; key::RANDOM_BYTES]);
+        let (id, hash) = key.parts().unwrap();
+        let record = serde_json::from_value(serde_json::json!({
+            "id": id, "tenant": "acme", "name": "ci", "hash": hash, "role": "user",
+            "created_at": "1970-01-01T00:00:00Z", "expires_at": "1970-01-02T00:00:00Z",
+        }));
+        let tenant = serde_json::from_value(
+            serde_json::json!({"state": "active", "created_at": "1970-01-01T00:00:00Z"}),
+        );
+        let keys = Directory::new(
+            &[("acme".parse().unwrap(), Arc::new(tenant.unwrap()))].into(),
+            &[(id, Arc::new(record.unwrap()))].into(),
+            &BTreeMap::new(),
+        );
+        let socket = access_by(None);
+        let port = access_by(Some(Token("s".repeat(64))));
+        let (whole, cut) = (
+            format!("Bearer {}", key.expose()),
+            format!("Bearer {}", &key.expose()[..80]),
+        );
+        for access in [&socket, &port] {
+            let caller = opens(access, &keys, Some(&whole)).unwrap();
+            assert_eq!(caller.actor().as_str(), format!("key:{id} ci"));
+            assert!(!caller.may(AdminAction::Read));
+            assert!(opens(access, &keys, Some(&cut)).is_none());
+        }
+        assert!(opens(&socket, &keys, None).unwrap().may(AdminAction::Keys));
     }
 
     #[test]
@@ -384,12 +474,5 @@ mod tests {
             Token::read_or_create(&path).unwrap().as_str(),
             made.as_str()
         );
-    }
-
-    #[test]
-    fn who_acts_is_what_the_header_says() {
-        assert_eq!(actor(&HeaderMap::new()).as_str(), "admin");
-        assert_eq!(actor(&headers(&[("x-serin-actor", " ")])).as_str(), "admin");
-        assert_eq!(actor(&headers(&[("x-serin-actor", "kim")])).as_str(), "kim");
     }
 }

@@ -4,9 +4,12 @@ mod apply;
 mod events;
 pub(crate) mod flags;
 mod health;
+mod keys;
 mod kills;
+mod pages;
 mod rollout;
 mod service;
+mod tenants;
 
 use crate::{App, access, metrics, ofrep, problem::Problem};
 use axum::{
@@ -56,6 +59,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(description))
         .merge(flags::routes())
         .merge(kills::routes())
+        .merge(keys::routes())
+        .merge(tenants::routes())
         .merge(ofrep::routes())
 }
 

@@ -1,6 +1,9 @@
 //! What handlers take from a request: bounded, and refused with a problem document.
 
-use crate::{access, problem::Problem};
+use crate::{
+    access::{self, Caller},
+    problem::Problem,
+};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
@@ -22,8 +25,19 @@ pub(crate) struct By(pub(crate) Actor);
 
 impl<S: Sync> FromRequestParts<S> for By {
     type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        Ok(Self(caller.actor().clone()))
+    }
+}
+
+/// As [`access::guard`] has found them.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(Self(access::actor(&parts.headers)))
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller
+            .ok_or_else(|| access::forbidden("nobody asks").help("use the admin API's own router"))
     }
 }
 

@@ -279,6 +279,39 @@ fn turned_away(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
             }
             Ok(())
         },
+    )?;
+    page.family(
+        "serin_auth",
+        "Requests that had to prove who they come from",
+        MetricType::Counter,
+        |family| {
+            for (result, n) in &totals.auth {
+                family.counter(&[("result", result)], *n)?;
+            }
+            Ok(())
+        },
+    )?;
+    page.family(
+        "serin_rate_limited",
+        "Requests over a limit",
+        MetricType::Counter,
+        |family| {
+            for ((service, limit), n) in &totals.limited {
+                family.counter(&[("service", service.as_str()), ("limit", limit)], *n)?;
+            }
+            Ok(())
+        },
+    )?;
+    page.family(
+        "serin_degraded",
+        "Times that something took the place of what did not answer",
+        MetricType::Counter,
+        |family| {
+            for (dependency, n) in &totals.degraded {
+                family.counter(&[("dependency", dependency)], *n)?;
+            }
+            Ok(())
+        },
     )
 }
 

@@ -739,6 +739,9 @@ async fn busy(world: &World) {
             (None, Rejection::Route, 1),
             (Some(service.clone()), Rejection::Body, 2),
         ],
+        auth: vec![("ok", 3), ("unknown", 1)],
+        limited: vec![(service.clone(), "key", 2)],
+        degraded: vec![("limiter", 1)],
         overhead: vec![(service, seconds)],
         ..Sealed::default()
     };

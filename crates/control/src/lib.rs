@@ -19,6 +19,7 @@ mod picture;
 mod preflight;
 mod probe;
 mod resources;
+pub mod tables;
 pub mod totals;
 pub mod view;
 mod watch;
@@ -40,11 +41,13 @@ use serin_model::{
     state::State,
 };
 use serin_store::{Blocks, Log};
+use serin_tenancy::KeyRecord;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tables::KeyUses;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use totals::Totals;
 use uuid::Uuid;
@@ -121,6 +124,7 @@ pub struct Control {
     kills: Switchboard,
     flag_changes: FlagChanges,
     flag_file: Option<channel::Receiver<FlagFileStatus>>,
+    key_uses: KeyUses,
     log: Log,
     blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
@@ -196,6 +200,7 @@ impl Control {
             kills,
             flag_changes,
             flag_file,
+            key_uses: KeyUses::default(),
             log,
             blocks,
             plans,
@@ -242,6 +247,23 @@ impl Control {
         for (flag, variant, reason) in answers {
             totals.add_answers(&flag, &variant, reason, 1, now);
         }
+    }
+
+    /// Counts that fallbacks were used, outside the data plane, by what failed.
+    pub fn count_degraded(&self, times: impl IntoIterator<Item = (&'static str, u64)>) {
+        // Counts only, as above.
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.add_degraded(times);
+    }
+
+    /// When keys were last used. Clones share it.
+    pub fn key_uses(&self) -> KeyUses {
+        self.key_uses.clone()
+    }
+
+    /// When a key was last used, as far as it is known.
+    pub fn last_used(&self, key: &KeyRecord) -> Option<jiff::Timestamp> {
+        self.key_uses.of(key)
     }
 
     /// Everything that the log has made.

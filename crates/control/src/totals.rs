@@ -20,6 +20,12 @@ pub struct Totals {
     open: BTreeMap<(u16, ServiceName, VersionName), Open>,
     /// Requests turned away.
     pub rejections: BTreeMap<(Option<ServiceName>, Rejection), u64>,
+    /// Who proved who they are, and who did not, by result.
+    pub auth: BTreeMap<&'static str, u64>,
+    /// Requests over a limit, by service and limit.
+    pub limited: BTreeMap<(ServiceName, &'static str), u64>,
+    /// Times that a fallback was used, by what failed.
+    pub degraded: BTreeMap<&'static str, u64>,
     /// Seconds spent in the gateway.
     pub overhead: BTreeMap<ServiceName, LogHistogram>,
     /// Answers of flags, by flag, variant and reason, and when the last one was.
@@ -100,11 +106,25 @@ impl Totals {
                 .entry((service.clone(), *reason))
                 .or_default() += n;
         }
+        for (result, n) in &sealed.auth {
+            *self.auth.entry(result).or_default() += n;
+        }
+        for (service, limit, n) in &sealed.limited {
+            *self.limited.entry((service.clone(), limit)).or_default() += n;
+        }
+        self.add_degraded(sealed.degraded.iter().copied());
         for (service, histogram) in &sealed.overhead {
             self.overhead
                 .entry(service.clone())
                 .or_default()
                 .merge(histogram);
+        }
+    }
+
+    /// Adds times that a fallback was used, by what failed.
+    pub fn add_degraded(&mut self, times: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (dependency, n) in times {
+            *self.degraded.entry(dependency).or_default() += n;
         }
     }
 

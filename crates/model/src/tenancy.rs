@@ -52,14 +52,11 @@ impl Tenancy {
 
     pub(crate) fn set_tenant(&mut self, id: &TenantId, tenant: Option<&Tenant>, at: &Recorded) {
         let tenants = Arc::make_mut(&mut self.tenants);
-        match tenant {
-            Some(tenant) => {
-                tenants.insert(id.clone(), Arc::new(tenant.clone()));
-            }
-            None => {
-                tenants.remove(id);
-                Arc::make_mut(&mut self.keys).retain(|_, key| key.tenant != *id);
-            }
+        if let Some(tenant) = tenant {
+            tenants.insert(id.clone(), Arc::new(tenant.clone()));
+        } else {
+            tenants.remove(id);
+            Arc::make_mut(&mut self.keys).retain(|_, key| key.tenant != *id);
         }
         self.changed(at);
     }

@@ -34,6 +34,15 @@ impl Pattern {
             None => *self.0 == *name,
         }
     }
+
+    /// Whether every name that another means is meant by this one too.
+    fn covers(&self, other: &Self) -> bool {
+        match (self.0.strip_suffix('*'), other.0.strip_suffix('*')) {
+            (Some(mine), Some(theirs)) => theirs.starts_with(mine),
+            (None, Some(_)) => false,
+            (_, None) => self.fits(&other.0),
+        }
+    }
 }
 
 /// A text is no scope.
@@ -80,6 +89,25 @@ fn read(text: &str) -> Option<Scope> {
             Some(Scope::Admin(Some(action)))
         }
         _ => None,
+    }
+}
+
+impl Scope {
+    /// Whether this reaches everything of the services that another does.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Service(mine),
+                Self::Service(of) | Self::Tool(of, _) | Self::Category(of, _),
+            ) => mine.covers(of),
+            (Self::Tool(mine, tools), Self::Tool(of, others)) => {
+                mine.covers(of) && tools.covers(others)
+            }
+            (Self::Category(mine, name), Self::Category(of, other)) => {
+                mine.covers(of) && name == other
+            }
+            _ => false,
+        }
     }
 }
 
@@ -173,6 +201,18 @@ impl Scopes {
                 Scope::Category(of, category) => of.fits(service) && is_in(category),
                 Scope::Admin(_) => false,
             })
+    }
+
+    /// Whether these reach every service and tool that others reach.
+    pub fn cover(&self, others: &Self) -> bool {
+        if self.of_services().next().is_none() {
+            return true;
+        }
+        // Without a scope of services everything is reached.
+        others.of_services().next().is_some()
+            && others
+                .of_services()
+                .all(|other| self.of_services().any(|mine| mine.covers(other)))
     }
 
     /// Whether whoever has this role and these scopes may do something with the admin API.
@@ -279,6 +319,32 @@ mod tests {
                 scopes.reach_tool(service, tool, is_in),
             );
             assert_eq!(got, (whole, some, it), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_gives_more_than_they_have() {
+        for (mine, theirs, covered) in [
+            (&[][..], &[][..], true),
+            (&[], &["service:*"], true),
+            (&["admin:keys"], &[], true),
+            (&["service:tools"], &[], false),
+            (&["service:tools"], &["admin:read"], false),
+            (&["service:tools"], &["service:tools"], true),
+            (&["service:tools"], &["service:to*"], false),
+            (&["service:to*"], &["service:tools", "tool:top/x"], true),
+            (&["service:to*"], &["service:tools", "service:other"], false),
+            (&["service:*"], &["category:tools/a"], true),
+            (&["tool:tools/*"], &["tool:tools/post"], true),
+            (&["tool:tools/*"], &["service:tools"], false),
+            (&["tool:tools/post"], &["tool:tools/po*"], false),
+            (&["tool:tools/po*"], &["tool:tools/post*"], true),
+            (&["category:tools/a"], &["category:tools/a"], true),
+            (&["category:tools/a"], &["category:tools/b"], false),
+            (&["category:tools/a"], &["tool:tools/x"], false),
+        ] {
+            let (mine, theirs) = (scopes(mine), scopes(theirs));
+            assert_eq!(mine.cover(&theirs), covered, "{mine:?} {theirs:?}");
         }
     }
 

@@ -1,10 +1,15 @@
 //! The log: what happened, by whom and why.
 
 use super::fresh;
-use crate::{App, extract::Asked, problem::Problem};
+use crate::{App, access::Caller, extract::Asked, problem::Problem};
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
-use serin_model::{event::Recorded, name::RolloutId, words::event_in_words};
+use serin_flags::Target;
+use serin_model::{
+    event::{Event, Recorded},
+    name::RolloutId,
+    words::event_in_words,
+};
 use utoipa::{IntoParams, ToSchema};
 
 /// Events in an answer unless asked.
@@ -47,10 +52,29 @@ struct Told {
     text: String,
 }
 
-/// What happened, oldest first.
+/// Whether an event is shown: what happened to other tenants is nobody's business but the operator's.
+fn is_for(caller: &Caller, event: &Event) -> bool {
+    match event {
+        Event::TenantSet { tenant, .. } | Event::TenantRemoved { tenant, .. } => {
+            caller.sees(tenant)
+        }
+        Event::KeySet { key, .. } => caller.sees(&key.tenant),
+        Event::OverrideChanged(change) => caller.sees(&change.tenant),
+        // It names the tenants of a whole file.
+        Event::OverridesRead { .. } => caller.only().is_none(),
+        Event::KillCopied(kill) => match &kill.target {
+            Target::Tenant(tenant) => caller.sees(tenant),
+            _ => true,
+        },
+        _ => true,
+    }
+}
+
+/// What happened, oldest first. Keys that are no operator's see nothing of other tenants.
 #[utoipa::path(get, path = "/admin/v1/events", tag = "events", params(Which), responses((status = OK, body = Events)))]
 pub(super) async fn events(
     State(app): State<App>,
+    caller: Caller,
     Asked(which): Asked<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX) as usize;
@@ -71,7 +95,8 @@ pub(super) async fn events(
             }
             after = recorded.position;
             left = left.saturating_sub(1);
-            if which.rollout.is_none() || recorded.event.rollout() == which.rollout {
+            let is_asked = which.rollout.is_none() || recorded.event.rollout() == which.rollout;
+            if is_asked && is_for(&caller, &recorded.event) {
                 let text = event_in_words(&recorded.event);
                 events.push(Told { recorded, text });
             }
