@@ -135,7 +135,7 @@ pub(crate) fn check_patterns(patterns: &[String], at: &Path, report: &mut Report
     }
 }
 
-fn check_path(path: &str, at: &Path, report: &mut Report) {
+pub(crate) fn check_path(path: &str, at: &Path, report: &mut Report) {
     let shown = short(path);
     let plain = |b: u8| b.is_ascii_graphic() && !b"?#%;\\\"<>^`{|}*".contains(&b);
     if path.len() > PATH_BYTES_MAX || !path.bytes().all(plain) {
@@ -164,7 +164,7 @@ fn check_path(path: &str, at: &Path, report: &mut Report) {
     }
 }
 
-fn check_methods(methods: &[String], at: &Path, report: &mut Report) {
+pub(crate) fn check_methods(methods: &[String], at: &Path, report: &mut Report) {
     let mut seen = BTreeSet::new();
     for (index, method) in methods.iter().enumerate() {
         let at = at.index(index);

@@ -19,6 +19,7 @@ mod position;
 mod read;
 mod service;
 mod switch;
+mod tenancy;
 mod tls;
 
 pub use audit::{Audit, AuditArguments, AuditMode};

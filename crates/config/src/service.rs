@@ -62,6 +62,7 @@ pub(crate) fn check_manifest(manifest: &Manifest, report: &mut Report) {
         check_plan(name, plan, &plans.key(name), report);
     }
     crate::switch::check_switches(manifest, report);
+    crate::tenancy::check_tenancy(manifest, report);
     crate::api::check_api(manifest, jiff::Timestamp::now(), report);
 }
 
