@@ -11,18 +11,17 @@ mod extract;
 mod metrics;
 mod ofrep;
 pub mod problem;
+mod serve;
 
 pub use access::{Access, TOKEN_CHARS, Token, TokenError};
 pub use api::openapi;
+pub use serve::{Listener, serve};
 
-use axum::{Router, serve::ListenerExt as _};
+use axum::Router;
 use prometheus_client::registry::Registry;
 use serin_control::Control;
-use std::{io, sync::Arc};
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::Semaphore,
-};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What the binary is, for `serin_build_info`.
@@ -32,15 +31,6 @@ pub struct Build {
     pub version: &'static str,
     /// The commit it was built from.
     pub revision: &'static str,
-}
-
-/// Where the admin API listens: bound by `main`, so that an upgrade can hand it on.
-#[derive(Debug)]
-pub enum Listener {
-    /// A port.
-    Tcp(TcpListener),
-    /// A socket in the file system, readable by its owner alone.
-    Unix(UnixListener),
 }
 
 /// What every route can reach.
@@ -68,30 +58,4 @@ pub fn router(control: Control, access: Access, build: Build, stop: Cancellation
         streams: ofrep::places(),
         writes: Arc::default(),
     })
-}
-
-/// Serves until `stop` is cancelled and the calls in flight are answered.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let stopped = stop.cancelled_owned();
-    match listener {
-        Listener::Tcp(listener) => {
-            // Answers are small and a watcher waits for each.
-            let listener = listener.tap_io(|stream| {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "an admin connection keeps Nagle's delay");
-                }
-            });
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stopped)
-                .await
-        }
-        Listener::Unix(listener) => {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stopped)
-                .await
-        }
-    }
 }

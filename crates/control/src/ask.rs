@@ -1,8 +1,9 @@
 //! Questions to an MCP server, one at a time and bounded: which eras it speaks, which tools it lists. Control side only; no
 //! client's call ever comes this way.
 
+use crate::asker::{self, Asker};
 use futures_util::StreamExt;
-use reqwest::{Client, Response, StatusCode, header};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -20,11 +21,17 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for questions: no redirects, no proxies.
 pub(crate) fn client() -> Client {
-    let builder = Client::builder()
+    builder()
+        .tls_backend_preconfigured(asker::system_trust())
+        .build()
+        .unwrap_or_default()
+}
+
+pub(crate) fn builder() -> ClientBuilder {
+    Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .connect_timeout(TIMEOUT);
-    builder.build().unwrap_or_default()
+        .connect_timeout(TIMEOUT)
 }
 
 /// Which eras an endpoint speaks.
@@ -75,7 +82,7 @@ pub(crate) fn no_answer(url: &str, source: reqwest::Error) -> AskError {
 
 /// Asks a server who it is, within so much time.
 pub(crate) async fn discover(
-    client: &Client,
+    client: &Asker,
     url: &str,
     timeout: Duration,
 ) -> Result<Value, AskError> {
@@ -83,7 +90,7 @@ pub(crate) async fn discover(
 }
 
 /// Which eras an endpoint speaks.
-pub(crate) async fn eras(client: &Client, url: &str) -> Result<Eras, AskError> {
+pub(crate) async fn eras(client: &Asker, url: &str) -> Result<Eras, AskError> {
     let modern = match discover(client, url, TIMEOUT).await {
         Ok(_) => true,
         Err(AskError::Transport { url, source }) => {
@@ -105,7 +112,7 @@ pub(crate) async fn eras(client: &Client, url: &str) -> Result<Eras, AskError> {
 }
 
 /// The tools that an endpoint lists, all pages.
-pub(crate) async fn tools(client: &Client, url: &str) -> Result<Vec<Value>, AskError> {
+pub(crate) async fn tools(client: &Asker, url: &str) -> Result<Vec<Value>, AskError> {
     match modern_tools(client, url).await {
         Err(AskError::Status { .. } | AskError::NotMcp { .. }) => {
             let session = Session::open(client, url).await?;
@@ -117,7 +124,7 @@ pub(crate) async fn tools(client: &Client, url: &str) -> Result<Vec<Value>, AskE
     }
 }
 
-async fn modern_tools(client: &Client, url: &str) -> Result<Vec<Value>, AskError> {
+async fn modern_tools(client: &Asker, url: &str) -> Result<Vec<Value>, AskError> {
     let mut tools = Vec::new();
     let mut params = json!({});
     for _ in 0..PAGES_MAX {
@@ -141,7 +148,7 @@ fn turn(page: &mut Value, tools: &mut Vec<Value>) -> Option<Value> {
 }
 
 async fn modern(
-    client: &Client,
+    client: &Asker,
     url: &str,
     method: &str,
     mut params: Value,
@@ -168,13 +175,13 @@ fn who() -> Value {
 
 /// A legacy session of our own.
 struct Session<'a> {
-    client: &'a Client,
+    client: &'a Asker,
     url: &'a str,
     id: Option<header::HeaderValue>,
 }
 
 impl<'a> Session<'a> {
-    async fn open(client: &'a Client, url: &'a str) -> Result<Self, AskError> {
+    async fn open(client: &'a Asker, url: &'a str) -> Result<Self, AskError> {
         let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": who() });
         let bare = Session {
             client,

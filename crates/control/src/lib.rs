@@ -10,6 +10,8 @@
 //! [`Snapshot`]: serin_model::snapshot::Snapshot
 
 mod ask;
+mod asker;
+pub mod audit;
 pub mod flags;
 pub mod health;
 mod journal;
@@ -125,6 +127,7 @@ pub struct Control {
     flag_changes: FlagChanges,
     flag_file: Option<channel::Receiver<FlagFileStatus>>,
     key_uses: KeyUses,
+    books: audit::Books,
     log: Log,
     blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
@@ -201,6 +204,7 @@ impl Control {
             flag_changes,
             flag_file,
             key_uses: KeyUses::default(),
+            books: audit::Books::default(),
             log,
             blocks,
             plans,
@@ -254,6 +258,11 @@ impl Control {
         // Counts only, as above.
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.add_degraded(times);
+    }
+
+    /// What there is of the audit trail. Clones share it.
+    pub fn books(&self) -> audit::Books {
+        self.books.clone()
     }
 
     /// When keys were last used. Clones share it.

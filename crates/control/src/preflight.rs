@@ -1,7 +1,7 @@
 //! What is checked before a rollout begins: is the candidate there, does it speak what stable speaks, and what changes for those
 //! who call its tools.
 
-use crate::{ask, probe, resources};
+use crate::{ask, asker::Asker, probe, resources};
 use reqwest::Client;
 use serde_json::json;
 use serin_judge::{Limit, Metric};
@@ -30,17 +30,18 @@ pub(crate) async fn check(
     ) else {
         return preflight;
     };
+    let asker = &Asker::new(client.clone(), &service.settings.upstream);
     preflight
         .checks
-        .push(health(client, service, candidate).await);
+        .push(health(asker, service, candidate).await);
     if service.protocol == Protocol::Mcp
         && preflight
             .checks
             .iter()
             .all(|c| c.result == PreflightResult::Passed)
     {
-        preflight.checks.push(eras(client, stable, candidate).await);
-        let (check, differs) = tools(client, stable, candidate).await;
+        preflight.checks.push(eras(asker, stable, candidate).await);
+        let (check, differs) = tools(asker, stable, candidate).await;
         preflight.checks.push(check);
         preflight.contract_differs = differs;
     }
@@ -102,7 +103,7 @@ fn found(name: &str, result: PreflightResult, detail: impl Into<String>) -> Pref
     }
 }
 
-async fn health(client: &Client, service: &Service, candidate: &Version) -> PreflightCheck {
+async fn health(client: &Asker, service: &Service, candidate: &Version) -> PreflightCheck {
     for endpoint in &candidate.endpoints {
         if let Err(why) = probe::once(client, service, &endpoint.url).await {
             return found("health", PreflightResult::Failed, why);
@@ -116,7 +117,7 @@ async fn health(client: &Client, service: &Service, candidate: &Version) -> Pref
 }
 
 /// Every endpoint behind one URL must speak the same eras: clients remember what they found there.
-async fn eras(client: &Client, stable: &Version, candidate: &Version) -> PreflightCheck {
+async fn eras(client: &Asker, stable: &Version, candidate: &Version) -> PreflightCheck {
     let mut first = None;
     for endpoint in stable.endpoints.iter().chain(&candidate.endpoints) {
         let eras = match ask::eras(client, &endpoint.url).await {
@@ -146,7 +147,7 @@ async fn eras(client: &Client, stable: &Version, candidate: &Version) -> Preflig
     )
 }
 
-async fn tools(client: &Client, stable: &Version, candidate: &Version) -> (PreflightCheck, bool) {
+async fn tools(client: &Asker, stable: &Version, candidate: &Version) -> (PreflightCheck, bool) {
     let mut lists = Vec::new();
     for version in [stable, candidate] {
         let Some(endpoint) = version.endpoints.first() else {

@@ -1,6 +1,6 @@
 //! Active health checks: one small task an endpoint, which reports only changes.
 
-use crate::ask;
+use crate::{ask, asker::Asker};
 use reqwest::{Client, Url};
 use serin_judge::Resources;
 use serin_model::{
@@ -130,7 +130,8 @@ impl Drop for Probes {
 /// Probes one endpoint for as long as it is wanted. One that is new counts as healthy until it fails: a new endpoint must not wait for
 /// several good probes before it may serve, pre-flight has asked it already.
 async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc::Sender<Found>) {
-    let check = &target.service.settings.health;
+    let settings = &target.service.settings;
+    let (check, client) = (&settings.health, Asker::new(client, &settings.upstream));
     let mut timer = interval(check.interval.max(Duration::from_millis(10)));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut healthy, mut streak) = (known_healthy, 0_u32);
@@ -190,7 +191,7 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
 ///
 /// With a path, that path must answer 2xx. Without one, any answer below 500 shows that the server is there: an MCP endpoint is
 /// asked `server/discover`, which a legacy server refuses with a 400 and no session is made.
-pub(crate) async fn once(client: &Client, service: &Service, url: &str) -> Result<(), String> {
+pub(crate) async fn once(client: &Asker, service: &Service, url: &str) -> Result<(), String> {
     let check = &service.settings.health;
     let request = match (&check.path, service.protocol) {
         (Some(path), _) => {

@@ -45,20 +45,25 @@ pub struct Certificate {
 }
 
 impl Pair {
-    /// A certificate for these names that is signed by itself, in two files with this beginning; what is there is taken.
-    ///
-    /// # Errors
-    /// The files cannot be written.
-    pub fn self_signed(beginning: &Path, names: Vec<String>) -> Result<Self, TlsError> {
+    /// Where [`Pair::self_signed`] has them.
+    pub fn self_signed_at(beginning: &Path) -> Self {
         let file = |suffix: &str| {
             let mut path = beginning.as_os_str().to_owned();
             path.push(suffix);
             PathBuf::from(path)
         };
-        let pair = Self {
+        Self {
             cert: file(".tls-cert.pem"),
             key: file(".tls-key.pem"),
-        };
+        }
+    }
+
+    /// A certificate for these names that is signed by itself, in two files with this beginning; what is there is taken.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn self_signed(beginning: &Path, names: Vec<String>) -> Result<Self, TlsError> {
+        let pair = Self::self_signed_at(beginning);
         if pair.cert.exists() && pair.key.exists() {
             return Ok(pair);
         }

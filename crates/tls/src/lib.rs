@@ -16,7 +16,7 @@ pub use file::TlsError;
 pub use rustls::{ClientConfig, pki_types::ServerName};
 pub use stream::Stream;
 pub use tokio_rustls::{TlsConnector, client::TlsStream as ClientStream};
-pub use trust::Trusts;
+pub use trust::{Trusts, trusts_nobody};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use std::sync::Arc;

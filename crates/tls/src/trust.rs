@@ -64,6 +64,16 @@ impl Trusts {
     }
 }
 
+/// Settings that trust nobody: no connection comes about.
+pub fn trusts_nobody() -> ClientConfig {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .unwrap_or_else(|_| ClientConfig::builder());
+    config
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
+}
+
 fn client(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
