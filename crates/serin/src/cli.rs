@@ -64,6 +64,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::flag::Flag,
     },
+    /// Make, look at, rotate and revoke keys.
+    Key {
+        #[command(subcommand)]
+        command: crate::key::Key,
+    },
+    /// Create, look at, suspend and delete tenants.
+    Tenant {
+        #[command(subcommand)]
+        command: crate::tenant::Tenant,
+    },
     /// Stop something at once: in force before this command ends.
     Kill(KillArgs),
     /// Let something go again that was killed.

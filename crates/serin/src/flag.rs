@@ -291,7 +291,7 @@ async fn import(client: &mut Client, file: &Path, query: &str, json: bool) -> mi
 }
 
 /// A text as part of a query.
-fn in_query(text: &str) -> String {
+pub(crate) fn in_query(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -345,7 +345,7 @@ fn seen(args: &ReviveArgs, wanted: &str, about: &str, revision: u64) -> miette::
     Ok(revision)
 }
 
-fn confirm(wanted: &str, about: &str) -> miette::Result<()> {
+pub(crate) fn confirm(wanted: &str, about: &str) -> miette::Result<()> {
     let failed = |error| {
         Report::new(Problem::new("nothing can be asked here", "add `--yes`").because(error))
     };

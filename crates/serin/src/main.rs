@@ -10,12 +10,14 @@ mod doubts;
 mod exit;
 mod flag;
 mod health;
+mod key;
 mod kill;
 mod problem;
 mod rollout;
 mod run;
 mod screen;
 mod service;
+mod tenant;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
@@ -53,6 +55,8 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Rollout { command } => rollout::dispatch(&global, command),
         Command::Health { command } => health::dispatch(&global, &command),
         Command::Flag { command } => flag::dispatch(&global, command),
+        Command::Key { command } => key::dispatch(&global, command),
+        Command::Tenant { command } => tenant::dispatch(&global, command),
         Command::Kill(args) => kill::kill(&global, &args),
         Command::Revive(args) => kill::revive(&global, &args),
         Command::Kills(args) => kill::kills(&global, &args),
