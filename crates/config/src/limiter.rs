@@ -133,8 +133,11 @@ fn problem_of(url: &str) -> Option<&'static str> {
             Some("TLS to the backend of rate limits is not in this release")
         }
         None => {
-            let is_one =
-                url::Url::parse(url).is_ok_and(|url| url.scheme() == "redis" && url.has_host());
+            let is_one = url::Url::parse(url).is_ok_and(|url| match url.scheme() {
+                "redis" => url.has_host(),
+                "redis+unix" => url.path().len() > 1,
+                _ => false,
+            });
             (!is_one).then_some("this is no URL of a Redis or Valkey")
         }
     }
@@ -178,6 +181,7 @@ mod tests {
             None,
         );
         assert_eq!(limiter.unwrap().on_failure, LimiterFailure::Refuse);
+        check("{ redis: 'redis+unix:///run/valkey.sock?db=1' }", None);
         assert_eq!(Config::parse("", "serin.yaml").unwrap().value.limiter, None);
     }
 
@@ -186,6 +190,7 @@ mod tests {
         for (limiter, problem) in [
             ("{}", "`redis` is missing"),
             ("{ redis: 'env:' }", "no name behind the colon"),
+            ("{ redis: 'redis+unix://' }", "no URL of a Redis"),
             ("{ redis: geheim }", "no URL of a Redis"),
             ("{ redis: 'http://u:geheim@h' }", "no URL of a Redis"),
             ("{ redis: 'rediss://u:geheim@h' }", "TLS to the backend"),

@@ -7,6 +7,7 @@
 //! - [`faults`]: makes a sample server fail in a chosen way, from a chosen instant.
 //! - [`population`]: clients of both eras that check every answer on the wire.
 //! - [`load`] and [`upstream`]: the two ends of a benchmark.
+//! - `valkey`: a real server that gateways share their limits by, with the feature of that name.
 //! - [`fixture`]: the server that the public conformance suite expects.
 
 pub mod client;
@@ -18,3 +19,5 @@ pub mod population;
 pub mod sample;
 mod serve;
 pub mod upstream;
+#[cfg(feature = "valkey")]
+pub mod valkey;

@@ -88,7 +88,7 @@ pub enum OnFailure {
 /// A text is no URL of a backend. The text is not repeated: it may hold a password.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "the URL of the limiter's backend cannot be used: write `redis://HOST:PORT/NUMBER`, with `USER:PASSWORD@` before the host if it needs them"
+    "the URL of the limiter's backend cannot be used: write `redis://HOST:PORT/NUMBER`, with `USER:PASSWORD@` before the host if it needs them, or `redis+unix:///PATH`"
 )]
 pub struct BackendError;
 
@@ -324,3 +324,6 @@ async fn take(
         .filter(|taken| taken.len() == wants.len())
         .ok_or(Failure::Odd)
 }
+
+#[cfg(test)]
+mod tests;
