@@ -13,7 +13,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 /// How exactly the last use of a key is kept: who looks for keys that nobody uses looks for months.
 const USE_EVERY: Duration = Duration::from_mins(1);
@@ -21,6 +25,8 @@ const USE_EVERY: Duration = Duration::from_mins(1);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The pause is so many times as long as the writing took: where there are very many keys, the tables come later and the disk is free.
 const PAUSE_FACTOR: u32 = 10;
+/// Time to write what is missing when the process ends.
+const STOP_TIME: Duration = Duration::from_secs(2);
 /// Whose flags stand in the row for everybody who has no row of their own.
 const EVERYBODY: &str = "*";
 
@@ -126,8 +132,8 @@ impl Tables {
     /// Writes what is missing and ends.
     pub async fn stop(self) {
         let _ = self.stop.send(());
-        // It says itself what went wrong.
-        let _ = self.task.await;
+        // It says itself what went wrong. What is not written now is written at the next start, but for the latest uses.
+        let _ = timeout(STOP_TIME, self.task).await;
     }
 }
 
