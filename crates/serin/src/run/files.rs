@@ -7,15 +7,19 @@ use serin_admin::Token;
 use serin_config::Config;
 use serin_control::kills::Switchboard;
 use serin_gateway::{Keyring, KeyringError};
-use serin_store::{Blocks, Log, StoreError};
-use std::io;
+use serin_store::{Audit, Blocks, Log, StoreError};
+use serin_tenancy::signature::Master;
+use std::{io, sync::Arc};
 
 /// What is open.
 pub(super) struct Files {
     pub(super) kills: Switchboard,
     pub(super) log: Log,
     pub(super) blocks: Blocks,
+    pub(super) audit: Audit,
     pub(super) keys: Keyring,
+    /// What the secrets are made of by which requests are signed.
+    pub(super) signing: Arc<Master>,
     pub(super) token: Token,
 }
 
@@ -27,7 +31,7 @@ pub(super) struct Fresh {
 }
 
 impl Files {
-    /// For a log `serin.db`: `serin.kills`, `serin.blocks.db`, `serin.keys`, and the token as the configuration says.
+    /// For a log `serin.db`: `serin.kills`, `serin.blocks.db`, `serin.audit.db`, `serin.keys`, `serin.signing`, and the token as the configuration says.
     pub(super) async fn open(config: &Config, fresh: Fresh) -> miette::Result<Self> {
         let path = config.store.path();
         // Before anything else: whatever is wrong with the rest, what is killed stays so.
@@ -64,7 +68,18 @@ impl Files {
                 error,
             )
         })?;
+        let signing =
+            Keyring::open_or_create(&path.with_extension("signing")).map_err(|error| {
+                failed(
+                    "the secret for signed requests cannot be used",
+                    "the cause above says what to do",
+                    error,
+                )
+            })?;
         let blocks = Blocks::open(&path.with_extension("blocks.db"))
+            .await
+            .map_err(store)?;
+        let audit = Audit::open(&path.with_extension("audit.db"))
             .await
             .map_err(store)?;
         let token = Token::read_or_create(&config.admin.token_file).map_err(|error| {
@@ -78,7 +93,9 @@ impl Files {
             kills,
             log,
             blocks,
+            audit,
             keys,
+            signing: Arc::new(signing.master()),
             token,
         })
     }
