@@ -169,8 +169,8 @@ async fn answer(client: &Client, place: &Place, headers: &HeaderMap, body: &Byte
         }
         Resource::Tool(name) => {
             let listed = list::tools(client).await?;
-            let is_it = |tool: &&Box<RawValue>| list::name_of(tool).as_deref() == Some(name);
-            match listed.tools.iter().find(is_it) {
+            let mut tools = listed.tools.iter();
+            match tools.find(|tool| list::name_of(tool).as_deref() == Some(name)) {
                 Some(tool) => Ok(json(listed.headers, tool.get().to_owned())),
                 None => Err(with(no_tool(name), &listed.headers)),
             }

@@ -125,25 +125,22 @@ impl Admitted<'_> {
             hasher.update(&value.len().to_be_bytes());
             hasher.update(value);
         };
-        match &self.principal {
-            Some(principal) => {
-                add(b'k', &[u8::from(principal.key.is_some())]);
-                add(b't', principal.tenant.as_str().as_bytes());
-                add(b's', principal.subject.as_bytes());
-            }
-            None => {
-                add(b'a', &self.affinity_key());
-                add(b't', self.tenant.as_deref().unwrap_or_default().as_bytes());
-                for (name, value) in &self.headers {
-                    let name = name.as_str();
-                    let is_credential = ["auth", "cookie", "key", "token", "secret", "session"]
-                        .iter()
-                        .any(|word| name.contains(word));
-                    if is_credential {
-                        add(b'n', name.as_bytes());
-                        add(b'v', value.as_bytes());
-                    }
-                }
+        if let Some(principal) = &self.principal {
+            add(b'k', &[u8::from(principal.key.is_some())]);
+            add(b't', principal.tenant.as_str().as_bytes());
+            add(b's', principal.subject.as_bytes());
+            return hasher.finalize().into();
+        }
+        add(b'a', &self.affinity_key());
+        add(b't', self.tenant.as_deref().unwrap_or_default().as_bytes());
+        for (name, value) in &self.headers {
+            let name = name.as_str();
+            let is_credential = ["auth", "cookie", "key", "token", "secret", "session"]
+                .iter()
+                .any(|word| name.contains(word));
+            if is_credential {
+                add(b'n', name.as_bytes());
+                add(b'v', value.as_bytes());
             }
         }
         hasher.finalize().into()

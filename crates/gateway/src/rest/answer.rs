@@ -192,15 +192,15 @@ fn broke(error: &RelayError, about: About<'_>) -> Problem {
 }
 
 /// The problem that an answer is, if it is one.
-pub(crate) fn problem_of(answer: Answer, about: About<'_>) -> Result<Box<RawValue>, Problem> {
+pub(crate) fn problem_of(answer: Answer, about: About<'_>) -> Result<Box<RawValue>, Box<Problem>> {
     match answer {
         Answer::Result(result) => Ok(result),
         Answer::Failed {
             result,
             called_badly,
-        } => Err(Problem::of_tool(&result, called_badly, about)),
-        Answer::NeedsClient => Err(Problem::needs_client(about)),
-        Answer::Error(error) => Err(Problem::of_rpc(&error, about, None)),
+        } => Err(Box::new(Problem::of_tool(&result, called_badly, about))),
+        Answer::NeedsClient => Err(Box::new(Problem::needs_client(about))),
+        Answer::Error(error) => Err(Box::new(Problem::of_rpc(&error, about, None))),
     }
 }
 

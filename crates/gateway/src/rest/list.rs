@@ -60,7 +60,7 @@ pub(crate) async fn tools(client: &Client) -> Result<Listed, Refusal> {
         let started = client.ask(&question).await?;
         let about = About::default();
         let (headers, answer) = started.answer(about, &mut |_| {}).await?;
-        let page = problem_of(answer, about).map_err(Problem::refuse)?;
+        let page = problem_of(answer, about).map_err(|problem| problem.refuse())?;
         bytes += page.get().len();
         let page: Page<'_> = serde_json::from_str(page.get())
             .map_err(|error| unlike(&format!("the server's list of tools is none: {error}")))?;

@@ -8,6 +8,7 @@ mod limits;
 mod modern;
 mod moves;
 mod observed;
+mod rest;
 mod shutdown;
 mod support;
 mod trials;
