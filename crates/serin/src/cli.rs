@@ -28,12 +28,15 @@ pub(crate) struct Global {
     /// The configuration; without it, `serin.yaml` in this folder.
     #[arg(short, long, global = true, value_name = "FILE", env = "SERIN_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// The admin API: `http://127.0.0.1:9090` or `unix:PATH`; without it, as the configuration says.
+    /// The admin API: `http://127.0.0.1:9090`, `https://...` or `unix:PATH`; without it, as the configuration says.
     #[arg(long, global = true, value_name = "URL", env = "SERIN_ADMIN")]
     pub(crate) admin: Option<String>,
     /// The file with the admin API's token; without it, `$SERIN_TOKEN`, then as the configuration says.
     #[arg(long, global = true, value_name = "FILE", env = "SERIN_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// A file of certificates (PEM) that an admin API at `https://` is checked by; without it, the system's.
+    #[arg(long, global = true, value_name = "FILE", env = "SERIN_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// No colours. `NO_COLOR` does the same.
     #[arg(long, global = true)]
     pub(crate) no_color: bool,

@@ -7,7 +7,7 @@ use crate::{
 use miette::Report;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
-use serin_config::{AdminListen, Config};
+use serin_config::{AdminListen, Config, Tls};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -52,12 +52,16 @@ impl Client {
                         "name it with `--admin http://ADDRESS`; `serin run` printed it at its start",
                     )));
                 }
+                AdminListen::Tcp(address) if config.admin.tls.is_some() => {
+                    format!("https://{address}")
+                }
                 AdminListen::Tcp(address) => format!("http://{address}"),
                 AdminListen::Socket(path) => format!("unix:{}", path.display()),
             },
             (None, None) => ADMIN_DEFAULT.to_owned(),
         };
         let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust(global, config.as_ref(), &admin)?)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX.max(TIMEOUT))
             .no_proxy();
@@ -292,6 +296,31 @@ pub(crate) fn configured(global: &Global) -> miette::Result<Option<Config>> {
     };
     let checked = Config::load(&path).map_err(problem::refused)?;
     Ok(Some(checked.value))
+}
+
+/// Whom an admin API at `https://` is checked by: as told, else the one that `serin run` made, else the system's.
+fn trust(
+    global: &Global,
+    config: Option<&Config>,
+    admin: &str,
+) -> miette::Result<serin_tls::ClientConfig> {
+    if !admin.starts_with("https://") {
+        return Ok(serin_tls::trusts_nobody());
+    }
+    let made = config.filter(|config| config.admin.tls == Some(Tls::SelfSigned));
+    let made = made.map(crate::run::self_signed_cert);
+    let ca = global.ca.clone().or(made);
+    let config = serin_tls::Trusts::default().config(ca.as_deref());
+    let config = config.map_err(|error| {
+        Report::new(
+            Problem::new(
+                "the admin API cannot be checked",
+                "name the certificates that it is checked by with `--ca FILE`",
+            )
+            .because(error),
+        )
+    })?;
+    Ok((*config).clone())
 }
 
 fn token(global: &Global, config: Option<&Config>) -> miette::Result<Option<String>> {

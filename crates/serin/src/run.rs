@@ -5,9 +5,11 @@ mod files;
 mod limiter;
 mod listen;
 mod server;
+mod tls;
 
 pub(crate) use ending::interrupted;
 pub(crate) use server::Server;
+pub(crate) use tls::self_signed_cert;
 
 use crate::{
     cli::{Global, RunArgs},
@@ -134,13 +136,9 @@ fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {
 /// The two lines that scripts wait for.
 fn announce(server: &Server) -> miette::Result<()> {
     let mut out = io::stdout().lock();
-    let said = writeln!(
-        out,
-        "gateway listening on http://{}",
-        server.gateway_address()
-    )
-    .and_then(|()| writeln!(out, "admin listening on {}", server.admin_place()))
-    .and_then(|()| out.flush());
+    let said = writeln!(out, "gateway listening on {}", server.gateway_place())
+        .and_then(|()| writeln!(out, "admin listening on {}", server.admin_place()))
+        .and_then(|()| out.flush());
     match said {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(problem::output(error)),
         _ => Ok(()),

@@ -5,17 +5,24 @@ use super::{
     files::{Files, Fresh},
     limiter,
     listen::{AdminListener, Bound, SocketFile},
+    tls::{self, Whose},
 };
 use crate::{doubts, problem::Problem};
 use arc_swap::ArcSwap;
 use miette::Report;
 use serin_admin::{Access, Build, Token};
-use serin_config::{Config, Cores, builtin_plans};
-use serin_control::{Control, ControlError, Options, flags::FlagFile};
+use serin_config::{AuditArguments, AuditMode, Config, Cores, builtin_plans};
+use serin_control::{
+    Control, ControlError, Options,
+    audit::{self, Recorder},
+    flags::FlagFile,
+    tables::Tables,
+};
 use serin_flags::table::Forced;
-use serin_gateway::Gateway;
+use serin_gateway::{AuditTo, Gateway, Signer};
 use serin_model::snapshot::Snapshot;
-use serin_store::{Blocks, Log};
+use serin_store::{Audit, Blocks, Log};
+use serin_tls::Acceptor;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -33,6 +40,15 @@ const ADMIN_DRAIN: Duration = Duration::from_secs(2);
 /// Switches flags for one process.
 const FLAGS_VARIABLE: &str = "SERIN_FLAGS";
 
+const GATEWAY: Whose = Whose {
+    name: "gateway",
+    field: "gateway.tls",
+};
+const ADMIN: Whose = Whose {
+    name: "admin API",
+    field: "admin.tls",
+};
+
 const BUILD: Build = Build {
     version: env!("CARGO_PKG_VERSION"),
     revision: match option_env!("SERIN_REVISION") {
@@ -44,9 +60,14 @@ const BUILD: Build = Build {
 /// Everything that `serin run` runs.
 pub(crate) struct Server {
     gateway: Gateway,
+    gateway_scheme: &'static str,
     control: Control,
     log: Log,
     blocks: Blocks,
+    tables: Audit,
+    recorder: Option<Recorder>,
+    /// Keeps the tables of keys and flags.
+    keeper: Tables,
     admin: JoinHandle<io::Result<()>>,
     admin_place: String,
     #[cfg(feature = "demo")]
@@ -78,6 +99,9 @@ impl Server {
         let (observed, observations) = mpsc::channel(OBSERVATIONS_MAX);
         let mut gateway_options = gateway_options(&config, &bound.gateway)?;
         gateway_options.latch = files.kills.latch();
+        gateway_options.tls = tls::acceptor(config.gateway.tls.as_ref(), &config, &GATEWAY)?;
+        let gateway_scheme = scheme(gateway_options.tls.as_ref());
+        let admin_tls = tls::acceptor(config.admin.tls.as_ref(), &config, &ADMIN)?;
         gateway_options.limiter = (config.limiter.as_ref())
             .map(limiter::backend)
             .transpose()?;
@@ -96,6 +120,17 @@ impl Server {
         };
         let control = Control::start(options).await.map_err(not_started)?;
         doubts::log(&control).await;
+        let recorder = recorder(config.audit, config.store.path(), &files.audit, &control)?;
+        gateway_options.audit = recorder.as_ref().map(|recorder| AuditTo {
+            rows: recorder.rows(),
+            gate: recorder.gate(),
+            is_required: config.audit.mode == AuditMode::Required,
+            with_arguments: config.audit.arguments == AuditArguments::Redacted,
+            lost: control.books().lost(),
+        });
+        let keeper = Tables::start(control.clone(), files.audit.clone());
+        gateway_options.signer = Some(Arc::new(Signer::new(files.signing)));
+        gateway_options.key_fetcher = Some(control.key_fetcher());
         let gateway = Gateway::start(
             bound.gateway,
             gateway_options,
@@ -124,14 +159,24 @@ impl Server {
             flags_token: Some(flags_token),
             flag_origins: config.flags.origins.clone(),
         };
-        let (admin, admin_place) = start_admin(control.clone(), bound.admin, access, stop.clone())?;
+        let (admin, admin_place) = start_admin(
+            control.clone(),
+            bound.admin,
+            admin_tls,
+            access,
+            stop.clone(),
+        )?;
         let token_file = config.admin.token_file;
         tracing::info!(token_file = %token_file.display(), "the admin API's token is in this file");
         Ok(Self {
             gateway,
+            gateway_scheme,
             control,
             log: files.log,
             blocks: files.blocks,
+            tables: files.audit,
+            recorder,
+            keeper,
             admin,
             admin_place,
             #[cfg(feature = "demo")]
@@ -142,12 +187,18 @@ impl Server {
         })
     }
 
-    /// Where clients reach the services.
+    /// Where clients reach the services: `http://ADDRESS` or `https://ADDRESS`.
+    pub(crate) fn gateway_place(&self) -> String {
+        format!("{}://{}", self.gateway_scheme, self.gateway.address())
+    }
+
+    /// The address of the same.
+    #[cfg(feature = "demo")]
     pub(crate) fn gateway_address(&self) -> SocketAddr {
         self.gateway.address()
     }
 
-    /// Where the admin API is: `http://ADDRESS` or `unix:PATH`.
+    /// Where the admin API is: `http://ADDRESS`, `https://ADDRESS` or `unix:PATH`.
     pub(crate) fn admin_place(&self) -> &str {
         &self.admin_place
     }
@@ -193,9 +244,14 @@ impl Server {
         }
         self.stop.cancel();
         let admin = tokio::time::timeout(ADMIN_DRAIN, self.admin).await;
+        if let Some(recorder) = self.recorder {
+            recorder.finish().await;
+        }
+        self.keeper.stop().await;
         drop(self.control);
         self.log.close().await;
         self.blocks.close().await;
+        self.tables.close().await;
         match admin {
             Ok(Ok(Err(error))) => Err(failed(
                 "the admin API failed",
@@ -210,6 +266,35 @@ impl Server {
             }
         }
     }
+}
+
+/// What writes a row of each request, if the configuration wants them.
+fn recorder(
+    wanted: serin_config::Audit,
+    log: &std::path::Path,
+    tables: &Audit,
+    control: &Control,
+) -> miette::Result<Option<Recorder>> {
+    let books = control.books();
+    books.open(tables);
+    if wanted.mode == AuditMode::Off {
+        return Ok(None);
+    }
+    let options = audit::Options {
+        tables: tables.clone(),
+        spill: log.with_extension("audit-spill"),
+        is_required: wanted.mode == AuditMode::Required,
+        retention: wanted.retention,
+        key_uses: control.key_uses(),
+        books,
+    };
+    Recorder::start(options).map(Some).map_err(|error| {
+        failed(
+            "the audit trail cannot be written",
+            "let this user read and write the folder of the store, or write `audit: { mode: off }`",
+            error,
+        )
+    })
 }
 
 /// What `SERIN_FLAGS` says.
@@ -260,9 +345,14 @@ fn gateway_options(
     Ok(options)
 }
 
+fn scheme(tls: Option<&Acceptor>) -> &'static str {
+    if tls.is_some() { "https" } else { "http" }
+}
+
 fn start_admin(
     control: Control,
     listener: AdminListener,
+    tls: Option<Acceptor>,
     access: Access,
     stop: CancellationToken,
 ) -> miette::Result<(JoinHandle<io::Result<()>>, String)> {
@@ -277,11 +367,12 @@ fn start_admin(
         AdminListener::Tcp(listener) => {
             let address = listener.local_addr().map_err(cannot)?;
             let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
-            (
-                serin_admin::Listener::Tcp(listener),
-                format!("http://{address}"),
-                access,
-            )
+            let place = format!("{}://{address}", scheme(tls.as_ref()));
+            let listener = match tls {
+                Some(acceptor) => serin_admin::Listener::Tls(listener, acceptor),
+                None => serin_admin::Listener::Tcp(listener),
+            };
+            (listener, place, access)
         }
         AdminListener::Socket(listener, path) => {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(cannot)?;
