@@ -1,9 +1,10 @@
 //! Who asks endpoints: the common client, or where a service says how its endpoints are checked, one that checks them so.
 
+use crate::credentials;
 use reqwest::{
     Client, IntoUrl, Method, RequestBuilder, Url,
     dns::{Name, Resolve, Resolving},
-    header::{HOST, HeaderMap, HeaderValue},
+    header::{HOST, HeaderMap, HeaderName, HeaderValue},
 };
 use serin_model::auth::Upstream;
 use serin_tls::{ClientConfig, Trusts};
@@ -23,6 +24,8 @@ pub(crate) struct Asker {
     plain: Client,
     ca: Option<String>,
     server_name: Option<String>,
+    /// By what we prove ourselves, as calls do.
+    credential: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Asker {
@@ -31,6 +34,7 @@ impl Asker {
             plain,
             ca: upstream.ca.clone(),
             server_name: upstream.server_name.clone(),
+            credential: credential(upstream),
         }
     }
 
@@ -50,7 +54,11 @@ impl Asker {
         match url.into_url() {
             Ok(url) => {
                 let (client, url) = self.at(url);
-                client.request(method, url)
+                let request = client.request(method, url);
+                match &self.credential {
+                    Some((name, value)) => request.header(name, value),
+                    None => request,
+                }
             }
             // The request then says that it is none.
             Err(_) => self.plain.request(method, ""),
@@ -88,6 +96,14 @@ impl Asker {
         };
         (builder.build().unwrap_or_else(|_| self.plain.clone()), url)
     }
+}
+
+/// What a service's endpoints are shown; without it they say why they do not answer.
+fn credential(upstream: &Upstream) -> Option<(HeaderName, HeaderValue)> {
+    let secret = credentials::read(upstream.credential.as_deref()?).ok()?;
+    let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+    value.set_sensitive(true);
+    Some((HeaderName::try_from(upstream.header()).ok()?, value))
 }
 
 /// The system's certificates. A machine without any, such as a bare container, trusts nobody at `https://`.

@@ -12,9 +12,11 @@
 mod ask;
 mod asker;
 pub mod audit;
+mod credentials;
 pub mod flags;
 pub mod health;
 mod journal;
+mod jwks;
 pub mod kills;
 mod orchestrator;
 mod picture;
@@ -132,6 +134,7 @@ pub struct Control {
     blocks: Blocks,
     plans: Arc<BTreeMap<String, Plan>>,
     client: reqwest::Client,
+    key_fetcher: mpsc::Sender<String>,
 }
 
 /// The wish for a rollout, as somebody asks for it.
@@ -148,6 +151,9 @@ pub struct StartRequest {
     /// Whether a change that clients will notice is accepted.
     pub accept_breaking: bool,
 }
+
+/// Wishes for newer keys that wait; more of them would say the same.
+const KEY_WISHES_MAX: usize = 16;
 
 /// A plan, by name or in full.
 #[derive(Clone, Debug)]
@@ -171,6 +177,7 @@ impl Control {
         let began = watch::seconds(jiff::Timestamp::now());
         let health = Arc::new(Mutex::new(Health::new(began)));
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let (key_fetcher, key_wishes) = mpsc::channel(KEY_WISHES_MAX);
         let plans = Arc::new(options.plans.clone());
         let (log, blocks) = (options.log.clone(), options.blocks.clone());
         let snapshot = Arc::clone(&options.snapshot);
@@ -186,7 +193,7 @@ impl Control {
             client.clone(),
             flag_changes.clone(),
             follower.as_mut(),
-            inbox,
+            (inbox, key_wishes),
         )
         .await?;
         let flag_file = follower.map(|follower| {
@@ -209,7 +216,13 @@ impl Control {
             blocks,
             plans,
             client,
+            key_fetcher,
         })
+    }
+
+    /// Who fetches the keys of identity providers anew, by where they are.
+    pub fn key_fetcher(&self) -> mpsc::Sender<String> {
+        self.key_fetcher.clone()
     }
 
     /// The picture as of the last tick or command.

@@ -2,9 +2,11 @@
 
 use crate::{
     ControlError, Options,
+    credentials::Credentials,
     flags::{FlagChanges, Follower, a_date_has_come},
     health::Health,
     journal::{AppendFailure, Journal},
+    jwks::Providers,
     kills::{Errand, Switchboard, Switches, failpoint, switch_actor},
     picture::{self, Recent},
     probe::{Found, Probes},
@@ -20,6 +22,7 @@ use serin_flags::kill::Revival;
 use serin_model::{
     course::Block,
     decide::{Command, Expects, Refusal, RefusalKind, SetFlag, Source, decide},
+    degraded::Dependency,
     event::{Actor, Event, Recorded},
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     observe::{Moved, OTHER_TOOL, Sealed, TOOL_LABELS_MAX},
@@ -88,7 +91,7 @@ pub(crate) async fn spawn(
     client: Client,
     flag_changes: FlagChanges,
     flag_file: Option<&mut Follower>,
-    inbox: mpsc::Receiver<Request>,
+    (inbox, key_wishes): (mpsc::Receiver<Request>, mpsc::Receiver<String>),
 ) -> Result<channel::Receiver<Arc<View>>, ControlError> {
     let (journal, state, recent) = Journal::open(options.log).await?;
     // Before anything is served: a kill file that was lost is made up from the log.
@@ -123,6 +126,8 @@ pub(crate) async fn spawn(
         totals,
         health,
         scrapes: Scrapes::new(client.clone(), report.clone()),
+        providers: Providers::new(client.clone(), report.clone()),
+        credentials: Credentials::default(),
         probes: Probes::new(client, report),
         leader: true,
         incarnation: Uuid::now_v7().to_string(),
@@ -159,6 +164,7 @@ pub(crate) async fn spawn(
         inbox,
         options.observations,
         found,
+        key_wishes,
         options.tick.max(crate::TICK_MIN),
     ));
     Ok(viewed)
@@ -181,6 +187,8 @@ struct Orchestrator {
     totals: Arc<Mutex<Totals>>,
     health: Arc<Mutex<Health>>,
     probes: Probes,
+    providers: Providers,
+    credentials: Credentials,
     scrapes: Scrapes,
     leader: bool,
     incarnation: String,
@@ -203,6 +211,7 @@ impl Orchestrator {
         mut inbox: mpsc::Receiver<Request>,
         mut observations: mpsc::Receiver<Sealed>,
         mut found: mpsc::Receiver<Found>,
+        mut key_wishes: mpsc::Receiver<String>,
         tick: Duration,
     ) {
         let kills = self.kills.clone();
@@ -220,6 +229,7 @@ impl Orchestrator {
                 },
                 Some(sealed) = observations.recv() => self.observe(&sealed).await,
                 Some(found) = found.recv() => self.learn(found).await,
+                Some(source) = key_wishes.recv() => self.providers.wish(&source),
                 () = kills.nudged() => self.copy_kills().await,
                 _ = timer.tick() => self.tick().await,
             }
@@ -303,13 +313,21 @@ impl Orchestrator {
                 service,
                 version,
                 tools,
+                read_only,
             } => {
+                let of = (service.clone(), version.clone());
+                let known = self
+                    .observed
+                    .read_only_tools
+                    .insert(of, Arc::clone(&read_only));
+                let is_same = known.as_ref() == Some(&read_only);
                 if self
                     .observed
                     .tools
                     .insert((service, version), Arc::clone(&tools))
                     .as_ref()
                     == Some(&tools)
+                    && is_same
                 {
                     return;
                 }
@@ -325,6 +343,16 @@ impl Orchestrator {
                         watch.learn(&service, &version, sample);
                     }
                 }
+                return;
+            }
+            Found::Keys {
+                source,
+                keys: Some(keys),
+            } => {
+                self.observed.token_keys.insert(source, keys);
+            }
+            Found::Keys { keys: None, .. } => {
+                self.count(|totals| totals.add_degraded([(Dependency::Jwks.label(), 1)]));
                 return;
             }
             Found::Health {
@@ -674,6 +702,7 @@ impl Orchestrator {
             };
             Arc::make_mut(&mut state).apply(&recorded);
         }
+        self.credentials.follow(&state, &mut self.observed);
         let next = Snapshot::build(&state, &self.observed);
         let other_flags = next.flags_revision != self.snapshot.load().flags_revision;
         self.snapshot.store(Arc::new(next));
@@ -714,6 +743,10 @@ impl Orchestrator {
         self.observed
             .unhealthy
             .retain(|endpoint| known.contains(endpoint));
+        let sources = self.providers.follow(state);
+        self.observed
+            .token_keys
+            .retain(|source, _| sources.contains(source));
         self.probes.follow(state, &self.observed.unhealthy);
         self.scrapes.follow(state);
     }

@@ -2,12 +2,14 @@
 
 use crate::{ask, asker::Asker};
 use reqwest::{Client, Url};
+use serde_json::Value;
 use serin_judge::Resources;
 use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
     service::{Protocol, Service},
     state::State,
 };
+use serin_tenancy::token::KeySet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -36,6 +38,13 @@ pub(crate) enum Found {
         service: ServiceName,
         version: VersionName,
         tools: Arc<[Arc<str>]>,
+        /// Those of them that say that they only read.
+        read_only: Arc<[Arc<str>]>,
+    },
+    /// The keys of an identity provider were read; nothing if they could not be.
+    Keys {
+        source: String,
+        keys: Option<Arc<KeySet>>,
     },
     /// A version's own metrics were read; else why not.
     Resources {
@@ -166,16 +175,16 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
             tools_asked = Some(tokio::time::Instant::now());
             if let Ok(tools) = ask::tools(&client, &target.url).await {
                 let (service, version) = (target.service.name.clone(), target.version.clone());
-                let tools = tools
-                    .iter()
-                    .filter_map(|tool| tool.get("name")?.as_str())
-                    .map(Arc::from)
-                    .collect();
+                let name = |tool: &Value| Some(Arc::from(tool.get("name")?.as_str()?));
+                let read_only = tools.iter().filter(|tool| only_reads(tool));
+                let read_only = read_only.filter_map(name).collect();
+                let tools = tools.iter().filter_map(name).collect();
                 if report
                     .send(Found::Tools {
                         service,
                         version,
                         tools,
+                        read_only,
                     })
                     .await
                     .is_err()
@@ -185,6 +194,12 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
             }
         }
     }
+}
+
+/// Whether a tool says of itself that it only reads (2025-11-25, "Tool Annotations").
+fn only_reads(tool: &Value) -> bool {
+    let hint = tool.pointer("/annotations/readOnlyHint");
+    hint.and_then(Value::as_bool) == Some(true)
 }
 
 /// Whether an endpoint answers; if not, why.

@@ -12,7 +12,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
 };
-use serin_tenancy::Principal;
+use serin_tenancy::{Principal, signature::Master};
 use std::{
     fmt,
     fs::{File, OpenOptions},
@@ -207,6 +207,15 @@ impl Keyring {
             }
             other => other,
         }
+    }
+
+    /// What the secrets are made of by which requests are signed. A ring of its own, that is never rotated, has it.
+    pub fn master(&self) -> Master {
+        let secret = self.keys.first().map(|key| key.secret).unwrap_or_default();
+        Master::new(blake3::derive_key(
+            "serin 2026 master of signing secrets",
+            &secret,
+        ))
     }
 
     /// Adds a new key that seals from now on, and writes the file anew. The older keys go on opening; beyond four, the
