@@ -143,6 +143,31 @@ async fn a_flag_that_breaks_calls_is_switched_off_and_the_others_never_notice() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_says_that_a_flag_is_killed_meanwhile() {
+    let world = World::start().await;
+    world.create_flag().await;
+    let plan = "phases: [{ share: 50 %, hold: 1h }, { share: 100 % }]\n";
+    std::fs::write(world.folder.path().join("plan.yaml"), plan).unwrap();
+    world.release().await;
+    assert_eq!(world.flag().await["share"], 50.0);
+    world
+        .serin
+        .cli(&["kill", "flag:new_search", "--reason", "it burns"])
+        .await;
+    world
+        .serin
+        .until("seen to be killed", |rollout| rollout["killed"].is_string())
+        .await;
+    let said = world.serin.cli(&["rollout", "status", "tools"]).await;
+    assert!(
+        said.contains("flag:new_search is killed (it burns), and nobody gets new_search"),
+        "{said}"
+    );
+    assert_eq!(world.flag().await["share"], 0.0);
+    world.population.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_takes_no_flag_back() {
     let world = World::start().await;
     world.create_flag().await;
