@@ -438,7 +438,8 @@ async fn killed_at(folder: &Path, mut child: Child, step: &str) -> ExitStatus {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_after_each_step_of_a_kill() {
     for (step, holds) in [
-        ("kill_in_force", Some(false)),
+        // The copy in the log may have been faster than the file.
+        ("kill_in_force", None),
         ("kill_written", None),
         ("kill_saved", Some(true)),
         ("kill_copied", Some(true)),
