@@ -7,6 +7,7 @@ mod health;
 mod keys;
 mod kills;
 mod pages;
+mod report;
 mod rollout;
 mod service;
 mod tenants;
@@ -52,6 +53,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(health::trends))
         .routes(routes!(health::alerts))
         .routes(routes!(health::comparison))
+        .routes(routes!(report::report))
+        .routes(routes!(report::figure))
         .routes(routes!(service::plans))
         .routes(routes!(service::plan))
         .routes(routes!(apply::apply))

@@ -87,6 +87,7 @@ impl Collector for Metrics {
         rollouts(&mut page, &view, &totals)?;
         control_plane(&mut page, &view, &totals)?;
         kills(&mut page, &self.control)?;
+        audit(&mut page, &self.control)?;
         let build = [
             ("version", self.build.version),
             ("revision", self.build.revision),
@@ -471,6 +472,39 @@ fn control_plane(page: &mut Page<'_>, view: &View, totals: &Totals) -> fmt::Resu
         "1 on the process that decides",
         MetricType::Gauge,
         |family| family.gauge(&[], f64::from(u8::from(view.leader))),
+    )
+}
+
+fn audit(page: &mut Page<'_>, control: &Control) -> fmt::Result {
+    let counted = control.books().counted();
+    for (name, help, n) in [
+        (
+            "serin_audit_rows",
+            "Requests in the audit table",
+            counted.stored,
+        ),
+        (
+            "serin_audit_spilled",
+            "Requests that waited for the audit table in its file alone",
+            counted.spilled,
+        ),
+        (
+            "serin_audit_lost",
+            "Requests that could not be recorded",
+            counted.lost,
+        ),
+    ] {
+        page.family(name, help, MetricType::Counter, |family| {
+            family.counter(&[], n)
+        })?;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    let waiting = counted.waiting as f64;
+    page.family(
+        "serin_audit_waiting",
+        "Requests that wait for the audit table",
+        MetricType::Gauge,
+        |family| family.gauge(&[], waiting),
     )
 }
 

@@ -9,12 +9,15 @@
 //! Where neither takes a row, as on a full disk, it waits in memory. With `required` the gate shuts until everything is written, so
 //! that only requests under way add to what waits; with `best_effort` the oldest go beyond a bound, and are counted.
 
+pub mod questions;
 mod spill;
+
+pub use serin_store::{Answer, Cell, sql_time};
 
 use crate::tables::KeyUses;
 use jiff::{SignedDuration, Timestamp};
 use serin_model::audit::{AuditGate, AuditRow};
-use serin_store::{Answer, Audit, AuditEntry, Cell, PRUNE_ROWS_MAX, StoreError};
+use serin_store::{Audit, AuditEntry, PRUNE_ROWS_MAX, StoreError};
 use spill::Spill;
 use std::{
     collections::VecDeque,

@@ -49,6 +49,8 @@ const BATCH_TOOLS_CHARS_MAX: usize = 256;
 const CLIENT_LEFT: u16 = 499;
 /// The method of a batch.
 const BATCH: &str = "batch";
+/// The method of an open stream that names none.
+const STREAM: &str = "stream";
 
 /// Where the rows of the requests go.
 #[derive(Clone, Debug)]
@@ -298,6 +300,13 @@ impl Trail {
         self.edit(|row| {
             row.rpc_method = method.map(name);
             row.tool = tool.map(name);
+        });
+    }
+
+    /// It is an open stream of events, whose time says nothing about how fast anything is.
+    pub(crate) fn streams(&self) {
+        self.edit(|row| {
+            row.rpc_method.get_or_insert_with(|| STREAM.into());
         });
     }
 

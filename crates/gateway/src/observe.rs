@@ -624,6 +624,9 @@ impl Observation {
 
     pub(crate) fn recorded(&mut self, trail: Trail) {
         self.trail = trail;
+        if self.is_stream() {
+            self.trail.streams();
+        }
     }
 
     pub(crate) fn trail(&self) -> &Trail {

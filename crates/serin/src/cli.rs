@@ -62,6 +62,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Health,
     },
+    /// Show what the audit trail says: errors, latency, authentication, tools, publishing.
+    Report(crate::report::ReportArgs),
     /// Look at and change feature flags.
     Flag {
         #[command(subcommand)]

@@ -13,6 +13,7 @@ mod health;
 mod key;
 mod kill;
 mod problem;
+mod report;
 mod rollout;
 mod run;
 mod screen;
@@ -54,6 +55,7 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Diff(args) => Ok(apply::diff(&global, &args)),
         Command::Rollout { command } => rollout::dispatch(&global, command),
         Command::Health { command } => health::dispatch(&global, &command),
+        Command::Report(args) => report::report(&global, &args),
         Command::Flag { command } => flag::dispatch(&global, command),
         Command::Key { command } => key::dispatch(&global, command),
         Command::Tenant { command } => tenant::dispatch(&global, command),

@@ -1,0 +1,15 @@
+-- Search latency P95.
+WITH ranked AS (
+  SELECT
+    request_duration_ms AS ms,
+    ROW_NUMBER() OVER (ORDER BY request_duration_ms) - 1 AS place,
+    COUNT(*) OVER () - 1 AS last
+  FROM audit_logs
+  WHERE tool = 'search_knowledge'
+    AND outcome <> 'cancelled'
+    AND timestamp > {since}{tenant}
+)
+SELECT
+  COUNT(*) AS total_searches,
+  SUM(ms * MAX(0, 1 - ABS(place - 0.95 * last))) AS p95_latency
+FROM ranked;
