@@ -35,6 +35,9 @@ use handler::{Handler, Shared};
 /// The largest request body, in bytes; the size that rmcp allows, too.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
+/// The first version without sessions. Versions are dates: they sort as text.
+const FIRST_MODERN: &[u8] = b"2026-07-28";
+
 /// How to start a [`Sample`].
 #[derive(Clone, Debug)]
 pub struct SampleOptions {
@@ -46,6 +49,8 @@ pub struct SampleOptions {
     pub tools: ToolSet,
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Whether it refuses what comes in the modern era, as a server of before 2026-07-28 does.
+    pub is_legacy: bool,
     /// Whether callers on loopback may turn the fault switch over HTTP: `GET`, `POST` (a [`Fault`] as JSON) and `DELETE`
     /// on `/faults`.
     #[cfg(feature = "faults")]
@@ -60,6 +65,7 @@ impl SampleOptions {
             endpoint: endpoint.into(),
             tools,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            is_legacy: false,
             #[cfg(feature = "faults")]
             control: false,
         }
@@ -95,6 +101,7 @@ impl Sample {
         let site = Site {
             mcp,
             shared: Arc::clone(&shared),
+            is_legacy: options.is_legacy,
             #[cfg(feature = "faults")]
             faults: FaultSwitch::default(),
             #[cfg(feature = "faults")]
@@ -173,6 +180,7 @@ impl Running {
 struct Site {
     mcp: StreamableHttpService<Handler, LocalSessionManager>,
     shared: Arc<Shared>,
+    is_legacy: bool,
     #[cfg(feature = "faults")]
     faults: FaultSwitch,
     #[cfg(feature = "faults")]
@@ -213,7 +221,14 @@ impl Site {
     }
 
     async fn route(&self, request: Request<Full<Bytes>>) -> Response<Body> {
+        let version = request.headers().get("mcp-protocol-version");
+        let is_modern = version.is_some_and(|version| version.as_bytes() >= FIRST_MODERN);
         match request.uri().path() {
+            "/mcp" if self.is_legacy && is_modern => answer(
+                StatusCode::BAD_REQUEST,
+                "text/plain",
+                "Bad Request: Unsupported protocol version\n",
+            ),
             "/mcp" => self
                 .mcp
                 .handle(request)
