@@ -6,7 +6,9 @@ mod tenancy;
 mod wish;
 
 pub use flags::{Expects, FlagFile, REASON_CHARS_MAX, SetFlag, SetOverride};
-pub use tenancy::{KEY_LIFE_MAX, KEYS_MAX, SetTenant, TENANTS_MAX, TITLE_CHARS_MAX};
+pub use tenancy::{
+    KEY_LIFE_MAX, KEYS_MAX, KEYS_OF_TENANT_MAX, SetTenant, TENANTS_MAX, TITLE_CHARS_MAX,
+};
 
 use crate::{
     event::{Actor, Event, Preflight, Recorded},

@@ -3,10 +3,12 @@
 use serin_flags::{FlagKey, State as FlagState};
 use serin_judge::Check;
 use serin_model::{
+    auth::Auth,
     event::{EVENT_VERSION, Event, Recorded},
     rollout::Status,
     state::State,
 };
+use serin_tenancy::{Role, TenantState};
 use std::{collections::BTreeSet, time::Duration};
 
 /// One record a line, with `kind` and `body` as the store keeps them.
@@ -15,6 +17,8 @@ const LOG_1: &str = include_str!("golden/log-1.jsonl");
 const LOG_2: &str = include_str!("golden/log-2.jsonl");
 /// With what flags have added: flags, overrides, kills, kill switches, a rollout of a flag.
 const LOG_3: &str = include_str!("golden/log-3.jsonl");
+/// With what tenants have added: tenants, keys, tiers, versions of the API, a service that asks for a key.
+const LOG_4: &str = include_str!("golden/log-4.jsonl");
 
 fn records(log: &str) -> impl Iterator<Item = Recorded> {
     log.lines().map(|line| serde_json::from_str(line).unwrap())
@@ -111,8 +115,46 @@ fn the_third_log_still_folds_to_the_same_state() {
 }
 
 #[test]
+fn the_fourth_log_still_folds_to_the_same_state() {
+    let state = fold(LOG_4);
+    let tenancy = &state.tenancy;
+    let tenants: Vec<_> = tenancy
+        .tenants
+        .iter()
+        .map(|(id, tenant)| (id.as_str(), tenant.title.as_str(), tenant.state))
+        .collect();
+    assert_eq!(
+        tenants,
+        [
+            ("acme", "Acme Inc.", TenantState::Active),
+            ("globex", "", TenantState::Suspended)
+        ]
+    );
+    assert_eq!(tenancy.tiers.len(), 1);
+    assert_eq!(tenancy.tiers["free"].limits[0].rate.to_string(), "100/hour");
+    let keys: Vec<_> = tenancy.keys.values().collect();
+    let [rotated, revoked, fresh] = keys.as_slice() else {
+        panic!("{keys:?}");
+    };
+    assert_eq!(rotated.replaced_by, Some(fresh.id));
+    assert_eq!(
+        rotated.expires_at.to_string(),
+        "2026-11-22T12:00:08Z",
+        "the end of the overlap"
+    );
+    assert!(revoked.revoked_at.is_some() && revoked.signs && revoked.role == Role::Admin);
+    assert_eq!((fresh.scopes.len(), fresh.revoked_at), (4, None));
+    assert_eq!(tenancy.revision, 18);
+    let api: Vec<_> = state.api.keys().map(ToString::to_string).collect();
+    assert_eq!(api, ["v2"]);
+    let settings = &state.services.values().next().unwrap().settings;
+    assert_eq!((settings.auth, settings.limits.len()), (Auth::Serin, 1));
+    assert!(settings.jwt.is_some() && settings.upstream.credential.is_some());
+}
+
+#[test]
 fn the_logs_read_back_as_they_were_written() {
-    for (line, recorded) in [LOG_1, LOG_2, LOG_3]
+    for (line, recorded) in [LOG_1, LOG_2, LOG_3, LOG_4]
         .into_iter()
         .flat_map(|log| log.lines().zip(records(log)))
     {

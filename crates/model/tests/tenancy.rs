@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serin_model::{
-    decide::{Command, SetTenant, Source, decide},
+    decide::{Command, KEYS_OF_TENANT_MAX, SetTenant, Source, decide},
     event::{Actor, Event, Recorded},
     manifest::Manifest,
     state::State,
@@ -13,7 +13,10 @@ use serin_model::{
 use serin_tenancy::{
     Denial, KeyId, KeyRecord, Role, Scopes, SecretKey, TenantId, TenantState, key::RANDOM_BYTES,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Keys of a history: few, so that they are met again.
 const KEYS: u8 = 6;
@@ -292,6 +295,77 @@ fn changes(events: &[Event]) -> Vec<(KeyId, KeyChange)> {
         other => panic!("{other:?}"),
     };
     events.iter().map(change).collect()
+}
+
+#[test]
+fn one_tenant_takes_no_room_from_the_others() {
+    let mut world = World::new();
+    for who in [true, false] {
+        world.step(&Step::Tenant {
+            who,
+            new: true,
+            state: None,
+        });
+    }
+    let key = |number: usize, who| {
+        let mut bytes = [0; RANDOM_BYTES];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let (id, hash) = SecretKey::new(&bytes).parts().unwrap();
+        let record = KeyRecord {
+            id,
+            hash,
+            ..record(0, who, Timestamp::UNIX_EPOCH, 60)
+        };
+        Command::IssueKey {
+            key: Box::new(record),
+            reason: String::new(),
+        }
+    };
+    // Six bytes of it are the id.
+    let at = |number: usize| (number + 1) << 16;
+    let keys: BTreeMap<_, _> = (0..KEYS_OF_TENANT_MAX)
+        .map(|number| match key(at(number), true) {
+            Command::IssueKey { key, .. } => (key.id, Arc::new(*key)),
+            _ => unreachable!(),
+        })
+        .collect();
+    assert_eq!(keys.len(), KEYS_OF_TENANT_MAX);
+    world.state.tenancy.keys = Arc::new(keys);
+    assert!(world.run(&key(at(KEYS_OF_TENANT_MAX), true)).is_none());
+    assert!(world.run(&key(at(KEYS_OF_TENANT_MAX), false)).is_some());
+    // Those that are over make room.
+    world.now += SignedDuration::from_secs(60);
+    let Command::IssueKey { mut key, reason } = key(at(KEYS_OF_TENANT_MAX + 1), true) else {
+        unreachable!()
+    };
+    key.expires_at = world.now + SignedDuration::from_secs(60);
+    assert!(world.run(&Command::IssueKey { key, reason }).is_some());
+}
+
+#[test]
+fn a_key_is_replaced_by_one_of_the_same_tenant() {
+    let mut world = World::new();
+    for who in [true, false] {
+        world.step(&Step::Tenant {
+            who,
+            new: true,
+            state: None,
+        });
+    }
+    world.step(&Step::Issue {
+        key: 0,
+        who: true,
+        life: 60,
+        tier: false,
+    });
+    let rotate = |who| Command::RotateKey {
+        key: id(0),
+        replacement: Box::new(record(1, who, Timestamp::UNIX_EPOCH, 60)),
+        overlap: SignedDuration::ZERO,
+        reason: String::new(),
+    };
+    assert!(world.run(&rotate(false)).is_none());
+    assert!(world.run(&rotate(true)).is_some());
 }
 
 proptest! {

@@ -9,6 +9,8 @@ use serin_tenancy::{KeyId, KeyRecord, SCOPES_MAX, Scope, Tenant, TenantId, Tenan
 pub const TENANTS_MAX: usize = 100_000;
 /// Most keys, those that are over too.
 pub const KEYS_MAX: usize = 500_000;
+/// Most keys in force of one tenant: a script of one that has gone wild takes no room from the others.
+pub const KEYS_OF_TENANT_MAX: usize = 10_000;
 /// Longest life of a key: nobody remembers what an older one was for.
 pub const KEY_LIFE_MAX: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
 /// Longest title of a tenant and name of a key, in characters.
@@ -102,10 +104,7 @@ pub(super) fn remove_tenant(
     if !state.tenancy.tenants.contains_key(id) {
         return Err(no_tenant(id));
     }
-    let open = |key: &&std::sync::Arc<KeyRecord>| {
-        key.tenant == *id && key.revoked_at.is_none() && key.expires_at > now
-    };
-    let open = state.tenancy.keys.values().filter(open).count();
+    let open = in_force_of(state, id, now);
     if open > 0 {
         return refuse(
             RefusalKind::Conflict,
@@ -150,6 +149,13 @@ pub(super) fn rotate_key(
             format!("rotate {other}, or make another with `serin key create`"),
         );
     }
+    if replacement.tenant != before.tenant {
+        return refuse(
+            RefusalKind::Invalid,
+            format!("key {id} is one of tenant `{}`", before.tenant),
+            "replace it by another of the same tenant",
+        );
+    }
     check_key(state, replacement, now)?;
     let until = now.checked_add(overlap).unwrap_or(Timestamp::MAX);
     let mut old = before.clone();
@@ -178,6 +184,13 @@ pub(super) fn revoke_key(
     Ok(vec![set(&after, KeyChange::Revoked, reason)])
 }
 
+/// How many keys of a tenant open something, or would if it were not suspended.
+fn in_force_of(state: &State, id: &TenantId, now: Timestamp) -> usize {
+    let keys = state.tenancy.keys.values();
+    keys.filter(|key| key.tenant == *id && key.revoked_at.is_none() && key.expires_at > now)
+        .count()
+}
+
 fn set(key: &KeyRecord, change: KeyChange, reason: &str) -> Event {
     Event::KeySet {
         key: Box::new(key.clone()),
@@ -204,6 +217,16 @@ fn check_key(state: &State, key: &KeyRecord, now: Timestamp) -> Result<(), Refus
             RefusalKind::Conflict,
             format!("there are {KEYS_MAX} keys already, which is the most"),
             "delete tenants that are gone: `serin tenant delete`",
+        );
+    }
+    if in_force_of(state, &key.tenant, now) >= KEYS_OF_TENANT_MAX {
+        return refuse(
+            RefusalKind::Conflict,
+            format!(
+                "tenant `{}` has {KEYS_OF_TENANT_MAX} keys in force already, which is the most",
+                key.tenant
+            ),
+            "revoke those that nobody uses: `serin key list` shows when each was last used",
         );
     }
     if key.scopes.len() > SCOPES_MAX {
