@@ -127,6 +127,7 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
         }
     }
     check_settings(&spec.settings, &at.key("settings"), report);
+    crate::auth::check_auth(&spec.settings, &at.key("settings"), report);
     crate::tls::check_upstream(spec, &at.key("settings"), report);
     check_gates(spec, &at.key("settings"), report);
 }
