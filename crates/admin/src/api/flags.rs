@@ -59,6 +59,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// A flag with all that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FlagShown)]
 struct Shown {
     #[schema(value_type = String)]
     key: FlagKey,
@@ -192,6 +193,7 @@ struct Which {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Flags)]
 struct List {
     flags: Vec<Shown>,
     /// What `SERIN_FLAGS` of the process says of names that no flag has.
@@ -270,6 +272,7 @@ fn unknown(known: &Known, key: &FlagKey) -> Problem {
 
 /// What a change has done.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FlagDone)]
 struct Done {
     /// What happened, in words; nothing when things were so already.
     done: Vec<String>,

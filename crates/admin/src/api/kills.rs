@@ -110,6 +110,7 @@ struct ReviveAllBody {
 
 /// What is known of a target.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = KillTarget)]
 struct Shown {
     #[schema(value_type = String)]
     target: Target,

@@ -38,6 +38,7 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FlagEvents)]
 pub(super) struct Events {
     /// Oldest first, with what was before and after.
     #[schema(value_type = Vec<Object>)]
