@@ -138,7 +138,7 @@ pub fn time_of_a_limit(checks: usize, keys: usize, clock: impl Fn() -> Duration)
         std::hint::black_box(taken).expect("there is room");
         wants.clear();
     }
-    (clock() - begun_at) / u32::try_from(checks).unwrap_or(u32::MAX)
+    clock().saturating_sub(begun_at) / u32::try_from(checks).unwrap_or(u32::MAX)
 }
 
 /// The `n`th call, on its way.

@@ -162,21 +162,18 @@ fn too_many(over: &Over) -> Refusal {
         _ => "this tool",
     };
     let status = StatusCode::TOO_MANY_REQUESTS;
-    match over.retry_after {
-        Some(wait) => {
-            let seconds = limit::seconds(wait);
-            let text = format!(
-                "too many requests: {whose} has {} with at most {} at once; try again in {seconds} s",
-                limit.rate, limit.burst
-            );
-            Refusal::plain(status, text).retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
-        }
-        None => {
-            let text = format!(
-                "too many calls in one request: {whose} has at most {} at once; send fewer",
-                limit.burst
-            );
-            Refusal::plain(status, text)
-        }
+    if let Some(wait) = over.retry_after {
+        let seconds = limit::seconds(wait);
+        let text = format!(
+            "too many requests: {whose} has {} with at most {} at once; try again in {seconds} s",
+            limit.rate, limit.burst
+        );
+        Refusal::plain(status, text).retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
+    } else {
+        let text = format!(
+            "too many calls in one request: {whose} has at most {} at once; send fewer",
+            limit.burst
+        );
+        Refusal::plain(status, text)
     }
 }

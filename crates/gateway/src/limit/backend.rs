@@ -164,21 +164,48 @@ impl Default for Connection {
 impl Connection {
     /// Connects, and does so again whenever the connection broke; never ends.
     pub(crate) async fn keep(&self, limiter: &Limiter, backend: &Backend) {
+        // Another core may have seen the end of an outage already: one that was not back yet has no news.
+        let mut is_news = true;
         loop {
-            match connect(backend).await {
+            let failure = match connect(backend).await {
                 Ok(connection) => {
                     tell_end(limiter);
-                    self.state.send_replace(State::Up(connection));
-                    self.failed.notified().await;
+                    is_news = true;
+                    self.state.send_replace(State::Up(connection.clone()));
+                    self.watch(connection, backend).await
                 }
-                Err(failure) => {
-                    if limiter.outage.began() {
-                        tell_begin(&failure);
-                    }
-                    self.state.send_replace(State::Down);
-                }
+                Err(failure) => Some(failure),
+            };
+            self.state.send_replace(State::Down);
+            if let Some(failure) = failure
+                && std::mem::take(&mut is_news)
+                && limiter.outage.began()
+            {
+                tell_begin(&failure);
             }
             tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    /// Ends when the connection is of no use any more. Asking now and then finds that out before a request does, which would then be the
+    /// one to go without.
+    async fn watch(
+        &self,
+        mut connection: MultiplexedConnection,
+        backend: &Backend,
+    ) -> Option<Failure> {
+        loop {
+            let asked = async {
+                tokio::time::sleep(PROBE_EVERY).await;
+                ping(&mut connection, backend.timeout).await
+            };
+            tokio::select! {
+                // Whoever saw it has told it.
+                () = self.failed.notified() => return None,
+                asked = asked => if let Err(failure) = asked {
+                    return Some(failure);
+                }
+            }
         }
     }
 
@@ -195,8 +222,14 @@ impl Connection {
     }
 
     fn broke(&self) {
-        self.state.send_replace(State::Down);
-        self.failed.notify_one();
+        // Of several requests that fail together, one says so.
+        let was_up = self.state.send_if_modified(|state| {
+            let before = std::mem::replace(state, State::Down);
+            matches!(before, State::Up(_))
+        });
+        if was_up {
+            self.failed.notify_one();
+        }
     }
 }
 
@@ -205,16 +238,24 @@ async fn connect(backend: &Backend) -> Result<MultiplexedConnection, Failure> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(time))
         .set_response_timeout(None);
-    let ask = async {
-        let client = &backend.client;
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        let () = redis::cmd("PING").query_async(&mut connection).await?;
-        Ok(connection)
-    };
-    match tokio::time::timeout(time, ask).await {
-        Ok(connected) => connected.map_err(Failure::Error),
+    let client = &backend.client;
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    let mut connection = within(time, connecting).await?;
+    ping(&mut connection, time).await?;
+    Ok(connection)
+}
+
+async fn ping(connection: &mut MultiplexedConnection, time: Duration) -> Result<(), Failure> {
+    let ping = redis::cmd("PING");
+    within(time, ping.query_async(connection)).await
+}
+
+async fn within<T>(
+    time: Duration,
+    asked: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(time, asked).await {
+        Ok(answer) => answer.map_err(Failure::Error),
         Err(_) => Err(Failure::TooSlow(time)),
     }
 }

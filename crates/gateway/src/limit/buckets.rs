@@ -63,7 +63,7 @@ impl Buckets {
 
     fn table(&self, key: u128) -> MutexGuard<'_, Table> {
         // The low half places a bucket within its shard.
-        let shard = (key >> 64) as usize % SHARDS;
+        let shard = usize::try_from((key >> 64) % SHARDS as u128).unwrap_or_default();
         let Shard(table) = &self.shards[shard];
         table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,13 +206,8 @@ mod tests {
     #[test]
     fn full_buckets_are_swept_and_others_stay() {
         let (buckets, limit, now) = (Buckets::new(), limit("60/minute"), 1 << 40);
-        for n in 0..1000 {
-            buckets.take(
-                u128::from(n as u64) << 64,
-                limit,
-                now,
-                if n < 10 { 30 } else { 1 },
-            );
+        for n in 0_u64..1000 {
+            buckets.take(u128::from(n) << 64, limit, now, if n < 10 { 30 } else { 1 });
         }
         let sweep = |now| (0..SHARDS / SHARDS_A_SWEEP).for_each(|_| buckets.sweep(now));
         sweep(now);

@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 
 /// Some rules.
 pub(crate) struct Rules {
-    rules: Vec<Rule>,
+    all: Vec<Rule>,
     by_tool: bool,
     by_key: bool,
 }
@@ -93,26 +93,13 @@ impl Plans {
         }
         let known = match self.services.get_mut(service) {
             Some(known) => known,
-            None => {
-                let mut services = snapshot.services.iter();
-                let route = services.find(|route| route.name == *service);
-                let rules =
-                    route.and_then(|route| Rules::new(None, service, &route.settings.limits));
-                let by_tier = ByTier {
-                    own: rules,
-                    ..ByTier::default()
-                };
-                self.services.entry(service.clone()).or_insert(by_tier)
-            }
+            None => (self.services.entry(service.clone())).or_insert(of_all(snapshot, service)),
         };
         let tier = tier.and_then(|tier| match known.tiers.get(tier) {
             Some(rules) => rules.clone(),
-            None => {
-                let rules = snapshot.tenancy.tier(tier.as_str());
-                let rules = rules.and_then(|of| Rules::new(Some(tier), service, &of.limits));
-                known.tiers.insert(tier.clone(), rules.clone());
-                rules
-            }
+            None => (known.tiers.entry(tier.clone()))
+                .or_insert(of_tier(snapshot, service, tier))
+                .clone(),
         });
         Plan {
             flag: self.flag.clone().filter(|_| tier.is_some()),
@@ -120,6 +107,21 @@ impl Plans {
             own: known.own.clone(),
         }
     }
+}
+
+/// The rules for all callers of a service.
+fn of_all(snapshot: &Snapshot, service: &ServiceName) -> ByTier {
+    let mut services = snapshot.services.iter();
+    let route = services.find(|route| route.name == *service);
+    ByTier {
+        own: route.and_then(|route| Rules::new(None, service, &route.settings.limits)),
+        ..ByTier::default()
+    }
+}
+
+fn of_tier(snapshot: &Snapshot, service: &ServiceName, tier: &TierName) -> Option<Rc<Rules>> {
+    let limits = &snapshot.tenancy.tier(tier.as_str())?.limits;
+    Rules::new(Some(tier), service, limits)
 }
 
 impl Plan {
@@ -153,7 +155,7 @@ impl Plan {
         request: &Request<'_>,
         wants: &mut Vec<Want>,
     ) {
-        for rule in self.all().flat_map(|rules| &rules.rules) {
+        for rule in self.all().flat_map(|rules| &rules.all) {
             let is_for = |route: &Route| {
                 let mut methods = request.methods.iter();
                 methods.any(|method| route.may_have(request.path, method))
@@ -198,7 +200,7 @@ impl Rules {
             Rc::new(Self {
                 by_tool: rules.iter().any(|rule| !rule.tools.is_empty()),
                 by_key: rules.iter().any(|rule| rule.per == Per::Key),
-                rules,
+                all: rules,
             })
         })
     }

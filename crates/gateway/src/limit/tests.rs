@@ -80,6 +80,7 @@ fn until_over(
 const NOW: u64 = 1 << 40;
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "it reads better")]
 fn check(limits: serde_json::Value, request: &Request<'_>, want: (u32, &str)) {
     let (limiter, mut plans) = (Limiter::new(None), Plans::default());
     let plan = plans.find(&snapshot(&limits, &[]), &name(), None);

@@ -163,6 +163,9 @@ fn a_secret_is_not_shown() {
     assert!(!error.to_string().contains("geheim"));
 }
 
+/// Takes of buckets, each with how much, and the rates a day and bursts of the buckets.
+type Case = (Vec<(usize, u32)>, Vec<(u32, u32)>);
+
 /// The script is the pure bucket, as far as one clock can be the other: nothing fills within a test.
 #[test]
 fn the_script_is_the_pure_bucket() {
@@ -176,7 +179,7 @@ fn the_script_is_the_pure_bucket() {
         failure_persistence: None,
         ..Config::default()
     });
-    let test = |(steps, limits): (Vec<(usize, u32)>, Vec<(u32, u32)>)| {
+    let test = |(steps, limits): Case| {
         key.set(key.get() + 10);
         run(async {
             let way = Way::to(&valkey.url(), OnFailure::Refuse, TIMEOUT);
