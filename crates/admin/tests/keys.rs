@@ -461,6 +461,73 @@ async fn a_tenants_key_sees_and_touches_its_own_tenant_only() {
 }
 
 #[tokio::test]
+async fn a_tenants_key_sees_and_sets_its_own_variants_only() {
+    let world = World::begin().await;
+    let (mine, _) = world
+        .key("acme", "user", &["admin:read", "admin:flags"])
+        .await;
+    let flag = json!({ "flag": { "enabled": true } });
+    let (status, said) = world.post("/admin/v1/flags/beta", &flag).await;
+    assert_eq!(status, StatusCode::CREATED, "{said}");
+    let put = async |credential: &str, tenant: &str| {
+        let path = format!("/admin/v1/flags/beta/overrides/{tenant}");
+        let body = r#"{"variant": "off"}"#;
+        world
+            .ask(Some(credential), Method::PUT, &path, body)
+            .await
+            .0
+    };
+    assert_eq!(put(&world.token, "globex").await, StatusCode::OK);
+    assert_eq!(put(&mine, "acme").await, StatusCode::OK);
+    assert_eq!(put(&mine, "globex").await, StatusCode::FORBIDDEN);
+    for path in [
+        "/admin/v1/flags",
+        "/admin/v1/flags/beta",
+        "/admin/v1/flags/beta/history",
+        "/admin/v1/export/flags",
+        "/admin/v1/export/flags?effective=true&tenant=acme",
+        "/admin/feature-flags?tenant=acme",
+        "/admin/v1/events",
+    ] {
+        let (status, said) = world.ask(Some(&mine), Method::GET, path, "").await;
+        assert_eq!(status, StatusCode::OK, "{path}: {said}");
+        assert!(!said.to_string().contains("globex"), "{path}: {said}");
+    }
+    let evaluate = "/admin/v1/flags/beta/evaluate";
+    let import = r#"{"flags": {}, "serin": {"tenants": {"globex": {"beta": "on"}}}}"#;
+    for (method, path, body) in [
+        (Method::GET, "/admin/v1/export/flags?tenant=globex", ""),
+        (Method::GET, "/admin/feature-flags?tenant=globex", ""),
+        (
+            Method::POST,
+            "/admin/feature-flags?tenant=globex",
+            r#"{"beta": true}"#,
+        ),
+        (Method::DELETE, "/admin/v1/flags/beta/overrides/globex", ""),
+        (
+            Method::POST,
+            evaluate,
+            r#"{"context": {"tenant": "globex"}}"#,
+        ),
+        (
+            Method::POST,
+            evaluate,
+            r#"{"context": {"tenantId": "globex"}}"#,
+        ),
+        (Method::POST, "/admin/v1/import/flags", import),
+        // Steering a rollout is more than setting flags.
+        (
+            Method::POST,
+            "/admin/feature-flags",
+            r#"{"canary_percentage": 5}"#,
+        ),
+    ] {
+        let (status, said) = world.ask(Some(&mine), method, path, body).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path} {body}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_makes_a_key_that_can_do_more_than_they() {
     let world = World::begin().await;
     let scopes = ["admin:keys", "admin:read", "service:tools"];

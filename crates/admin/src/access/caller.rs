@@ -183,6 +183,20 @@ impl Caller {
         self.only().is_none_or(|only| only == tenant)
     }
 
+    /// Refuses what is about a tenant whose affairs are not shown.
+    ///
+    /// # Errors
+    /// 403, the same whether there is such a tenant or not.
+    pub(crate) fn check_tenant(&self, tenant: &TenantId) -> Result<(), Problem> {
+        if self.sees(tenant) {
+            return Ok(());
+        }
+        Err(
+            forbidden(format!("what is of tenant `{tenant}` is not for this key"))
+                .help("name the tenant of the key, or take a key of role admin"),
+        )
+    }
+
     /// Refuses what only operators do.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ struct Told {
 }
 
 /// Whether an event is shown: what happened to other tenants is nobody's business but the operator's.
-fn is_for(caller: &Caller, event: &Event) -> bool {
+pub(crate) fn is_for(caller: &Caller, event: &Event) -> bool {
     match event {
         Event::TenantSet { tenant, .. } | Event::TenantRemoved { tenant, .. } => {
             caller.sees(tenant)

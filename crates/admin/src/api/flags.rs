@@ -15,6 +15,7 @@ pub(crate) use limit::Writes;
 use super::fresh;
 use crate::{
     App,
+    access::{Caller, forbidden},
     extract::{Asked, By, Input, Named},
     ofrep::{self, Asker},
     problem::Problem,
@@ -163,14 +164,18 @@ fn revision(history: Option<&History>) -> u64 {
 }
 
 /// The variants of tenants by flag, of one flag or of all; those set by hand go before those of the file. One pass: there may be very
-/// many tenants.
+/// many tenants. Those of tenants that the caller does not see are left out.
 fn overrides(
     known: &Known,
     only: Option<&FlagKey>,
+    caller: &Caller,
 ) -> BTreeMap<FlagKey, BTreeMap<TenantId, Arc<str>>> {
     let mut all: BTreeMap<FlagKey, BTreeMap<_, _>> = BTreeMap::new();
     let layers = known.flags.file_overrides.iter();
-    for (tenant, variants) in layers.chain(known.flags.overrides.iter()) {
+    let seen = layers
+        .chain(known.flags.overrides.iter())
+        .filter(|(tenant, _)| caller.sees(tenant));
+    for (tenant, variants) in seen {
         let wanted = variants
             .iter()
             .filter(|(key, _)| only.is_none_or(|only| only == *key));
@@ -208,10 +213,14 @@ struct List {
 
 /// The flags.
 #[utoipa::path(get, path = "/admin/v1/flags", tag = "flags", params(Which), responses((status = OK, body = List)))]
-async fn list(State(app): State<App>, Asked(which): Asked<Which>) -> Result<Response, Problem> {
+async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(which): Asked<Which>,
+) -> Result<Response, Problem> {
     let known = app.control.state().await?;
     let (now, totals) = (app.control.flags(), app.control.totals());
-    let mut overrides = overrides(&known, None);
+    let mut overrides = overrides(&known, None, &caller);
     let shown = known.flags.definitions.keys().filter_map(|key| {
         let overrides = overrides.remove(key).unwrap_or_default();
         let shown = Shown::of(&known, &now, totals.flags.get(key), overrides, key)?;
@@ -234,15 +243,26 @@ async fn list(State(app): State<App>, Asked(which): Asked<Which>) -> Result<Resp
     params(("name" = String, Path, description = "The flag")),
     responses((status = OK, body = Shown), (status = NOT_FOUND, body = Problem, content_type = "application/problem+json")),
 )]
-async fn get(State(app): State<App>, Named(key): Named<FlagKey>) -> Result<Response, Problem> {
+async fn get(
+    State(app): State<App>,
+    Named(key): Named<FlagKey>,
+    caller: Caller,
+) -> Result<Response, Problem> {
     let known = app.control.state().await?;
-    answer(&app.control, &known, &key)
+    answer(&app.control, &known, &key, &caller)
 }
 
-fn answer(control: &Control, known: &Known, key: &FlagKey) -> Result<Response, Problem> {
+fn answer(
+    control: &Control,
+    known: &Known,
+    key: &FlagKey,
+    caller: &Caller,
+) -> Result<Response, Problem> {
     let totals = control.totals();
     let (now, answers) = (control.flags(), totals.flags.get(key));
-    let overrides = overrides(known, Some(key)).remove(key).unwrap_or_default();
+    let overrides = overrides(known, Some(key), caller)
+        .remove(key)
+        .unwrap_or_default();
     let Some(shown) = Shown::of(known, &now, answers, overrides, key) else {
         return Err(unknown(known, key));
     };
@@ -538,9 +558,11 @@ async fn set_override(
     State(app): State<App>,
     Named(key): Named<FlagKey>,
     Tenant(tenant): Tenant,
+    caller: Caller,
     By(actor): By,
     Allowed(Input(body)): Allowed<Input<OverrideBody>>,
 ) -> Result<Response, Problem> {
+    caller.check_tenant(&tenant)?;
     let variant = match body.variant {
         Value::String(variant) => variant.into(),
         value => {
@@ -568,9 +590,11 @@ async fn clear_override(
     State(app): State<App>,
     Named(key): Named<FlagKey>,
     Tenant(tenant): Tenant,
+    caller: Caller,
     By(actor): By,
     Allowed(Input(why)): Allowed<Input<Why>>,
 ) -> Result<Response, Problem> {
+    caller.check_tenant(&tenant)?;
     give(&app.control, actor, key, tenant, None, why.reason).await
 }
 
@@ -670,10 +694,17 @@ struct Explained {
 async fn evaluate(
     State(app): State<App>,
     Named(key): Named<FlagKey>,
+    caller: Caller,
     Input(who): Input<For>,
 ) -> Result<Response, Problem> {
     let asker = Asker::new(who.context, Timestamp::now())
         .map_err(|failure| Problem::bad_request(failure.error_details))?;
+    if let Some(tenant) = asker.tenant()
+        && caller.only().is_some_and(|only| only.as_str() != tenant)
+    {
+        return Err(forbidden("what another tenant gets is not for this key")
+            .help("name the tenant of the key, or take a key of role admin"));
+    }
     let now = app.control.flags();
     let Some(evaluation) = ofrep::evaluate(&now, key.as_str(), &asker) else {
         let known = app.control.state().await?;

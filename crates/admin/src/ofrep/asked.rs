@@ -64,6 +64,11 @@ impl Asker {
         Self::new(request.context, Timestamp::now())
     }
 
+    /// Whose caller it is.
+    pub(crate) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
     /// From a context.
     pub(crate) fn new(context: Map<String, Value>, now: Timestamp) -> Result<Self, Failure> {
         if context

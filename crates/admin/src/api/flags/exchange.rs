@@ -3,6 +3,7 @@
 use super::{Allowed, FLAGS, change::Patch, fresh, seeds};
 use crate::{
     App,
+    access::Caller,
     extract::{Asked, By, Text},
     ofrep,
     problem::Problem,
@@ -152,10 +153,14 @@ struct Imported {
 pub(super) async fn import(
     State(app): State<App>,
     Asked(how): Asked<How>,
+    caller: Caller,
     By(actor): By,
     Allowed(Text(text)): Allowed<Text>,
 ) -> Result<Response, Problem> {
     let read = read(&text, how.start)?;
+    for tenant in read.overrides.keys() {
+        caller.check_tenant(tenant)?;
+    }
     let flags = read.flags.len();
     let known = app.control.state().await?;
     let command = Command::All(commands(&read, &known, &how.reason)?);
@@ -264,8 +269,12 @@ pub(super) struct Which {
 )]
 pub(super) async fn export(
     State(app): State<App>,
+    caller: Caller,
     Asked(which): Asked<Which>,
 ) -> Result<Response, Problem> {
+    if let Some(tenant) = &which.tenant {
+        caller.check_tenant(tenant)?;
+    }
     if which.effective || which.tenant.is_some() || which.environment.is_some() {
         let now = app.control.flags();
         let at = Timestamp::now();
@@ -287,6 +296,7 @@ pub(super) async fn export(
                 .map(|(flag, variant)| (flag.clone(), variant.clone())),
         );
     }
+    overrides.retain(|tenant, _| caller.sees(tenant));
     let document = Document {
         flags: known.flags.definitions.as_ref().clone(),
         overrides,

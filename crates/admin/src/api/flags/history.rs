@@ -3,6 +3,8 @@
 use super::fresh;
 use crate::{
     App,
+    access::Caller,
+    api::events::is_for,
     extract::{Asked, Named},
     problem::Problem,
 };
@@ -65,6 +67,7 @@ struct Told {
 pub(super) async fn history(
     State(app): State<App>,
     Named(key): Named<FlagKey>,
+    caller: Caller,
     Asked(which): Asked<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX) as usize;
@@ -86,7 +89,7 @@ pub(super) async fn history(
             }
             after = recorded.position;
             left = left.saturating_sub(1);
-            if touches(&recorded.event, &key, &mut rollouts) {
+            if touches(&recorded.event, &key, &mut rollouts) && is_for(&caller, &recorded.event) {
                 let text = event_in_words(&recorded.event);
                 events.push(Told { recorded, text });
             }

@@ -4,6 +4,7 @@
 use super::{Allowed, Done, change, change::Patch, exchange, patched, set, variant_of};
 use crate::{
     App,
+    access::Caller,
     api::fresh,
     extract::{Asked, By, Input, Named},
     ofrep::{self, Asker},
@@ -27,6 +28,7 @@ use serin_model::{
     share::Share,
     state::State as Known,
 };
+use serin_tenancy::AdminAction;
 use std::{collections::BTreeMap, sync::Arc};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -58,12 +60,25 @@ struct Whose {
     tenant: Option<TenantId>,
 }
 
+impl Whose {
+    fn check(&self, caller: &Caller) -> Result<(), Problem> {
+        self.tenant
+            .as_ref()
+            .map_or(Ok(()), |tenant| caller.check_tenant(tenant))
+    }
+}
+
 /// The boolean flags with their values now, and the share of the rollout under way as `canary_percentage`.
 #[utoipa::path(
     get, path = "/admin/feature-flags", tag = "guides", params(Whose),
     responses((status = OK, description = "`{\"rest_api_enabled\": true, ..., \"canary_percentage\": 5}`", body = Object)),
 )]
-async fn object(State(app): State<App>, Asked(whose): Asked<Whose>) -> Result<Response, Problem> {
+async fn object(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(whose): Asked<Whose>,
+) -> Result<Response, Problem> {
+    whose.check(&caller)?;
     let known = app.control.state().await?;
     Ok(fresh(&values(
         &app.control.flags(),
@@ -123,9 +138,15 @@ fn under_way(known: &Known) -> Vec<&Rollout> {
 async fn set_object(
     State(app): State<App>,
     Asked(whose): Asked<Whose>,
+    caller: Caller,
     By(actor): By,
     Allowed(Input(body)): Allowed<Input<Map<String, Value>>>,
 ) -> Result<Response, Problem> {
+    whose.check(&caller)?;
+    if body.contains_key(CANARY) {
+        // Steering a rollout is more than setting flags.
+        caller.check(AdminAction::Rollout)?;
+    }
     if body.len() > FIELDS_MAX {
         return Err(
             Problem::bad_request(format!("the body has {} fields", body.len()))
