@@ -1,4 +1,4 @@
-//! What single parts of Serin cost, by their own examples: judging, recording an outcome, and asking flags and kills.
+//! What single parts of Serin cost, by their own examples: judging, recording an outcome, asking flags and kills, and looking at limits.
 
 use std::process::Command;
 
@@ -19,12 +19,16 @@ const EVALUATION_NS_MAX: f64 = 2_000.0;
 /// The most that asking the latch of kills may take for one call, in nanoseconds.
 const LATCH_NS_MAX: f64 = 20.0;
 
+/// The most that looking whether a caller is over three limits may take, with 10,000 keys, in nanoseconds.
+const LIMITING_NS_MAX: f64 = 300.0;
+
 /// Measures the parts and prints what they cost; gives the bounds that do not hold.
 pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let judging = example("serin-judge", "cells", build)?;
     let recording = example("serin-gateway", "recording", build)?;
     let asking = example("serin-flags", "asking", build)?;
-    print!("{judging}{recording}{asking}");
+    let limiting = example("serin-gateway", "limiting", build)?;
+    print!("{judging}{recording}{asking}{limiting}");
     let mut broken = Vec::new();
 
     let ms = |what: &str| number(&judging, what, " ms a pass");
@@ -57,6 +61,10 @@ pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     }
     broken.extend(too_slow(&asking, "a flag, ", EVALUATION_NS_MAX)?);
     broken.extend(too_slow(&asking, "the latch, ", LATCH_NS_MAX)?);
+    let ns = number(&limiting, "three limits, 10,000 keys: a check", " ns")?;
+    if ns > LIMITING_NS_MAX {
+        broken.push(format!("looking at three limits takes {ns} ns"));
+    }
     Ok(broken)
 }
 
