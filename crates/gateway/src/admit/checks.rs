@@ -45,15 +45,30 @@ pub(super) fn check_head(
         let text = "the path has a `..` in it; send it resolved";
         return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Route));
     }
-    if parts.version < Version::HTTP_2
-        && parts.headers.contains_key(header::TRANSFER_ENCODING)
-        && connection.has_conflicting_lengths()
-    {
-        let text =
-            "the request has both `Transfer-Encoding` and `Content-Length`; send one of them";
-        return Err(Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Body));
+    if parts.version < Version::HTTP_2 && parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        check_encoding(connection, &parts.headers)?;
     }
     Ok(())
+}
+
+/// hyper looks at the last coding alone, and servers differ about the others: a gateway takes what has one reading.
+fn check_encoding(connection: &Connection, headers: &HeaderMap) -> Result<(), Refusal> {
+    let text = if connection.has_conflicting_lengths() {
+        "the request has both `Transfer-Encoding` and `Content-Length`; send one of them"
+    } else if headers::text(headers, &header::TRANSFER_ENCODING)
+        .is_none_or(|coding| !coding.eq_ignore_ascii_case("chunked"))
+    {
+        "the gateway takes `Transfer-Encoding: chunked`, once, and no other coding"
+    } else {
+        return Ok(());
+    };
+    let refusal = Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Body);
+    Err(closing(refusal))
+}
+
+/// What stands behind a request that may be read in two ways is not read at all.
+fn closing(refusal: Refusal) -> Refusal {
+    refusal.header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
 /// The answer to a health check: on any host, since probes call addresses.
@@ -103,12 +118,19 @@ pub(super) fn host(parts: &Parts) -> Result<Authority, Refusal> {
         Some(authority) => Some(authority.clone()),
         None => headers::text(&parts.headers, &header::HOST).and_then(|host| host.parse().ok()),
     };
+    // A target with a host overrides one `Host` (RFC 9112 section 3.2.2), but with several the request is none.
+    let hosts = parts.headers.get_all(header::HOST).iter().take(2).count();
     // RFC 9110 section 4.2.4: a name before the host is there to deceive.
     authority
-        .filter(|authority| !authority.as_str().contains('@'))
+        .filter(|authority| hosts < 2 && !authority.as_str().contains('@'))
         .ok_or_else(|| {
             let text = "the request needs exactly one `Host` header, such as `127.0.0.1:8080`";
-            Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Host)
+            let refusal = Refusal::plain(StatusCode::BAD_REQUEST, text).counted(Rejection::Host);
+            if parts.version < Version::HTTP_2 {
+                closing(refusal)
+            } else {
+                refusal
+            }
         })
 }
 

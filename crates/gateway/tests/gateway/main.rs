@@ -10,5 +10,6 @@ mod moves;
 mod observed;
 mod rest;
 mod shutdown;
+mod slow;
 mod support;
 mod trials;
