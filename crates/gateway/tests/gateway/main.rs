@@ -8,6 +8,7 @@ mod limits;
 mod modern;
 mod moves;
 mod observed;
+mod rates;
 mod rest;
 mod shutdown;
 mod slow;
