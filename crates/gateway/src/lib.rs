@@ -8,17 +8,17 @@
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
-//! Beside the line: `auth` (whose a request is), `audit` (a row of each request), `access` (what flags and kills leave of a service), `kills` (calls that are cut), `limit` (how much
-//! a caller may do), `sieve` and `lists` (answers that
-//! must agree with both), `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions
-//! that must move), `affinity`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
+//! Beside the line: `auth` (whose a request is), `audit` (a row of each request), `access` (what flags and kills leave of a service),
+//! `limit` (how much a caller may do), `kills` (calls that are cut), `sieve` and `lists` (answers that must agree with flags and kills),
+//! `trials` (what of it the judge compares), `seal` and `session` (what clients hold for us), `rebind` (sessions that must move), `rest`
+//! (plain HTTP for tools), `affinity`, `headers`, `body`, `framing`, `pool`, `connection`, `refusal`.
 //!
-//! **Architecture invariants.** No lock is taken on the way of an ordinary request, but for the buckets of one that is limited. The routing table is read anew for every
-//! request, and so are the kills, so a new one acts on the very next. The gateway knows nothing of the control plane: they meet in
-//! `serin-model`. A session costs no memory here. What a client or server sends is forwarded byte for byte but for the values the
-//! gateway minted; where a header and a body of a modern request disagree, the specification makes the server refuse, so both pass
-//! as they are. Only where a flag or a kill may close something by name are bodies read and compared, and lists and capabilities
-//! changed.
+//! **Architecture invariants.** No lock is taken on the way of an ordinary request, but for the buckets of one that is limited. The
+//! routing table is read anew for every request, and so are the kills, so a new one acts on the very next. The gateway knows nothing of
+//! the control plane: they meet in `serin-model`. A session costs no memory here. What a client or server sends is forwarded byte for
+//! byte but for the values the gateway minted; where a header and a body of a modern request disagree, the specification makes the server
+//! refuse, so both pass as they are. Only where a flag, a kill, a scope or a limit may close something by name are bodies read and
+//! compared, and lists and capabilities changed.
 
 mod access;
 mod admit;
@@ -37,6 +37,8 @@ mod kills;
 mod limit;
 mod lists;
 mod observe;
+#[doc(hidden)]
+pub mod outside;
 mod pool;
 mod rebind;
 mod refusal;
