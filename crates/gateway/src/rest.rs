@@ -8,6 +8,7 @@
 //! - [`ask`]: the client of MCP, in both eras;
 //! - [`said`]: what a server says, piece by piece;
 //! - [`answer`]: the whole answer, or its events;
+//! - [`schema`]: what a tool wants for arguments;
 //! - [`list`] and [`openapi`]: what there is to call.
 
 mod answer;
@@ -17,14 +18,16 @@ mod openapi;
 mod place;
 mod problem;
 mod said;
+mod schema;
 
 pub(crate) use self::{answer::Events, ask::Memory, place::Place};
 
 use self::{
-    answer::{problem_of, translated, with},
+    answer::{Later, problem_of, translated, with},
     ask::{Client, Question},
     place::Resource,
     problem::{About, Problem},
+    said::Answer,
 };
 use crate::{
     admit::{Account, Asker},
@@ -36,9 +39,9 @@ use crate::{
     refusal::Refusal,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use serin_mcp::envelope::{Envelope, EnvelopeError};
 use serin_model::observe::Rejection;
 use std::{borrow::Cow, cell::Cell, rc::Rc};
@@ -148,17 +151,17 @@ pub(crate) async fn serve(
     standing: &Cell<Option<Standing>>,
     trail: &Trail,
 ) -> Answered {
-    let client = Client {
+    let client = Rc::new(Client {
         core: Rc::clone(core),
         asker: Rc::new(asker),
         account: Account::new(trail.clone()),
-    };
+    });
     let answered = answer(&client, place, headers, body).await;
     standing.set(client.account.standing.get());
     answered
 }
 
-async fn answer(client: &Client, place: &Place, headers: &HeaderMap, body: &Bytes) -> Answered {
+async fn answer(client: &Rc<Client>, place: &Place, headers: &HeaderMap, body: &Bytes) -> Answered {
     match &place.resource {
         Resource::Call => call(client, headers, body).await,
         Resource::Tools => {
@@ -214,7 +217,7 @@ fn no_tool(name: &str) -> Refusal {
         .refuse()
 }
 
-async fn call(client: &Client, headers: &HeaderMap, body: &Bytes) -> Answered {
+async fn call(client: &Rc<Client>, headers: &HeaderMap, body: &Bytes) -> Answered {
     let CallBody { tool, args } = serde_json::from_slice(body).map_err(|error| unread(&error))?;
     if tool.is_empty() || tool.len() > TOOL_BYTES_MAX {
         let detail = format!("`tool` is a name of 1 to {TOOL_BYTES_MAX} bytes");
@@ -238,9 +241,19 @@ async fn call(client: &Client, headers: &HeaderMap, body: &Bytes) -> Answered {
         name: Some(&tool),
         params: &params,
         progress: streams,
+        mirrored: &[],
     };
     let started = client.ask(&question).await;
-    let started = started.map_err(|refusal| translated(refusal, about))?;
+    let mut started = started.map_err(|refusal| translated(refusal, about))?;
+    if started.misses_headers().await
+        && let Some(mirrored) = mirrored(client, &tool, args).await
+    {
+        let question = Question {
+            mirrored: &mirrored,
+            ..question
+        };
+        started = client.ask(&question).await?;
+    }
     let about = About {
         is_listed: client
             .asker
@@ -251,14 +264,54 @@ async fn call(client: &Client, headers: &HeaderMap, body: &Bytes) -> Answered {
         return Err(started.refused(about).await);
     }
     if streams {
-        let (headers, body) = started.stream(&tool, about.is_listed);
+        let (client, tool, args) = (Rc::clone(client), tool.to_string(), args.to_owned());
+        let (name, is_listed) = (tool.clone(), about.is_listed);
+        let blame = move |result: Box<RawValue>| -> Later {
+            Box::pin(async move {
+                let about = About {
+                    tool: Some(&tool),
+                    is_listed,
+                };
+                failed(&client, about, &args, &result).await
+            })
+        };
+        let (headers, body) = started.stream(&name, is_listed, blame);
         return Ok(events(headers, body));
     }
     let (headers, answer) = started.answer(about, &mut |_| {}).await?;
-    match problem_of(answer, about) {
+    let answered = match answer {
+        Answer::Failed {
+            result,
+            called_badly: false,
+        } => Err(failed(client, about, args, &result).await),
+        answer => problem_of(answer, about),
+    };
+    match answered {
         Ok(result) => Ok(json(headers, format!("{{\"result\":{result}}}"))),
         Err(problem) => Err(with(problem.refuse(), &headers)),
     }
+}
+
+/// The headers that mirror arguments, as the tool's schema asks for them; nothing if it asks for none.
+async fn mirrored(
+    client: &Client,
+    tool: &str,
+    args: &str,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let schema = list::input_schema(client, tool).await?;
+    let args: Value = serde_json::from_str(args).ok()?;
+    Some(schema::headers(&schema, &args)).filter(|mirrored| !mirrored.is_empty())
+}
+
+/// The problem of a tool that has failed and does not say by whose fault: by the caller's, where the arguments are not what its schema
+/// asks for.
+async fn failed(client: &Client, about: About<'_>, args: &str, result: &RawValue) -> Box<Problem> {
+    let schema = list::input_schema(client, about.tool.unwrap_or_default()).await;
+    let args: Option<Value> = serde_json::from_str(args).ok();
+    let called_badly = schema
+        .zip(args)
+        .is_some_and(|(schema, args)| !schema::can_fit(&schema, &args));
+    Box::new(Problem::of_tool(result, called_badly, about))
 }
 
 /// Refuses what no server should have to read: servers differ in how deep they go before they break.

@@ -68,6 +68,13 @@ impl Account {
             ..Self::default()
         }
     }
+
+    /// One that nobody is charged for.
+    pub(crate) fn free() -> Self {
+        let free = Self::default();
+        free.is_counted.set(true);
+        free
+    }
 }
 
 /// A message.
@@ -210,8 +217,7 @@ impl Asker {
         account: Option<&Account>,
     ) -> Answered {
         let (service, position) = self.service(core)?;
-        let free = Account::default();
-        free.is_counted.set(true);
+        let free = Account::free();
         let account = account.unwrap_or(&free);
         let mut headers = self.headers.clone();
         if saying.method == Method::POST {

@@ -2,7 +2,7 @@
 
 use super::{
     ask::Running,
-    problem::{About, Problem},
+    problem::{About, Problem, code_of},
     said::{Answer, Reader, Said, Unreadable},
 };
 use crate::{
@@ -14,8 +14,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serin_mcp::scan::BodyKind;
+use serin_mcp::{header::MISMATCH_CODE, scan::BodyKind};
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -34,6 +35,8 @@ pub(crate) struct Started {
     body: ToClient,
     reader: Reader,
     running: Option<Running>,
+    /// What was read of an answer that is no success, and the error in it.
+    said: Option<(Bytes, Option<Box<RawValue>>)>,
 }
 
 impl Started {
@@ -46,6 +49,7 @@ impl Started {
             head,
             body,
             running,
+            said: None,
         }
     }
 
@@ -103,6 +107,29 @@ impl Started {
         if let Some(running) = &mut self.running {
             running.answered();
         }
+        self.read_error().await;
+        let (text, error) = self.said.take().unwrap_or_default();
+        let problem = match error {
+            Some(error) => Problem::of_rpc(&error, about, self.own_status()),
+            None => Problem::of_status(self.head.status, &String::from_utf8_lossy(&text), about),
+        };
+        self.with_head(problem.refuse())
+    }
+
+    /// Whether the server misses headers that mirror arguments: then it has done nothing (2026-07-28, "Custom Headers").
+    pub(crate) async fn misses_headers(&mut self) -> bool {
+        if self.head.status != StatusCode::BAD_REQUEST {
+            return false;
+        }
+        self.read_error().await;
+        let error = self.said.as_ref().and_then(|(_, error)| error.as_deref());
+        error.is_some_and(|error| code_of(error) == MISMATCH_CODE)
+    }
+
+    async fn read_error(&mut self) {
+        if self.said.is_some() {
+            return;
+        }
         let mut said = BytesMut::new();
         while let Some(Ok(frame)) = self.body.frame().await {
             if let Ok(data) = frame.into_data() {
@@ -121,11 +148,7 @@ impl Started {
         let text = said.freeze();
         let _ = self.reader.feed(&text, &mut hear);
         let _ = self.reader.finish(&mut hear);
-        let problem = match error {
-            Some(error) => Problem::of_rpc(&error, about, self.own_status()),
-            None => Problem::of_status(self.head.status, &String::from_utf8_lossy(&text), about),
-        };
-        self.with_head(problem.refuse())
+        self.said = Some((text, error));
     }
 
     /// A status that says more than the error beside it.
@@ -143,7 +166,12 @@ impl Started {
     }
 
     /// Streams it on: progress as it comes, then the result or the error.
-    pub(crate) fn stream(self, tool: &str, is_listed: Option<bool>) -> (HeaderMap, ToClient) {
+    pub(crate) fn stream(
+        self,
+        tool: &str,
+        is_listed: Option<bool>,
+        blame: impl FnOnce(Box<RawValue>) -> Later + 'static,
+    ) -> (HeaderMap, ToClient) {
         let headers = carried(&self.head.headers);
         let events = Events {
             body: Some(self.body),
@@ -151,6 +179,8 @@ impl Started {
             running: self.running,
             tool: tool.to_owned(),
             is_listed,
+            blame: Some(Box::new(blame)),
+            later: None,
             ready: VecDeque::new(),
         };
         (headers, ToClient::events(events))
@@ -255,8 +285,14 @@ pub(crate) struct Events {
     running: Option<Running>,
     tool: String,
     is_listed: Option<bool>,
+    /// Finds out whose fault it is that the tool has failed.
+    blame: Option<Box<dyn FnOnce(Box<RawValue>) -> Later>>,
+    later: Option<Later>,
     ready: VecDeque<Bytes>,
 }
+
+/// A problem that takes another question.
+pub(crate) type Later = Pin<Box<dyn Future<Output = Box<Problem>>>>;
 
 impl Events {
     pub(crate) fn poll_frame(
@@ -266,6 +302,12 @@ impl Events {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(event))));
+            }
+            if let Some(later) = &mut self.later {
+                let problem = ready!(later.as_mut().poll(context));
+                self.later = None;
+                self.ready.push_back(event("error", &problem.text()));
+                continue;
             }
             let Some(body) = &mut self.body else {
                 return Poll::Ready(None);
@@ -278,7 +320,7 @@ impl Events {
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, RelayError>>) {
         let Self { reader, ready, .. } = self;
         let mut heard = None;
-        let mut hear = |params: Box<RawValue>| ready.push_back(event("progress", params.get()));
+        let mut hear = |params: Box<RawValue>| ready.extend(progress(&params));
         let mut listen = |said| listen(said, &mut heard, &mut hear);
         let about = About {
             tool: Some(&self.tool),
@@ -305,6 +347,19 @@ impl Events {
                 {
                     running.answered();
                 }
+                let answer = match (answer, self.blame.take()) {
+                    (
+                        Answer::Failed {
+                            result,
+                            called_badly: false,
+                        },
+                        Some(blame),
+                    ) => {
+                        self.later = Some(blame(result));
+                        return self.close();
+                    }
+                    (answer, _) => answer,
+                };
                 match problem_of(answer, about) {
                     Ok(result) => event("result", &format!("{{\"result\":{result}}}")),
                     Err(problem) => event("error", &problem.text()),
@@ -321,11 +376,30 @@ impl Events {
 
     fn over(&mut self, last: Bytes) {
         self.ready.push_back(last);
+        self.close();
+    }
+
+    fn close(&mut self) {
         self.running = None;
         if let Some(body) = self.body.take() {
             end(body);
         }
     }
+}
+
+/// How far a call is: what of it is not between us and the server.
+fn progress(params: &RawValue) -> Option<Bytes> {
+    #[derive(Deserialize, Serialize)]
+    struct Stage<'a> {
+        #[serde(borrow)]
+        progress: &'a RawValue,
+        #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+        total: Option<&'a RawValue>,
+        #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+        message: Option<&'a RawValue>,
+    }
+    let progress: Stage<'_> = serde_json::from_str(params.get()).ok()?;
+    Some(event("progress", &serde_json::to_string(&progress).ok()?))
 }
 
 /// One event. JSON may have line feeds between its tokens, which would end a field.

@@ -14,7 +14,7 @@ use crate::{
     headers,
     refusal::Refusal,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use serin_mcp::{era::Era, header::encode};
 use serin_model::{
@@ -218,6 +218,8 @@ pub(crate) struct Question<'q> {
     pub(crate) params: &'q str,
     /// Whether to ask for progress.
     pub(crate) progress: bool,
+    /// Headers that mirror arguments.
+    pub(crate) mirrored: &'q [(HeaderName, HeaderValue)],
 }
 
 /// REST's client for one request.
@@ -228,6 +230,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// The same caller with a question of ours, which nobody is charged for.
+    pub(crate) fn aside(&self) -> Self {
+        Self {
+            core: self.core.clone(),
+            asker: self.asker.clone(),
+            account: Account::free(),
+        }
+    }
+
     /// Asks; the answer has begun.
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Started, Refusal> {
         let spot = self.asker.spot(&self.core)?;
@@ -259,6 +270,7 @@ impl Client {
             name: None,
             params: "",
             progress: false,
+            mirrored: &[],
         };
         let started = self.modern(&discover, None).await?;
         let status = started.status();
@@ -296,6 +308,7 @@ impl Client {
         {
             headers.insert(&headers::NAME, name);
         }
+        headers.extend(question.mirrored.iter().cloned());
         let saying = Saying {
             era: Era::Modern,
             method: Method::POST,
@@ -466,6 +479,7 @@ mod tests {
             name: Some("add"),
             params: r#""name":"add","arguments":{"a":1},"#,
             progress,
+            mirrored: &[],
         };
         for (progress, meta, want) in [
             (false, "", json!({})),

@@ -8,7 +8,7 @@ use super::{
 use crate::refusal::Refusal;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use std::borrow::Cow;
 
 /// Most pages of a list. A server that has more of them turns in a circle.
@@ -56,6 +56,7 @@ pub(crate) async fn tools(client: &Client) -> Result<Listed, Refusal> {
             name: None,
             params: &params,
             progress: false,
+            mirrored: &[],
         };
         let started = client.ask(&question).await?;
         let about = About::default();
@@ -79,6 +80,20 @@ pub(crate) async fn tools(client: &Client) -> Result<Listed, Refusal> {
     Err(unlike(&format!(
         "the server's list of tools has more than {PAGES_MAX} pages, {TOOLS_MAX} tools or {LIST_BYTES_MAX} bytes"
     )))
+}
+
+/// What a tool wants for arguments, as its server says.
+pub(crate) async fn input_schema(client: &Client, tool: &str) -> Option<Value> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Described {
+        input_schema: Value,
+    }
+    let listed = tools(&client.aside()).await.ok()?;
+    let mut tools = listed.tools.iter();
+    let found = tools.find(|known| name_of(known).as_deref() == Some(tool))?;
+    let described: Described = serde_json::from_str(found.get()).ok()?;
+    Some(described.input_schema)
 }
 
 fn unlike(detail: &str) -> Refusal {

@@ -126,7 +126,7 @@ impl Problem {
         let Failed { content } = serde_json::from_str(result.get()).unwrap_or_default();
         let text = content.iter().find_map(|block| block.text.as_deref());
         let text = text.unwrap_or_default();
-        let (status, kind) = if about.is_listed == Some(false) && is_unknown(text, about) {
+        let (status, kind) = if about.is_listed == Some(false) && says_unknown(text) {
             (StatusCode::NOT_FOUND, "unknown_tool")
         } else if called_badly {
             (StatusCode::UNPROCESSABLE_ENTITY, "called_badly")
@@ -188,6 +188,12 @@ struct RpcError<'a> {
     code: i64,
     #[serde(borrow, default)]
     message: Cow<'a, str>,
+}
+
+/// The code of a JSON-RPC error.
+pub(crate) fn code_of(error: &RawValue) -> i64 {
+    let error: RpcError<'_> = serde_json::from_str(error.get()).unwrap_or_default();
+    error.code
 }
 
 #[derive(Default, Deserialize)]
@@ -316,7 +322,10 @@ mod tests {
             tool: Some("x"),
             is_listed: Some(false),
         };
-        assert_eq!(Problem::of_tool(raw(failed), true, absent).status, 404);
+        assert_eq!(Problem::of_tool(raw(failed), true, absent).status, 422);
+        let unknown = r#"{"content":[{"type":"text","text":"Tool x not found"}],"isError":true}"#;
+        assert_eq!(Problem::of_tool(raw(unknown), true, absent).status, 404);
+        assert_eq!(Problem::of_tool(raw(unknown), true, about).status, 422);
     }
 
     #[test]

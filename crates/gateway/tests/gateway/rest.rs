@@ -779,7 +779,7 @@ async fn progress_streams_as_events_and_then_the_result() {
         let (response, first) = soon(answering).await.unwrap();
         let first = String::from_utf8(first.to_vec()).unwrap();
         assert!(
-            first.starts_with("event: progress\ndata: {\"progressToken\""),
+            first == "event: progress\ndata: {\"progress\":1}\n\n",
             "{first}"
         );
         let result = format!("data: {{\"id\":{},\"result\":{{\n", asked["id"])
@@ -914,4 +914,60 @@ async fn the_api_is_described() {
         whole["components"]["schemas"]["secret.args"]["type"],
         "object"
     );
+}
+
+#[tokio::test]
+async fn arguments_that_the_schema_does_not_allow_are_the_callers_fault() {
+    let failed = r#""result":{"isError":true,"content":[{"type":"text","text":"boom"}]}"#;
+    for speaks in BOTH {
+        let server = server("one", speaks, move |_| failed.to_owned()).await;
+        let running = run(vec![service(&[build("v1", &[&server])], None)]);
+        let mut client = running.client().await;
+        for (body, status) in [
+            (r#"{"tool":"add","args":{"a":1}}"#, 502),
+            (r#"{"tool":"add","args":{"a":"x"}}"#, 422),
+            (r#"{"tool":"secret","args":{"a":"x"}}"#, 422),
+        ] {
+            let answer = call(&mut client, "/api/tool", body).await;
+            assert_eq!(answer.status, status, "{body}: {}", answer.text());
+            let events = client.ask("POST", "/api/tool", &STREAM, body).await;
+            let said = format!("\"status\":{status},");
+            assert!(
+                events.text().starts_with("event: error") && events.text().contains(&said),
+                "{}",
+                events.text()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn arguments_are_mirrored_in_headers_where_a_tool_asks_for_it() {
+    let server = Server::answering(|seen| {
+        let body = seen.json();
+        let id = &body["id"];
+        let answer =
+            |status, members: &str| {
+                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},{members}}}"#);
+                reply(status, &[("content-type", "application/json")], text)
+            };
+        let tool = r#"{"name":"add","inputSchema":{"type":"object","properties":{"region":{"type":"string","x-mcp-header":"Region"}}}}"#;
+        match body["method"].as_str().unwrap_or_default() {
+            "tools/list" => answer(200, &format!(r#""result":{{"tools":[{tool}]}}"#)),
+            "tools/call" if seen.header("mcp-param-region") != Some("eu") => {
+                answer(400, r#""error":{"code":-32020,"message":"Mcp-Param-Region is missing"}"#)
+            }
+            _ => answer(200, r#""result":{"content":[]}"#),
+        }
+    })
+    .await;
+    let running = run(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = running.client().await;
+    let body = r#"{"tool":"add","args":{"region":"eu"}}"#;
+    let answer = call(&mut client, "/api/tool", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let body = r#"{"tool":"add","args":{"other":"eu"}}"#;
+    let answer = call(&mut client, "/api/tool", body).await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], -32020);
 }
