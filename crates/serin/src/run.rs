@@ -128,6 +128,8 @@ fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // Where a line cannot be written, as to a file on a full disk, it is lost: saying so to the same place would be a panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
     Ok(())

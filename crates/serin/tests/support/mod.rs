@@ -53,6 +53,21 @@ impl Serin {
             .expect("serin starts")
     }
 
+    /// Starts one that is told of a limit of its files' size by errors, as of a full disk, and not by a signal.
+    pub(crate) async fn start_deaf_to_limits(folder: &Path, services: &str) -> Self {
+        let serin = command(folder);
+        let mut command = Command::new("sh");
+        let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        command
+            .args(["-c", script])
+            .arg(serin.as_std().get_program());
+        command.current_dir(folder).env("NO_COLOR", "1");
+        let listen = "listen: 127.0.0.1:0";
+        Self::start_by(command, folder, services, "127.0.0.1:0", listen, &[])
+            .await
+            .expect("serin starts")
+    }
+
     /// Starts with an address for the gateway, a setting for the admin API, and further arguments; the error is what it said
     /// before it ended.
     pub(crate) async fn start_with(
