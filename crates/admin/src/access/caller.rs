@@ -3,8 +3,9 @@
 use super::{ACTOR_HEADER, ACTOR_UNNAMED};
 use crate::problem::Problem;
 use http::{HeaderMap, Method, StatusCode};
+use jiff::Timestamp;
 use serin_model::event::Actor;
-use serin_tenancy::{AdminAction, KeyRecord, Principal, Role, TenantId};
+use serin_tenancy::{AdminAction, Directory, KeyRecord, Principal, Role, TenantId};
 use std::sync::Arc;
 
 /// What is done by a request that is no mere question. Every other method and path is closed to keys, so that a route that is forgotten
@@ -141,6 +142,16 @@ impl Caller {
         match self {
             Self::Local(_) => true,
             Self::Key { principal, .. } => principal.scopes.may(principal.role, action),
+        }
+    }
+
+    /// Whether it still is who it was: a key may have ended since.
+    pub(crate) fn still_opens(&self, keys: &Directory, now: Timestamp) -> bool {
+        match self {
+            Self::Local(_) => true,
+            Self::Key { principal, .. } => principal
+                .key
+                .is_some_and(|id| keys.find_id(id, now).is_ok()),
         }
     }
 

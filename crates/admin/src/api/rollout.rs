@@ -3,6 +3,7 @@
 use super::{fresh, service::no_service};
 use crate::{
     App,
+    access::Caller,
     extract::{By, Input, Named, Service},
     problem::Problem,
 };
@@ -15,6 +16,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_control::{Control, PlanChoice, StartRequest, view::ServiceView};
 use serin_flags::FlagKey;
@@ -259,17 +261,27 @@ fn choose(plan: Option<serde_json::Value>, name: Option<String>) -> Result<PlanC
 pub(super) async fn watch(
     State(app): State<App>,
     Service(name): Service,
+    caller: Caller,
 ) -> Result<Response, Problem> {
     if app.control.view().service(name.as_str()).is_none() {
         return Err(no_service(&app, &name));
     }
     let mut views = app.control.subscribe();
     views.mark_changed();
-    let changes = stream::unfold((views, name), |(mut views, name)| async {
-        // The sender is gone when the control plane has stopped; the service when it was pruned. Both end the stream.
-        views.changed().await.ok()?;
-        let sent = sent(views.borrow_and_update().service(name.as_str())?);
-        Some((sent, (views, name)))
+    let control = app.control.clone();
+    let changes = stream::unfold((views, name), move |(mut views, name)| {
+        let (control, caller) = (control.clone(), caller.clone());
+        async move {
+            // The sender is gone when the control plane has stopped; the service when it was pruned. Both end the stream, and so does
+            // the end of the key that asked for it.
+            views.changed().await.ok()?;
+            let keys = &control.flags().snapshot.tenancy;
+            if !caller.still_opens(keys, Timestamp::now()) {
+                return None;
+            }
+            let sent = sent(views.borrow_and_update().service(name.as_str())?);
+            Some((sent, (views, name)))
+        }
     });
     let changes = changes.take_until(app.stop.clone().cancelled_owned());
     Ok(Sse::new(changes)
