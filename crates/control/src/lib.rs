@@ -45,7 +45,10 @@ use serin_model::{
     state::State,
 };
 use serin_store::{Blocks, Log};
-use serin_tenancy::KeyRecord;
+use serin_tenancy::{
+    KeyId, KeyRecord,
+    signature::{Master, SigningSecret},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -135,6 +138,7 @@ pub struct Control {
     plans: Arc<BTreeMap<String, Plan>>,
     client: reqwest::Client,
     key_fetcher: mpsc::Sender<String>,
+    signing: Option<Arc<Master>>,
 }
 
 /// The wish for a rollout, as somebody asks for it.
@@ -217,12 +221,27 @@ impl Control {
             plans,
             client,
             key_fetcher,
+            signing: None,
         })
     }
 
     /// Who fetches the keys of identity providers anew, by where they are.
     pub fn key_fetcher(&self) -> mpsc::Sender<String> {
         self.key_fetcher.clone()
+    }
+
+    /// The same, with what the secrets are made of by which requests are signed.
+    #[must_use]
+    pub fn with_signing(self, master: Arc<Master>) -> Self {
+        Self {
+            signing: Some(master),
+            ..self
+        }
+    }
+
+    /// The secret by which requests with a key are signed, if there can be one.
+    pub fn signing_secret(&self, key: KeyId) -> Option<SigningSecret> {
+        Some(self.signing.as_ref()?.secret(key))
     }
 
     /// The picture as of the last tick or command.

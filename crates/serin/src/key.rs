@@ -91,6 +91,9 @@ pub(crate) struct CreateArgs {
     /// A tier of its own, in place of its tenant's.
     #[arg(long, value_name = "NAME")]
     tier: Option<TierName>,
+    /// Make a secret for signing requests, too, and print it on a line of its own.
+    #[arg(long)]
+    signing: bool,
     /// When it ends: a date, a time, or how long it lives, such as `90d`; `365d` unless given.
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
@@ -200,6 +203,7 @@ async fn create(client: &mut Client, args: CreateArgs) -> miette::Result<Exit> {
         ("role", Some(args.role.word().into())),
         ("scopes", Some(json!(args.scopes))),
         ("tier", args.tier.map(|tier| json!(tier))),
+        ("signing", args.signing.then_some(Value::Bool(true))),
         ("expires", args.expires.map(Value::from)),
         ("reason", Some(args.reason.into())),
     ]);
@@ -227,7 +231,9 @@ fn show_once(made: &Value, json: bool) -> miette::Result<Exit> {
     print(&if json {
         to_json(made)?
     } else {
-        format!("{}\n", text(&made["key"]))
+        let lines = [&made["key"], &made["signing_secret"]];
+        let lines = lines.into_iter().filter_map(Value::as_str);
+        lines.map(|line| format!("{line}\n")).collect()
     })?;
     Ok(Exit::Done)
 }

@@ -101,6 +101,8 @@ struct Shown {
     created_at: Timestamp,
     #[schema(value_type = String)]
     expires_at: Timestamp,
+    /// Whether it has a secret for signing requests.
+    signs: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     revoked_at: Option<Timestamp>,
@@ -127,6 +129,7 @@ impl Shown {
             state: KeyState::of(key, known, now),
             created_at: key.created_at,
             expires_at: key.expires_at,
+            signs: key.signs,
             revoked_at: key.revoked_at,
             replaced_by: key.replaced_by,
             last_used_at: app.control.last_used(key),
@@ -244,6 +247,9 @@ struct CreateBody {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     tier: Option<TierName>,
+    /// Whether it gets a secret for signing requests, which is shown once, too.
+    #[serde(default)]
+    signing: bool,
     /// When it ends: a time, a date, or how long it lives; `365d` unless given.
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "90d")]
@@ -259,6 +265,9 @@ struct CreateBody {
 struct Made {
     /// The key in full. It is not kept: nobody can show it again.
     key: String,
+    /// The secret by which its requests are signed, if it has one. It is not kept either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_secret: Option<String>,
     #[serde(flatten)]
     about: Shown,
     /// The key in whose place it stands.
@@ -303,7 +312,7 @@ async fn create(
         expires_at,
         revoked_at: None,
         replaced_by: None,
-        signs: false,
+        signs: body.signing,
     };
     check_within(&caller, &key)?;
     if key.tier.is_some() {
@@ -331,8 +340,11 @@ async fn made(
     };
     // Its tenant was deleted in between, and with it the key.
     let about = shown(id).ok_or_else(|| Problem::not_found(format!("key {id} is gone again")))?;
+    let signs = (known.tenancy.keys.get(&id)).is_some_and(|key| key.signs);
+    let signing = app.control.signing_secret(id).filter(|_| signs);
     let made = Made {
         key: secret.expose().to_owned(),
+        signing_secret: signing.map(|secret| secret.expose().to_owned()),
         about,
         replaces: replaces.and_then(shown),
     };

@@ -320,6 +320,11 @@ impl Admitted<'_> {
             _ => None,
         });
         let (status, counted) = (first.status(era), first.counted());
+        let of_batch = if beyond.is_some() {
+            StatusCode::FORBIDDEN
+        } else {
+            StatusCode::OK
+        };
         let mut answers = Vec::new();
         for (message, why) in envelope.messages.iter().zip(&refused) {
             let (error, text) = match why {
@@ -336,7 +341,7 @@ impl Admitted<'_> {
         let refusal = match answers.as_slice() {
             [] => Refusal::plain(StatusCode::ACCEPTED, ""),
             [answer] if !envelope.is_batch => Refusal::json(status, answer.clone()),
-            answers => Refusal::json(StatusCode::OK, format!("[{}]", answers.join(","))),
+            answers => Refusal::json(of_batch, format!("[{}]", answers.join(","))),
         };
         let refusal = refusal.counted(counted).of(&self.service.name);
         Err(match beyond {

@@ -21,6 +21,7 @@ use serin_model::{
     share::Share,
     snapshot::{EndpointRoute, ServiceRoute, Snapshot, Split, VersionRoute},
 };
+use serin_tenancy::Directory;
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -361,6 +362,22 @@ impl Running {
         self.snapshot.store(Arc::new(Snapshot {
             flags: Arc::new(flags),
             flags_revision,
+            ..table(services)
+        }));
+    }
+
+    /// Swaps the routing table and who may call.
+    pub(crate) fn swap_callers(&self, services: Vec<ServiceRoute>, tenancy: Directory) {
+        self.swap_all(services, Table::default(), tenancy);
+    }
+
+    /// Swaps the routing table, the flags and who may call.
+    pub(crate) fn swap_all(&self, services: Vec<ServiceRoute>, flags: Table, tenancy: Directory) {
+        let flags_revision = self.snapshot.load().flags_revision + 1;
+        self.snapshot.store(Arc::new(Snapshot {
+            flags: Arc::new(flags),
+            flags_revision,
+            tenancy: Arc::new(tenancy),
             ..table(services)
         }));
     }

@@ -119,6 +119,7 @@ impl Server {
             kills: files.kills,
         };
         let control = Control::start(options).await.map_err(not_started)?;
+        let control = control.with_signing(Arc::clone(&files.signing));
         doubts::log(&control).await;
         let recorder = recorder(config.audit, config.store.path(), &files.audit, &control)?;
         gateway_options.audit = recorder.as_ref().map(|recorder| AuditTo {
@@ -129,7 +130,7 @@ impl Server {
             lost: control.books().lost(),
         });
         let keeper = Tables::start(control.clone(), files.audit.clone());
-        gateway_options.signer = Some(Arc::new(Signer::new(files.signing)));
+        gateway_options.signer = Some(Arc::new(Signer::new(Arc::clone(&files.signing))));
         gateway_options.key_fetcher = Some(control.key_fetcher());
         let gateway = Gateway::start(
             bound.gateway,

@@ -1,0 +1,1055 @@
+//! Keys, tokens and signatures: who gets in, what of a service is there for them, and what nobody else can use.
+
+use crate::{
+    gates::{call, gated, message, names, session},
+    support::*,
+};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use serin_flags::Table;
+use serin_gateway::Signer;
+use serin_model::{
+    auth::{Credential, Secret},
+    observe::{Rejection, Sealed},
+    service::Protocol,
+    snapshot::ServiceRoute,
+};
+use serin_tenancy::{
+    Directory, KeyRecord, Role, Scopes, SecretKey, Tenant, TenantId, TenantState,
+    key::RANDOM_BYTES,
+    signature::{MASTER_BYTES, Master, Signed},
+    token::KeySet,
+};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::mpsc;
+
+/// Everybody who may call: changed as an operator would.
+#[derive(Clone, Default)]
+struct Callers {
+    tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    keys: BTreeMap<serin_tenancy::KeyId, Arc<KeyRecord>>,
+    made: u8,
+}
+
+impl Callers {
+    fn new(tenants: &[&str]) -> Self {
+        let mut callers = Self::default();
+        for tenant in tenants {
+            callers.tenant(tenant, TenantState::Active);
+        }
+        callers
+    }
+
+    fn tenant(&mut self, id: &str, state: TenantState) {
+        let tenant = Tenant {
+            title: String::new(),
+            tier: None,
+            state,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        self.tenants.insert(id.parse().unwrap(), Arc::new(tenant));
+    }
+
+    /// A key, as its holder sends it.
+    fn key(&mut self, tenant: &str, role: Role, scopes: &[&str]) -> String {
+        self.made += 1;
+        let key = SecretKey::new(&[self.made; RANDOM_BYTES]);
+        let (id, hash) = key.parts().unwrap();
+        let record = KeyRecord {
+            id,
+            tenant: tenant.parse().unwrap(),
+            name: String::new(),
+            hash,
+            role,
+            scopes: Scopes::new(scopes.iter().map(|scope| scope.parse().unwrap())),
+            tier: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            expires_at: Timestamp::now() + SignedDuration::from_hours(1),
+            revoked_at: None,
+            replaced_by: None,
+            signs: true,
+        };
+        self.keys.insert(id, Arc::new(record));
+        format!("Bearer {}", key.expose())
+    }
+
+    fn change(&mut self, key: &str, change: impl FnOnce(&mut KeyRecord)) {
+        let id = key[13..25].parse().unwrap();
+        change(Arc::make_mut(self.keys.get_mut(&id).unwrap()));
+    }
+
+    fn directory(&self) -> Directory {
+        Directory::new(&self.tenants, &self.keys, &BTreeMap::new())
+    }
+}
+
+fn serin(server: &Server, settings: &Value) -> ServiceRoute {
+    let mut all = json!({ "auth": "serin" });
+    for (name, value) in settings.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    gated(
+        service(&[build("v1", &[server])], None),
+        all,
+        &Table::default(),
+    )
+}
+
+fn start(services: Vec<ServiceRoute>, callers: &Callers) -> Running {
+    let running = Running::start(vec![]);
+    running.swap_callers(services, callers.directory());
+    running
+}
+
+const LIST: &str = r#"{"jsonrpc":"2.0","id":3,"method":"tools/list","params":{}}"#;
+
+/// A modern message of whoever has a key.
+async fn ask(client: &mut Client, key: &str, method: &str, name: Option<&str>) -> Answer {
+    let params = name.map_or("{}".to_owned(), |name| json!({ "name": name }).to_string());
+    client
+        .modern(method, name, &[("authorization", key)], &params)
+        .await
+}
+
+async fn list(client: &mut Client, key: &str) -> Answer {
+    ask(client, key, "tools/list", None).await
+}
+
+/// A legacy message.
+async fn legacy(client: &mut Client, key: &str, session: &str, body: &str) -> Answer {
+    let headers = [
+        ("content-type", "application/json"),
+        ("accept", "application/json, text/event-stream"),
+        ("mcp-protocol-version", "2025-11-25"),
+        ("authorization", key),
+        ("mcp-session-id", session),
+    ];
+    let used = if session.is_empty() { 4 } else { 5 };
+    client
+        .ask("POST", "/mcp", &headers[..used], body.to_owned())
+        .await
+}
+
+async fn begin(client: &mut Client, key: &str) -> String {
+    let answer = legacy(client, key, "", INITIALIZE).await;
+    let session = answer.header("mcp-session-id");
+    session.unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+fn auth(seen: &[Sealed], result: &str) -> u64 {
+    let of = |sealed: &Sealed| {
+        let results = sealed.auth.iter().filter(|(label, _)| *label == result);
+        results.map(|(_, n)| n).sum::<u64>()
+    };
+    seen.iter().map(of).sum()
+}
+
+#[tokio::test]
+async fn only_a_key_in_force_gets_in_and_no_server_ever_sees_it() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme", "idle"]);
+    let good = callers.key("acme", Role::User, &[]);
+    let expired = callers.key("acme", Role::User, &[]);
+    callers.change(&expired, |key| key.expires_at = Timestamp::now());
+    let revoked = callers.key("acme", Role::User, &[]);
+    callers.change(&revoked, |key| key.revoked_at = Some(Timestamp::now()));
+    let suspended = callers.key("idle", Role::User, &[]);
+    callers.tenant("idle", TenantState::Suspended);
+    let orphan = callers.key("nobody", Role::User, &[]);
+    let forged = format!("{}{}", &good[..30], &"0".repeat(good.len() - 30));
+    let other = Callers {
+        made: 99,
+        ..Callers::default()
+    }
+    .key("acme", Role::User, &[]);
+    let mut gateway = start(
+        vec![serin(&server, &json!({ "tenant_header": "x-tenant" }))],
+        &callers,
+    );
+    let mut client = gateway.client().await;
+    for bad in [
+        &expired,
+        &revoked,
+        &suspended,
+        &orphan,
+        &forged,
+        &other,
+        &good[..good.len() - 1],
+        &good["Bearer ".len()..],
+        &good.replace("Bearer", "Basic"),
+        &format!("{good}, {good}"),
+        "Bearer",
+        "",
+    ] {
+        let answer = list(&mut client, bad).await;
+        assert_eq!(answer.status, 401, "{bad}: {answer:?}");
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert!(
+            challenge.starts_with("Bearer realm=\"serin\""),
+            "{challenge}"
+        );
+        assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
+        assert!(!answer.text().contains("serin_0"), "{answer:?}");
+    }
+    let answer = client.modern("tools/list", None, &[], "{}").await;
+    let challenge = answer.header("www-authenticate");
+    assert_eq!(
+        (answer.status, challenge),
+        (401, Some("Bearer realm=\"serin\""))
+    );
+    assert!(
+        answer.text().contains("Authorization: Bearer serin_"),
+        "{answer:?}"
+    );
+    let twice = [("authorization", &*good), ("authorization", &*good)];
+    let answer = client.modern("tools/list", None, &twice, "{}").await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert!(server.seen().is_empty());
+
+    let made_up = [
+        ("authorization", &*good),
+        ("x-tenant", "idle"),
+        ("x_tenant", "idle"),
+    ];
+    let answer = client.modern("tools/list", None, &made_up, "{}").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        list(&mut client, &good.replace("Bearer", "bearer"))
+            .await
+            .status,
+        200
+    );
+    let key = begin(&mut client, &good).await;
+    legacy(&mut client, &good, &key, LIST).await;
+    for seen in server.seen() {
+        assert_eq!(seen.header("x-tenant"), Some("acme"));
+        let said = format!("{:?} {}", seen.headers, seen.text());
+        assert!(
+            !said.contains("serin_") && !said.contains("authorization"),
+            "{said}"
+        );
+        assert!(!said.contains("idle"), "{said}");
+    }
+    gateway.observed.rejection(Rejection::Auth, 14).await;
+    let is_counted = |seen: &[Sealed]| {
+        let of = |result| auth(seen, result);
+        (
+            of("ok"),
+            of("missing"),
+            of("expired"),
+            of("revoked"),
+            of("unknown"),
+        ) == (4, 1, 1, 3, 9)
+    };
+    gateway.observed.until(is_counted).await;
+}
+
+#[tokio::test]
+async fn a_key_ends_at_once_on_open_connections_and_streams() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let (old, new) = (
+        callers.key("acme", Role::User, &[]),
+        callers.key("acme", Role::User, &[]),
+    );
+    let services = || vec![serin(&server, &json!({}))];
+    let gateway = start(services(), &callers);
+    let mut client = gateway.client().await;
+    // Rotation: both open for a while.
+    for key in [&old, &new, &old] {
+        assert_eq!(list(&mut client, key).await.status, 200);
+    }
+    let session = begin(&mut client, &old).await;
+    let headers = [("authorization", &*old), ("mcp-session-id", &*session)];
+    let mut streaming = gateway.client().await;
+    let stream = streaming.begin("GET", "/mcp", &headers, "").await;
+    assert_eq!(stream.status(), 200);
+    callers.change(&old, |key| key.expires_at = Timestamp::now());
+    gateway.swap_callers(services(), callers.directory());
+    assert_eq!(list(&mut client, &old).await.status, 401);
+    assert_eq!(list(&mut client, &new).await.status, 200);
+    let ended = http_body_util::BodyExt::collect(stream.into_body());
+    assert!(soon(ended).await.is_ok(), "the stream ends");
+}
+
+#[tokio::test]
+async fn a_key_runs_out_on_a_connection_that_has_shown_it() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let end = Timestamp::now() + SignedDuration::from_millis(700);
+    callers.change(&key, |key| key.expires_at = end);
+    let gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let mut statuses = vec![];
+    while statuses.last() != Some(&401) {
+        statuses.push(list(&mut client, &key).await.status);
+        assert!(statuses.len() < 100_000);
+    }
+    assert!(Timestamp::now() >= end);
+    assert!(
+        statuses.len() > 1
+            && statuses[..statuses.len() - 1]
+                .iter()
+                .all(|status| *status == 200)
+    );
+}
+
+#[tokio::test]
+async fn the_gateway_proves_itself_with_its_own_credential() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let with = |credential| {
+        let mut service = serin(&server, &json!({}));
+        service.credential = Some(credential);
+        vec![service]
+    };
+    let known = |header: &str| Credential::Known {
+        header: header.into(),
+        value: Secret::new("Bearer of-the-gateway"),
+    };
+    let gateway = start(with(known("authorization")), &callers);
+    let mut client = gateway.client().await;
+    let session = begin(&mut client, &key).await;
+    legacy(&mut client, &key, &session, LIST).await;
+    list(&mut client, &key).await;
+    assert_eq!(server.seen().len(), 3);
+    for seen in server.seen() {
+        assert_eq!(seen.header("authorization"), Some("Bearer of-the-gateway"));
+    }
+    gateway.swap_callers(with(known("x-api-key")), callers.directory());
+    list(&mut client, &key).await;
+    let seen = server.last();
+    assert_eq!(seen.header("x-api-key"), Some("Bearer of-the-gateway"));
+    assert_eq!(seen.header("authorization"), None);
+    let missing = Credential::Missing {
+        reference: "env:TOOLS_TOKEN".into(),
+    };
+    gateway.swap_callers(with(missing), callers.directory());
+    let answer = list(&mut client, &key).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("`env:TOOLS_TOKEN`"), "{answer:?}");
+    assert_eq!(server.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_listed_is_what_can_be_called_whatever_the_scopes_and_the_role() {
+    let server = crate::gates::tools(true).await;
+    let mut callers = Callers::new(&["acme"]);
+    let mut service = serin(&server, &json!({ "categories": { "danger": ["admin.*"] } }));
+    service.versions[0].read_only_tools = ["search".into()].into();
+    let all = ["add", "admin.drop", "search"];
+    let cases: Vec<(Role, &[&str], &[&str])> = vec![
+        (Role::User, &[], &all),
+        (Role::Admin, &["admin:read"], &all),
+        (Role::User, &["service:tools"], &all),
+        (Role::User, &["service:to*", "tool:tools/add"], &all),
+        (Role::User, &["tool:tools/add"], &["add"]),
+        (Role::User, &["tool:tools/a*"], &["add", "admin.drop"]),
+        (Role::User, &["category:tools/danger"], &["admin.drop"]),
+        (
+            Role::Admin,
+            &["category:tools/danger", "tool:*/search"],
+            &["admin.drop", "search"],
+        ),
+        (Role::User, &["category:tools/unknown"], &[]),
+        (Role::User, &["tool:tools/nothing"], &[]),
+        (Role::ReadOnly, &[], &["search"]),
+        (Role::ReadOnly, &["service:tools"], &["search"]),
+        (Role::ReadOnly, &["tool:tools/add"], &[]),
+        (
+            Role::ReadOnly,
+            &["tool:tools/add", "tool:tools/search"],
+            &["search"],
+        ),
+    ];
+    let keys: Vec<_> = cases
+        .iter()
+        .map(|(role, scopes, _)| callers.key("acme", *role, scopes))
+        .collect();
+    let mut gateway = start(vec![service], &callers);
+    let mut client = gateway.client().await;
+    let mut refused = 0;
+    for ((role, scopes, want), key) in cases.iter().zip(&keys) {
+        let case = format!("{role} {scopes:?}");
+        assert_eq!(names(&list(&mut client, key).await), *want, "{case}");
+        let session = begin(&mut client, key).await;
+        let listed = legacy(&mut client, key, &session, LIST).await;
+        assert_eq!(names(&listed), *want, "{case}");
+        for tool in all {
+            let modern = ask(&mut client, key, "tools/call", Some(tool)).await;
+            let older = legacy(&mut client, key, &session, &call(tool)).await;
+            for answer in [modern, older] {
+                if want.contains(&tool) {
+                    assert_eq!(answer.status, 200, "{case} {tool}: {answer:?}");
+                    assert!(message(&answer)["result"].is_object(), "{case} {tool}");
+                    continue;
+                }
+                refused += 1;
+                assert_eq!(answer.status, 403, "{case} {tool}: {answer:?}");
+                let challenge = answer.header("www-authenticate").unwrap();
+                let scope = format!("error=\"insufficient_scope\", scope=\"tool:tools/{tool}\"");
+                assert!(challenge.contains(&scope), "{challenge}");
+                assert_eq!(message(&answer)["error"]["code"], -32600, "{answer:?}");
+            }
+        }
+    }
+    gateway.observed.rejection(Rejection::Scope, refused).await;
+    // A batch is refused whole.
+    let session = begin(&mut client, &keys[4]).await;
+    let batch = format!("[{},{}]", call("add"), call("search"));
+    let before = server.count("tools/call");
+    let answer = legacy(&mut client, &keys[4], &session, &batch).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!(server.count("tools/call"), before);
+}
+
+#[tokio::test]
+async fn a_service_out_of_reach_and_what_is_no_tool_are_refused() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let elsewhere = callers.key("acme", Role::Admin, &["service:other"]);
+    let tool = callers.key("acme", Role::User, &["tool:tools/add"]);
+    let reader = callers.key("acme", Role::ReadOnly, &[]);
+    let gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let answer = list(&mut client, &elsewhere).await;
+    assert_eq!(answer.status, 403);
+    let challenge = answer.header("www-authenticate").unwrap();
+    assert!(
+        challenge.contains("insufficient_scope") && challenge.contains("scope=\"service:tools\"")
+    );
+    for (key, method, status) in [
+        (&tool, "server/discover", 200),
+        (&tool, "resources/list", 403),
+        (&tool, "prompts/get", 403),
+        (&tool, "vendor/erase", 403),
+        (&reader, "resources/list", 200),
+        (&reader, "prompts/list", 200),
+        (&reader, "vendor/erase", 403),
+    ] {
+        let answer = ask(&mut client, key, method, None).await;
+        assert_eq!(answer.status, status, "{method}: {answer:?}");
+    }
+    // A body that says another thing than its headers is not a way around.
+    let headers = [("authorization", &*tool)];
+    let answer = client
+        .modern("tools/call", Some("add"), &headers, r#"{"name":"search"}"#)
+        .await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert_eq!(server.count("tools/call"), 0);
+}
+
+#[tokio::test]
+async fn plain_http_is_read_by_readers_and_written_by_users() {
+    let server = Server::answering(|_| reply(200, &[], "fine")).await;
+    let mut callers = Callers::new(&["acme"]);
+    let reader = callers.key("acme", Role::ReadOnly, &[]);
+    let user = callers.key("acme", Role::User, &[]);
+    let narrow = callers.key("acme", Role::User, &["tool:tools/add"]);
+    let mut web = serin(&server, &json!({}));
+    (web.protocol, web.path) = (Protocol::Http, "/web".into());
+    let gateway = start(vec![web], &callers);
+    let mut client = gateway.client().await;
+    for (key, method, more, status) in [
+        (&reader, "GET", None, 200),
+        (&reader, "HEAD", None, 200),
+        (&reader, "POST", None, 403),
+        (&reader, "DELETE", None, 403),
+        (&reader, "get", None, 403),
+        (&reader, "GET", Some("DELETE"), 403),
+        (&user, "POST", None, 200),
+        (&narrow, "GET", None, 403),
+    ] {
+        let mut headers = vec![("authorization", &**key)];
+        headers.extend(more.map(|more| ("x-http-method-override", more)));
+        let answer = client.ask(method, "/web/x", &headers, "").await;
+        assert_eq!(answer.status, status, "{method} {more:?}: {answer:?}");
+    }
+    assert_eq!(client.get("/web/x").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_session_is_there_for_the_one_who_began_it_alone() {
+    let server = Server::mcp("s").await;
+    let mut callers = Callers::new(&["acme", "other"]);
+    let owner = callers.key("acme", Role::User, &[]);
+    let colleague = callers.key("acme", Role::Admin, &[]);
+    let stranger = callers.key("other", Role::User, &[]);
+    let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let session = begin(&mut client, &owner).await;
+    let mut elsewhere = gateway.client().await;
+    let before = server.seen().len();
+    for client in [&mut client, &mut elsewhere] {
+        for key in [&stranger, &colleague] {
+            let answer = legacy(client, key, &session, CALL).await;
+            assert_eq!(answer.status, 404, "{answer:?}");
+            let missing = legacy(client, key, "no-such-session", CALL).await;
+            assert_eq!(answer.body, missing.body, "as if it did not exist");
+            for method in ["GET", "DELETE"] {
+                let headers = [("authorization", &**key), ("mcp-session-id", &*session)];
+                assert_eq!(client.ask(method, "/mcp", &headers, "").await.status, 404);
+            }
+        }
+        assert_eq!(legacy(client, &owner, &session, CALL).await.status, 200);
+    }
+    assert_eq!(server.seen().len(), before + 2);
+    gateway.observed.rejection(Rejection::Session, 16).await;
+    // One that was begun before keys were asked for is nobody's.
+    gateway.swap(vec![service(&[build("v1", &[&server])], None)]);
+    let open = self::session(&mut client).await;
+    gateway.swap_callers(vec![serin(&server, &json!({}))], callers.directory());
+    assert_eq!(legacy(&mut client, &owner, &open, CALL).await.status, 404);
+    // The older transport has sessions that we cannot keep apart.
+    let headers = [("authorization", &*owner), ("accept", "text/event-stream")];
+    assert_eq!(client.ask("GET", "/mcp", &headers, "").await.status, 405);
+    let headers = [
+        ("authorization", &*owner),
+        ("content-type", "application/json"),
+    ];
+    let answer = client.ask("POST", "/mcp?sessionId=1", &headers, CALL).await;
+    assert_eq!(answer.status, 405);
+}
+
+#[tokio::test]
+async fn what_a_version_minted_means_nothing_to_anybody_else() {
+    let server = Server::answering(|seen| {
+        let body = seen.json();
+        let params = &body["params"];
+        let own = ["cursor", "taskId", "requestState"]
+            .iter()
+            .any(|name| params[name] == "minted");
+        let result = match seen.rpc_method().as_str() {
+            _ if own => json!({ "own": true }),
+            "tools/list" if params["cursor"].is_null() => {
+                json!({ "tools": [], "nextCursor": "minted" })
+            }
+            "tools/call" if params["requestState"].is_null() => {
+                json!({ "resultType": "input_required", "requestState": "minted" })
+            }
+            "tasks/start" => json!({ "resultType": "task", "taskId": "minted" }),
+            _ => {
+                return reply(
+                    400,
+                    &[("content-type", "application/json")],
+                    "{\"error\":\"no such value\"}",
+                );
+            }
+        };
+        json(
+            serde_json::to_string(&json!({ "jsonrpc": "2.0", "id": 1, "result": result })).unwrap(),
+        )
+    })
+    .await;
+    let mut callers = Callers::new(&["acme", "other"]);
+    let owner = callers.key("acme", Role::User, &[]);
+    let stranger = callers.key("other", Role::User, &[]);
+    let gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    for (method, name, minted, used, params) in [
+        ("tools/list", None, "nextCursor", "tools/list", "cursor"),
+        (
+            "tools/call",
+            Some("add"),
+            "requestState",
+            "tools/call",
+            "requestState",
+        ),
+        ("tasks/start", None, "taskId", "tasks/get", "taskId"),
+    ] {
+        let made = ask(&mut client, &owner, method, name).await;
+        let value = made.json()["result"][minted].as_str().unwrap().to_owned();
+        assert_ne!(value, "minted");
+        let mut params = json!({ params: value });
+        let mut named = name;
+        if let Some(name) = name {
+            params["name"] = json!(name);
+        }
+        if used == "tasks/get" {
+            named = Some(&value);
+        }
+        let params = params.to_string();
+        for (key, status) in [(&owner, 200), (&stranger, 400), (&owner, 200)] {
+            let headers = [("authorization", &**key)];
+            let answer = client.modern(used, named, &headers, &params).await;
+            assert_eq!(answer.status, status, "{method}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn versions_are_chosen_by_hand_by_admins_alone() {
+    let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
+    let mut callers = Callers::new(&["acme"]);
+    let user = callers.key("acme", Role::User, &[]);
+    let admin = callers.key("acme", Role::Admin, &[]);
+    let at = |overrides: Value| {
+        let both = service(&[build("v1", &[&one]), build("v2", &[&two])], Some(0.0));
+        let settings = json!({ "auth": "serin", "overrides": overrides });
+        vec![gated(both, settings, &Table::default())]
+    };
+    let mut gateway = start(at(json!({ "canary": true, "version": true })), &callers);
+    let mut client = gateway.client().await;
+    for by_hand in [("x-canary", "true"), ("x-serin-version", "v2")] {
+        let as_user = [("authorization", &*user), by_hand];
+        let answer = client.modern("tools/list", None, &as_user, "{}").await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        let as_admin = [("authorization", &*admin), by_hand];
+        let answer = client.modern("tools/list", None, &as_admin, "{}").await;
+        assert_eq!((answer.status, answer.version()), (200, "v2"));
+    }
+    gateway.observed.rejection(Rejection::Scope, 2).await;
+    // Where it is not configured, it says nothing at all.
+    gateway.swap_callers(
+        at(json!({ "canary": false, "version": false })),
+        callers.directory(),
+    );
+    for key in [&user, &admin] {
+        let headers = [("authorization", &**key), ("x-canary", "true")];
+        let answer = client.modern("tools/list", None, &headers, "{}").await;
+        assert_eq!((answer.status, answer.version()), (200, "v1"));
+    }
+}
+
+/// An identity provider.
+struct Provider {
+    secret: EncodingKey,
+    public: String,
+    keys: Arc<KeySet>,
+}
+
+impl Provider {
+    fn new() -> Self {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key());
+        let set =
+            json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": public }] });
+        Self {
+            secret: EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref()),
+            public,
+            keys: Arc::new(KeySet::parse(set.to_string().as_bytes()).unwrap()),
+        }
+    }
+
+    fn token(&self, changes: &Value) -> String {
+        self.token_of(changes, "one")
+    }
+
+    fn token_of(&self, changes: &Value, kid: &str) -> String {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(kid.into());
+        format!(
+            "Bearer {}",
+            encode(&header, &claims(changes), &self.secret).unwrap()
+        )
+    }
+}
+
+fn claims(changes: &Value) -> Value {
+    let mut claims = json!({
+        "iss": "https://id.example", "aud": "https://mcp.example/mcp", "sub": "ann", "tenant": "acme",
+        "exp": Timestamp::now().as_second() + 600,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+fn with_tokens(server: &Server, keys: Option<&Provider>) -> Vec<ServiceRoute> {
+    let jwt = json!({ "jwt": {
+        "issuer": "https://id.example", "audience": "https://mcp.example/mcp", "jwks": "https://id.example/keys",
+    } });
+    let mut service = serin(server, &jwt);
+    service.tokens = keys.map(|provider| provider.keys.clone());
+    vec![service]
+}
+
+#[tokio::test]
+async fn tokens_of_the_provider_open_and_no_others() {
+    let server = crate::gates::tools(false).await;
+    let provider = Provider::new();
+    let mut callers = Callers::new(&["acme", "idle"]);
+    callers.tenant("idle", TenantState::Suspended);
+    let key = callers.key("acme", Role::User, &[]);
+    let (fetcher, mut wishes) = mpsc::channel(4);
+    let gateway = Running::with(
+        vec![],
+        serin_gateway::Keyring::ephemeral().unwrap(),
+        |options| {
+            options.key_fetcher = Some(fetcher);
+        },
+    );
+    gateway.swap_callers(with_tokens(&server, None), callers.directory());
+    let mut client = gateway.client().await;
+    let good = provider.token(&json!({}));
+    let answer = list(&mut client, &good).await;
+    assert_eq!(answer.status, 503, "the keys are not known yet: {answer:?}");
+    assert_eq!(
+        list(&mut client, &key).await.status,
+        200,
+        "keys of ours need none"
+    );
+    gateway.swap_callers(with_tokens(&server, Some(&provider)), callers.directory());
+    for _ in 0..2 {
+        assert_eq!(list(&mut client, &good).await.status, 200);
+    }
+    let now = Timestamp::now().as_second();
+    let unsigned = |algorithm: &str, signature: &str| {
+        let header = json!({ "alg": algorithm, "kid": "one", "typ": "JWT" });
+        let [header, claims] = [header, claims(&json!({}))]
+            .map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()));
+        format!("Bearer {header}.{claims}.{signature}")
+    };
+    let mut shared = Header::new(Algorithm::HS256);
+    shared.kid = Some("one".into());
+    let secret =
+        EncodingKey::from_secret(&BASE64_URL_SAFE_NO_PAD.decode(&provider.public).unwrap());
+    let shared = format!(
+        "Bearer {}",
+        encode(&shared, &claims(&json!({})), &secret).unwrap()
+    );
+    for (what, token) in [
+        ("none", unsigned("none", "")),
+        ("none in capitals", unsigned("NONE", "AA")),
+        ("HS256 with the public key", shared),
+        (
+            "another audience",
+            provider.token(&json!({ "aud": "https://mcp.example" })),
+        ),
+        (
+            "another issuer",
+            provider.token(&json!({ "iss": "https://evil.example" })),
+        ),
+        ("expired", provider.token(&json!({ "exp": now - 61 }))),
+        ("not yet", provider.token(&json!({ "nbf": now + 120 }))),
+        ("no tenant", provider.token(&json!({ "tenant": null }))),
+        (
+            "unknown tenant",
+            provider.token(&json!({ "tenant": "mallory" })),
+        ),
+        (
+            "suspended tenant",
+            provider.token(&json!({ "tenant": "idle" })),
+        ),
+        ("another provider", Provider::new().token(&json!({}))),
+        ("cut", good[..good.len() - 2].to_owned()),
+        ("huge", format!("{good}{}", "A".repeat(9000))),
+    ] {
+        let answer = list(&mut client, &token).await;
+        assert_eq!(answer.status, 401, "{what}: {answer:?}");
+        let challenge = answer.header("www-authenticate").unwrap();
+        let metadata = format!(
+            "resource_metadata=\"http://{}/.well-known/oauth-protected-resource/mcp\"",
+            gateway.address
+        );
+        assert!(challenge.contains(&metadata), "{challenge}");
+    }
+    assert!(wishes.try_recv().is_err(), "nobody was asked for keys");
+    let newer = provider.token_of(&json!({}), "two");
+    assert_eq!(list(&mut client, &newer).await.status, 401);
+    assert_eq!(
+        soon(wishes.recv()).await.unwrap(),
+        "https://id.example/keys"
+    );
+    // Scopes and roles as with keys.
+    let narrow = provider.token(&json!({ "scope": "openid tool:tools/add" }));
+    assert_eq!(names(&list(&mut client, &narrow).await), ["add"]);
+    let away = provider.token(&json!({ "scope": "service:other" }));
+    assert_eq!(list(&mut client, &away).await.status, 403);
+    let reader = provider.token(&json!({ "role": "read_only" }));
+    assert_eq!(
+        ask(&mut client, &reader, "tools/call", Some("add"))
+            .await
+            .status,
+        403
+    );
+    // A session is its subject's, whichever token is shown.
+    let session = begin(&mut client, &good).await;
+    let renewed = provider.token(&json!({ "jti": "2" }));
+    assert_eq!(
+        legacy(&mut client, &renewed, &session, LIST).await.status,
+        200
+    );
+    let bob = provider.token(&json!({ "sub": "bob" }));
+    assert_eq!(legacy(&mut client, &bob, &session, LIST).await.status, 404);
+    for seen in server.seen() {
+        assert_eq!(seen.header("authorization"), None);
+    }
+}
+
+#[tokio::test]
+async fn clients_find_out_where_tokens_come_from() {
+    let server = crate::gates::tools(false).await;
+    let provider = Provider::new();
+    let callers = Callers::new(&["acme"]);
+    let mut services = with_tokens(&server, Some(&provider));
+    let mut keys_only = serin(&server, &json!({}));
+    keys_only.path = "/keys".into();
+    services.push(keys_only);
+    let gateway = start(services, &callers);
+    let mut client = gateway.client().await;
+    for path in ["", "/mcp", "/mcp/"] {
+        let path = format!("/.well-known/oauth-protected-resource{path}");
+        let answer = client.get(&path).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(
+            answer.json(),
+            json!({
+                "resource": format!("http://{}/mcp", gateway.address),
+                "resource_name": "tools",
+                "authorization_servers": ["https://id.example"],
+                "scopes_supported": ["service:tools"],
+                "bearer_methods_supported": ["header"],
+            })
+        );
+    }
+    let path = "/.well-known/oauth-protected-resource/mcp";
+    assert_eq!(client.ask("POST", path, &[], "").await.status, 405);
+    for path in ["/keys", "/nowhere", "x"] {
+        let path = format!("/.well-known/oauth-protected-resource{path}");
+        assert_eq!(client.get(&path).await.status, 404, "{path}");
+    }
+    // Only a proxy that is trusted may say how clients see us.
+    let said = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+    ];
+    let answer = client.ask("GET", path, &said, "").await;
+    assert_eq!(
+        answer.json()["resource"],
+        format!("http://{}/mcp", gateway.address)
+    );
+}
+
+/// Signs as the documentation says.
+struct Signing {
+    key: String,
+    master: Arc<Master>,
+    nonce: u32,
+}
+
+impl Signing {
+    fn headers(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &str,
+        skew: i64,
+    ) -> Vec<(&'static str, String)> {
+        self.nonce += 1;
+        let timestamp = (Timestamp::now().as_second() + skew).to_string();
+        let nonce = format!("nonce-{:016}", self.nonce);
+        let signed = Signed {
+            timestamp: &timestamp,
+            nonce: &nonce,
+            method,
+            target,
+            body: body.as_bytes(),
+        };
+        let id = self.key[13..25].parse().unwrap();
+        let signature = self.master.secret(id).sign(&signed);
+        vec![
+            ("authorization", self.key.clone()),
+            ("content-type", "application/json".to_owned()),
+            ("mcp-protocol-version", "2026-07-28".to_owned()),
+            ("mcp-method", "tools/list".to_owned()),
+            ("x-serin-timestamp", timestamp),
+            ("x-serin-nonce", nonce),
+            ("x-serin-signature", signature),
+        ]
+    }
+}
+
+async fn post(
+    client: &mut Client,
+    target: &str,
+    headers: &[(&'static str, String)],
+    body: &str,
+) -> Answer {
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    client.ask("POST", target, &headers, body.to_owned()).await
+}
+
+#[tokio::test]
+async fn a_signed_request_is_good_once_now_and_as_it_is() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let unsigning = callers.key("acme", Role::User, &[]);
+    callers.change(&unsigning, |key| key.signs = false);
+    let master = Arc::new(Master::new([3; MASTER_BYTES]));
+    let signer = Arc::new(Signer::new(master.clone()));
+    let mut gateway = Running::with(
+        vec![],
+        serin_gateway::Keyring::ephemeral().unwrap(),
+        |options| {
+            options.signer = Some(signer);
+        },
+    );
+    let required = || vec![serin(&server, &json!({ "signing": "required" }))];
+    gateway.swap_callers(required(), callers.directory());
+    let mut client = gateway.client().await;
+    let mut signing = Signing {
+        key: key.clone(),
+        master: master.clone(),
+        nonce: 0,
+    };
+    let fine = signing.headers("POST", "/mcp?x=1", LIST, 0);
+    assert_eq!(post(&mut client, "/mcp?x=1", &fine, LIST).await.status, 200);
+    let said = format!("{:?}", server.last().headers);
+    assert!(!said.contains("x-serin-"), "{said}");
+    // Whichever connection it comes over.
+    let mut other = gateway.client().await;
+    let again = post(&mut other, "/mcp?x=1", &fine, LIST).await;
+    assert_eq!(again.status, 401);
+    assert!(again.text().contains("used already"), "{again:?}");
+    for skew in [-290, 290] {
+        let headers = signing.headers("POST", "/mcp", LIST, skew);
+        assert_eq!(
+            post(&mut client, "/mcp", &headers, LIST).await.status,
+            200,
+            "{skew}"
+        );
+    }
+    let before = server.seen().len();
+    let changed = LIST.replace('3', "4");
+    for (what, method, target, body, skew) in [
+        ("too old", "POST", "/mcp", LIST, -302),
+        ("from the future", "POST", "/mcp", LIST, 302),
+        ("another body", "POST", "/mcp", &*changed, 0),
+        ("another method", "GET", "/mcp", LIST, 0),
+        ("another path", "POST", "/mcp/", LIST, 0),
+        ("another query", "POST", "/mcp?x=2", LIST, 0),
+    ] {
+        let headers = signing.headers(method, target, body, skew);
+        let answer = post(&mut client, "/mcp", &headers, LIST).await;
+        assert_eq!(answer.status, 401, "{what}: {answer:?}");
+    }
+    for (name, value) in [
+        ("x-serin-signature", "0".repeat(64)),
+        ("x-serin-signature", String::new()),
+        ("x-serin-nonce", "a-nonce-of-another-request".to_owned()),
+        ("x-serin-timestamp", "now".to_owned()),
+    ] {
+        let mut headers = signing.headers("POST", "/mcp", LIST, 0);
+        headers.retain(|(other, _)| *other != name);
+        assert_eq!(
+            post(&mut client, "/mcp", &headers, LIST).await.status,
+            401,
+            "without {name}"
+        );
+        headers.push((name, value.clone()));
+        assert_eq!(
+            post(&mut client, "/mcp", &headers, LIST).await.status,
+            401,
+            "{name}: {value}"
+        );
+    }
+    // A key without a secret, or of another holder.
+    let mut stranger = Signing {
+        key: unsigning,
+        master: master.clone(),
+        nonce: 0,
+    };
+    let headers = stranger.headers("POST", "/mcp", LIST, 0);
+    assert_eq!(post(&mut client, "/mcp", &headers, LIST).await.status, 401);
+    let mut forger = Signing {
+        key,
+        master: Arc::new(Master::new([4; MASTER_BYTES])),
+        nonce: 500,
+    };
+    let headers = forger.headers("POST", "/mcp", LIST, 0);
+    assert_eq!(post(&mut client, "/mcp", &headers, LIST).await.status, 401);
+    assert_eq!(server.seen().len(), before);
+    gateway
+        .observed
+        .until(|seen| auth(seen, "signature") == 17)
+        .await;
+    // Where it is optional, one that is sent is looked at all the same.
+    gateway.swap_callers(vec![serin(&server, &json!({}))], callers.directory());
+    assert_eq!(list(&mut client, &signing.key.clone()).await.status, 200);
+    let mut headers = signing.headers("POST", "/mcp", LIST, 0);
+    headers.retain(|(name, _)| *name != "x-serin-timestamp");
+    assert_eq!(post(&mut client, "/mcp", &headers, LIST).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
+    let server = Server::answering(|seen| reply(200, &[], seen.body.clone())).await;
+    let mut callers = Callers::new(&["acme", "other"]);
+    let strict = callers.key("acme", Role::User, &[]);
+    let free = callers.key("other", Role::User, &[]);
+    let master = Arc::new(Master::new([3; MASTER_BYTES]));
+    let signer = Arc::new(Signer::new(master.clone()));
+    let gateway = Running::with(
+        vec![],
+        serin_gateway::Keyring::ephemeral().unwrap(),
+        |options| {
+            options.signer = Some(signer);
+        },
+    );
+    let mut web = serin(
+        &server,
+        &json!({ "signing": { "flag": "request_signing" }, "body_bytes_max": 1024 }),
+    );
+    (web.protocol, web.path) = (Protocol::Http, "/web".into());
+    web.versions[0].endpoints[0].url = format!("http://{}/", server.address);
+    let flag = json!({
+        "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off",
+        "targeting": { "if": [{ "==": [{ "var": "$serin.tenant" }, "acme"] }, "on", "off"] },
+        "serin": { "offVariant": "off" },
+    });
+    let flag = Arc::new(serde_json::from_value(flag).unwrap());
+    let flags = Table {
+        flags: Arc::new(
+            [("request_signing".parse().unwrap(), flag)]
+                .into_iter()
+                .collect(),
+        ),
+        ..Table::default()
+    };
+    gateway.swap_all(vec![web], flags, callers.directory());
+    let mut client = gateway.client().await;
+    let headers = |key: &str| vec![("authorization", key.to_owned())];
+    assert_eq!(
+        post(&mut client, "/web/a", &headers(&free), "hello")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        post(&mut client, "/web/a", &headers(&strict), "hello")
+            .await
+            .status,
+        401
+    );
+    let mut signing = Signing {
+        key: strict,
+        master,
+        nonce: 0,
+    };
+    let signed = signing.headers("POST", "/web/a?b=c", "hello", 0);
+    let answer = post(&mut client, "/web/a?b=c", &signed, "hello").await;
+    assert_eq!((answer.status, answer.text()), (200, "hello"));
+    let signed = signing.headers("POST", "/web/a", "hello", 0);
+    assert_eq!(
+        post(&mut client, "/web/a", &signed, "hullo").await.status,
+        401
+    );
+    let large = "x".repeat(1025);
+    let signed = signing.headers("POST", "/web/a", &large, 0);
+    assert_eq!(
+        post(&mut client, "/web/a", &signed, &large).await.status,
+        413
+    );
+}
