@@ -26,7 +26,6 @@ pub struct SetTenant {
     /// Its title; as it was, if nothing is said.
     pub title: Option<String>,
     /// Its tier, or none; as it was, if nothing is said.
-    #[expect(clippy::option_option, reason = "none is not the same as nothing said")]
     pub tier: Option<Option<TierName>>,
     /// Whether its keys open anything; as it was, if nothing is said.
     pub state: Option<TenantState>,
