@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod conformance;
+mod fuzz;
 mod gateway;
 mod interop;
 mod ofrep;
@@ -48,6 +49,8 @@ enum Command {
     Bench(bench::Args),
     /// Simulate how often the judge is wrong and how soon it finds a fault, and check its bounds
     Simulate(simulate::Args),
+    /// Fuzz what reads bytes from outside, for a bounded time
+    Fuzz(fuzz::Args),
     /// Install what the other commands need
     Tools,
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Ofrep => ofrep::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Tools => tools::install_all(),
     };
     match done {

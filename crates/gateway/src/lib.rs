@@ -37,6 +37,8 @@ mod kills;
 mod limit;
 mod lists;
 mod observe;
+#[doc(hidden)]
+pub mod outside;
 mod pool;
 mod rebind;
 mod refusal;

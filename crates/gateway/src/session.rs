@@ -119,7 +119,7 @@ impl Token {
         Some(out)
     }
 
-    fn decode(raw: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(raw: &[u8]) -> Option<Self> {
         let (session, raw) = raw.split_first_chunk()?;
         let (endpoint, raw) = raw.split_first_chunk()?;
         let (incarnation, raw) = raw.split_first_chunk()?;

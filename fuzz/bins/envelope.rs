@@ -1,0 +1,7 @@
+//! Fuzzes `envelope`.
+#![no_main]
+
+#[path = "../targets/envelope.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));
