@@ -21,7 +21,7 @@ struct World {
     serin: Serin,
     folder: TempDir,
     http: reqwest::Client,
-    _sample: Option<Running>,
+    sample: Running,
 }
 
 /// The service `tools` with these settings, behind whatever else a configuration has.
@@ -39,19 +39,18 @@ const NAMED: &str = "tenant_header: X-Tenant, affinity_header: X-Caller";
 impl World {
     async fn begin(settings: &str, more: &str) -> Self {
         let sample = sample("v1", ToolSet::V1).await;
-        let mut world = Self::before(&sample.url(), settings, more).await;
-        world._sample = Some(sample);
-        world
+        let folder = TempDir::new().unwrap();
+        let services = services(&sample.url(), settings, more);
+        let serin = Serin::start(folder.path(), &services).await;
+        Self::of(serin, folder, sample)
     }
 
-    async fn before(url: &str, settings: &str, more: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let serin = Serin::start(folder.path(), &services(url, settings, more)).await;
+    fn of(serin: Serin, folder: TempDir, sample: Running) -> Self {
         Self {
             serin,
             folder,
             http: reqwest::Client::new(),
-            _sample: None,
+            sample,
         }
     }
 
@@ -189,7 +188,7 @@ async fn a_tier_that_changes_is_in_force_at_once_and_gives_nothing_back() {
         "tiers: { free: { limits: [ { rate: 3/hour } ] }, pro: { limits: [ { rate: 6/hour } ] } }",
     )
     .await;
-    let url = world._sample.as_ref().unwrap().url();
+    let url = world.sample.url();
     let (one, two) = (
         world.key("acme", "free").await,
         world.key("globex", "free").await,
@@ -443,12 +442,7 @@ async fn shared(valkey: &Valkey, policy: &str) -> (World, World) {
         let services = services(&sample.url(), &limited(), &limiter);
         let url = valkey.url();
         let serin = Serin::start_in(folder.path(), &services, &[("SERIN_TEST_REDIS", &url)]).await;
-        World {
-            serin,
-            folder,
-            http: reqwest::Client::new(),
-            _sample: Some(sample),
-        }
+        World::of(serin, folder, sample)
     };
     (begin().await, begin().await)
 }
