@@ -5,7 +5,7 @@
 
 mod machine;
 mod parts;
-mod peer;
+pub(crate) mod peer;
 mod report;
 
 use std::{process::Command, thread, time::Duration};

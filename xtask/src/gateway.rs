@@ -54,8 +54,19 @@ impl Gateway {
         folder: &Path,
         versions: &[Version<'_>],
     ) -> Result<Self> {
+        Self::start_with(program, folder, versions, "")
+    }
+
+    /// The same with further settings.
+    pub(crate) fn start_with(
+        program: PathBuf,
+        folder: &Path,
+        versions: &[Version<'_>],
+        settings: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("serin.yaml"), config(versions))?;
+        let config = format!("{}{settings}", config(versions));
+        fs::write(folder.join("serin.yaml"), config)?;
         let mut command = Command::new(&program);
         command
             .args(["run", "-c", "serin.yaml"])
@@ -114,13 +125,28 @@ impl Gateway {
             .ok_or_else(|| "the gateway's answer has no X-Serin-Version".into())
     }
 
-    fn serin(&self, arguments: &[&str]) -> Result<()> {
+    /// A metric without labels.
+    pub(crate) fn metric(&self, name: &str) -> Result<u64> {
+        let page = get(&format!("{}/metrics", self.admin_url))?;
+        let mut lines = page.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .and_then(|value| value.parse().ok())
+            .ok_or_else(|| format!("the metrics lack {name}").into())
+    }
+
+    /// What a command prints.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<String> {
         let mut serin = Command::new(&self.program);
         serin
             .args(arguments)
             .args(["--admin", &self.admin_url])
             .current_dir(&self.folder);
-        process::output(&mut serin).map(drop)
+        process::output(&mut serin)
+    }
+
+    fn serin(&self, arguments: &[&str]) -> Result<()> {
+        self.ask(arguments).map(drop)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. What they need beyond cargo they install when it is missing, and say so.
 
+mod audit;
 mod bench;
 mod ci;
 mod conformance;
@@ -47,6 +48,8 @@ enum Command {
     Ofrep,
     /// Measure what the gateway costs beside other proxies and gateways
     Bench(bench::Args),
+    /// Count the rows of the audit trail against what clients received: under load, after a `kill -9`, and on a full disk
+    Audit(audit::Args),
     /// Simulate how often the judge is wrong and how soon it finds a fault, and check its bounds
     Simulate(simulate::Args),
     /// Fuzz what reads bytes from outside, for a bounded time
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Interop(args) => interop::run(&args),
         Command::Ofrep => ofrep::run(),
         Command::Bench(args) => bench::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tools => tools::install_all(),

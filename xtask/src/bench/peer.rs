@@ -192,7 +192,7 @@ impl Drop for Peer {
 
 /// A server with prepared answers; it ends when dropped.
 pub(crate) struct Upstream {
-    url: String,
+    pub(crate) url: String,
     address: SocketAddr,
     _server: Server,
 }
