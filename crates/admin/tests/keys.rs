@@ -2,6 +2,7 @@
 
 use arc_swap::ArcSwap;
 use axum::{Router, body::Body};
+use futures_util::StreamExt as _;
 use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use serin_admin::{Access, Build, Token};
@@ -9,9 +10,10 @@ use serin_control::{Control, Options, TICK_MIN, kills::Switchboard};
 use serin_flags::{Environment, table::Forced};
 use serin_model::{manifest::Manifest, snapshot::Snapshot};
 use serin_store::{Blocks, Log};
-use std::{collections::BTreeSet, sync::Arc};
+use serin_tenancy::signature::{MASTER_BYTES, Master};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -38,6 +40,9 @@ const ACTIONS: [(&str, Method, &str); 8] = [
     ("keys", Method::POST, "/admin/v1/keys/000000000000/revoke"),
     ("apply", Method::POST, "/admin/v1/apply"),
 ];
+
+/// Who waits longer waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct World {
     router: Router,
@@ -86,6 +91,7 @@ impl World {
             version: "0.0.0",
             revision: "test",
         };
+        let control = control.with_signing(Arc::new(Master::new([7; MASTER_BYTES])));
         let router = serin_admin::router(control, access, build, CancellationToken::new());
         let world = Self {
             router,
@@ -247,6 +253,27 @@ async fn a_key_from_its_making_to_its_end() {
 }
 
 #[tokio::test]
+async fn who_watches_with_a_key_watches_until_it_ends() {
+    let world = World::begin().await;
+    let (key, id) = world.key("acme", "user", &["admin:read"]).await;
+    let request = Request::builder()
+        .uri("/admin/v1/services/tools/rollout/watch")
+        .header(header::HOST, "127.0.0.1:9090")
+        .header(header::AUTHORIZATION, format!("Bearer {key}"))
+        .body(Body::empty())
+        .unwrap();
+    let response = world.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut stream = response.into_body().into_data_stream();
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(first.starts_with(b"event: service"), "{first:?}");
+    let revoke = format!("/admin/v1/keys/{id}/revoke");
+    assert_eq!(world.post(&revoke, &json!({})).await.0, StatusCode::OK);
+    let rest = async { while stream.next().await.is_some() {} };
+    timeout(PATIENCE, rest).await.expect("the stream ends");
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_makes_no_key() {
     let world = World::begin().await;
     for (changes, status, part) in [
@@ -281,6 +308,36 @@ async fn what_makes_no_sense_makes_no_key() {
     assert_eq!(list, json!({ "keys": [] }));
     let (status, _) = world.get("/admin/v1/keys/xyz").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_key_that_signs_gets_its_secret_once() {
+    let world = World::begin().await;
+    let (_, plain) = world
+        .post("/admin/v1/keys", &json!({"tenant": "acme"}))
+        .await;
+    assert_eq!(
+        (plain.get("signing_secret"), &plain["signs"]),
+        (None, &json!(false))
+    );
+    let body = json!({ "tenant": "acme", "signing": true });
+    let (status, made) = world.post("/admin/v1/keys", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let secret_of = |made: &Value| {
+        let id = made["id"].as_str().unwrap().parse().unwrap();
+        let secret = Master::new([7; MASTER_BYTES]).secret(id);
+        assert_eq!(made["signing_secret"], secret.expose());
+        secret.expose().to_owned()
+    };
+    let first = secret_of(&made);
+    let path = format!("/admin/v1/keys/{}", made["id"].as_str().unwrap());
+    let (_, shown) = world.get(&path).await;
+    assert_eq!(shown["signs"], true);
+    let (_, events) = world.get("/admin/v1/events?limit=1000").await;
+    assert!(!format!("{shown}{events}").contains(&first));
+    // Its successor signs too, with another secret.
+    let (_, next) = world.post(&format!("{path}/rotate"), &json!({})).await;
+    assert_ne!(secret_of(&next), first);
 }
 
 #[tokio::test]
