@@ -55,7 +55,7 @@ type Answered = Result<Response<ToClient>, Refusal>;
 
 /// What a call has for a body.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `tool` and `args`")]
 struct CallBody<'a> {
     #[serde(borrow)]
     tool: Cow<'a, str>,

@@ -9,11 +9,13 @@ use serin_testbed::{
     client::{Client, Era},
     sample::{ELICITING_TOOL, PROGRESS_TOOL, Running, Sample, SampleOptions, ToolSet},
 };
-use support::Serin;
+use sqlx::Connection as _;
+use std::time::{Duration, Instant};
+use support::{PATIENCE, Serin};
 use tempfile::TempDir;
 
 struct World {
-    _folder: TempDir,
+    folder: TempDir,
     serin: Serin,
     http: reqwest::Client,
     key: String,
@@ -43,7 +45,7 @@ impl World {
             .await;
         let key = serin.cli(&["key", "create", "--tenant", "acme"]).await;
         Self {
-            _folder: folder,
+            folder,
             serin,
             http: reqwest::Client::new(),
             key: key.trim().to_owned(),
@@ -421,4 +423,56 @@ async fn scopes_hold_for_rest_as_for_mcp() {
     assert_eq!(beyond.status(), StatusCode::FORBIDDEN);
     let problem = json_of(beyond).await;
     assert_eq!(problem["tool"], "search_knowledge", "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_killed_is_so_for_rest_at_once() {
+    let world = World::begin(true, "10000/minute").await;
+    let call = async |tool: &str| {
+        let response = world.call("/api/tool", tool, json!({})).await;
+        (response.status(), json_of(response).await)
+    };
+    assert_eq!(call("get_brand_voice").await.0, StatusCode::OK);
+    let kill = |target| ["kill", target, "--reason", "a bad release"];
+    world.serin.cli(&kill("tool:tools/get_brand_voice")).await;
+    let (status, problem) = call("get_brand_voice").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    assert_eq!(problem["tool"], "get_brand_voice");
+    assert!(problem["detail"].as_str().unwrap().contains("switched off"));
+    let list = json_of(world.get("/api/tools").await).await;
+    assert!(!names(&list).contains(&"get_brand_voice"), "lists agree");
+    world.serin.cli(&kill("service:tools")).await;
+    let response = world.get("/api/tools").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&response, "retry-after"), "30");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_rest_is_one_row_of_the_audit() {
+    let world = World::begin(true, "10000/minute").await;
+    let topic = json!({ "topic": "tea" });
+    world.call("/v2/tool", "generate_content", topic).await;
+    world.get("/v2/tools").await;
+    let db = world.folder.path().join("serin.audit.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(db);
+    let mut audit = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    let sql = "SELECT endpoint, tool, status_code FROM audit_logs ORDER BY timestamp, id";
+    let deadline = Instant::now() + PATIENCE;
+    let rows = loop {
+        let rows: Vec<(String, Option<String>, i64)> =
+            sqlx::query_as(sql).fetch_all(&mut audit).await.unwrap();
+        if rows.len() >= 2 {
+            break rows;
+        }
+        assert!(Instant::now() < deadline, "{rows:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let called = (
+        "/v2/tool".to_owned(),
+        Some("generate_content".to_owned()),
+        200,
+    );
+    assert_eq!(rows, [called, ("/v2/tools".to_owned(), None, 200)]);
 }
