@@ -26,7 +26,7 @@ use tokio::{
 /// Time from one look at a provider's keys to the next.
 const REFRESH_EVERY: Duration = Duration::from_mins(5);
 /// The same where they are in a file, which costs nobody anything.
-const FILE_EVERY: Duration = Duration::from_secs(5);
+const FILE_EVERY: Duration = Duration::from_secs(2);
 /// Shortest time between two looks, however many tokens name keys that are not known: who makes up tokens must not make us a burden to the
 /// provider.
 const ASK_EVERY: Duration = Duration::from_secs(30);

@@ -10,6 +10,7 @@
 //! - `valkey`: a real server that gateways share their limits by, with the feature of that name.
 //! - [`fixture`]: the server that the public conformance suite expects.
 
+pub mod agent;
 pub mod client;
 #[cfg(feature = "faults")]
 pub mod faults;
