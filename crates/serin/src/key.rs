@@ -233,7 +233,7 @@ fn show_once(made: &Value, json: bool) -> miette::Result<Exit> {
     } else {
         let lines = [&made["key"], &made["signing_secret"]];
         let lines = lines.into_iter().filter_map(Value::as_str);
-        lines.map(|line| format!("{line}\n")).collect()
+        lines.map(|line| line.to_owned() + "\n").collect()
     })?;
     Ok(Exit::Done)
 }
