@@ -295,11 +295,13 @@ impl Access {
 }
 
 fn asked_host<'a>(headers: &'a HeaderMap, authority: Option<&'a str>) -> &'a str {
-    headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .or(authority)
-        .unwrap_or_default()
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok().or(authority).unwrap_or_default(),
+        (None, _) => authority.unwrap_or_default(),
+        // Two names are none.
+        (Some(_), Some(_)) => "",
+    }
 }
 
 /// The token that a request carries as `Authorization: Bearer`.
