@@ -156,9 +156,15 @@ async fn watch(
                     last = Some(document);
                     Some(Some(Arc::new(keys)))
                 }
-                Err(error) => failed(&outage, &source, &error.to_string()),
+                Err(error) => {
+                    failed(&outage, &source, &error.to_string());
+                    Some(None)
+                }
             },
-            Err(error) => failed(&outage, &source, &error),
+            Err(error) => {
+                failed(&outage, &source, &error);
+                Some(None)
+            }
         };
         if let Some(keys) = keys {
             let source = source.clone();
@@ -179,11 +185,7 @@ async fn watch(
 }
 
 /// The keys that were there last take the place of what cannot be read.
-#[expect(
-    clippy::option_option,
-    reason = "nothing to report, or that there is nothing new"
-)]
-fn failed(outage: &Outage, source: &str, why: &str) -> Option<Option<Arc<KeySet>>> {
+fn failed(outage: &Outage, source: &str, why: &str) {
     if outage.began() {
         tracing::warn!(
             source,
@@ -191,7 +193,6 @@ fn failed(outage: &Outage, source: &str, why: &str) -> Option<Option<Arc<KeySet>
             "the keys of the identity provider cannot be read; those that were read last go on"
         );
     }
-    Some(None)
 }
 
 /// Reads a document; else why not.

@@ -139,24 +139,21 @@ fn find(
     }
     drop(known);
     let tokens = metadata::tokens(service).filter(|_| is_token(credential));
-    let (principal, until) = match tokens {
-        Some(jwt) => {
-            let keys = service.tokens.as_ref().ok_or(Nobody::NoKeys)?;
-            let found = keys.find(credential, &jwt.expected(), directory, now);
-            found.map_err(|refused| match refused {
-                Refused::For(denial) => denial,
-                Refused::UnknownKey => {
-                    core.options().ask_for_keys(&jwt.jwks);
-                    Denial::Unknown
-                }
-            })?
-        }
-        None => {
-            let principal = Arc::clone(directory.find(credential, now)?);
-            let record = principal.key.and_then(|id| directory.record(id));
-            let until = record.map_or(now, |record| record.expires_at);
-            (principal, until)
-        }
+    let (principal, until) = if let Some(jwt) = tokens {
+        let keys = service.tokens.as_ref().ok_or(Nobody::NoKeys)?;
+        let found = keys.find(credential, &jwt.expected(), directory, now);
+        found.map_err(|refused| match refused {
+            Refused::For(denial) => denial,
+            Refused::UnknownKey => {
+                core.options().ask_for_keys(&jwt.jwks);
+                Denial::Unknown
+            }
+        })?
+    } else {
+        let principal = Arc::clone(directory.find(credential, now)?);
+        let record = principal.key.and_then(|id| directory.record(id));
+        let until = record.map_or(now, |record| record.expires_at);
+        (principal, until)
     };
     connection.proven.replace(Some(Proven {
         hash,
