@@ -17,6 +17,7 @@ pub mod faults;
 pub mod fixture;
 pub mod load;
 pub mod population;
+pub mod ramp;
 pub mod sample;
 mod serve;
 pub mod upstream;

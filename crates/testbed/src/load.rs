@@ -29,7 +29,7 @@ const BODY_BYTES: usize = 600;
 /// How long after the end a last answer may come before its connection is given up.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// The longest latency that the histogram tells apart, in microseconds.
-const LATENCY_US_MAX: u64 = 60_000_000;
+pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// What to send, and for how long.
 #[derive(Clone, Debug)]
@@ -128,8 +128,11 @@ pub async fn run(options: &LoadOptions) -> Result<LoadReport, LoadError> {
     })
 }
 
+/// A connection, if there is one that can be used.
+pub(crate) type Connection = Option<http1::SendRequest<Full<Bytes>>>;
+
 /// One connection and the request that it repeats.
-struct Lane {
+pub(crate) struct Lane {
     authority: String,
     target: Uri,
     headers: HeaderMap,
@@ -141,8 +144,17 @@ impl Lane {
         let bearer = format!("load-{number:05}");
         let mut client = Client::new(&options.url, options.era, Some(&bearer))?;
         client.open().await?;
-        let wrong = || ClientError::Url(options.url.clone());
-        let uri: Uri = options.url.parse().map_err(|_| wrong())?;
+        Self::new(&options.url, options.era, &bearer, client.session())
+    }
+
+    /// One of the modern era, which needs no session.
+    pub(crate) fn modern(url: &str, bearer: &str) -> Result<Self, ClientError> {
+        Self::new(url, Era::Modern, bearer, None)
+    }
+
+    fn new(url: &str, era: Era, bearer: &str, session: Option<&str>) -> Result<Self, ClientError> {
+        let wrong = || ClientError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?.to_string();
         let mut headers = HeaderMap::new();
         let mut set = |name: &'static str, value: &str| {
@@ -158,10 +170,10 @@ impl Lane {
         )?;
         set(header::AUTHORIZATION.as_str(), &format!("Bearer {bearer}"))?;
         let mut params = json!({ "name": TOOL, "arguments": { "id": "" } });
-        match options.era {
+        match era {
             Era::Legacy => {
                 set("mcp-protocol-version", LEGACY_VERSION)?;
-                if let Some(session) = client.session() {
+                if let Some(session) = session {
                     set("mcp-session-id", session)?;
                 }
             }
@@ -212,7 +224,7 @@ impl Lane {
     }
 
     /// Makes one call; `connection` is left empty when it cannot be used again.
-    async fn call(&self, connection: &mut Option<http1::SendRequest<Full<Bytes>>>) -> bool {
+    pub(crate) async fn call(&self, connection: &mut Connection) -> bool {
         let mut sender = match connection.take() {
             Some(sender) => sender,
             None => match self.connect().await {

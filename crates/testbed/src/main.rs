@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use serin_testbed::{
     fixture,
     load::{self, LoadOptions},
     population::{Population, PopulationOptions},
+    ramp,
     sample::{Running, Sample, SampleOptions, ToolSet},
     upstream::Upstream,
 };
@@ -52,6 +54,8 @@ enum Command {
     },
     /// Measure calls a second and latency with prepared requests.
     Load(LoadArgs),
+    /// Let calls of many tenants come at a growing rate, by the admin API's keys, and report each stage as a line of JSON
+    Ramp(RampArgs),
     /// Let clients of both eras call, check every answer, and report.
     Populate(PopulateArgs),
 }
@@ -99,6 +103,31 @@ struct LoadArgs {
 }
 
 #[derive(Args, Debug)]
+struct RampArgs {
+    /// The MCP endpoint.
+    #[arg(long)]
+    url: String,
+    /// The admin API that makes the keys.
+    #[arg(long)]
+    admin: String,
+    /// The file with its token.
+    #[arg(long)]
+    token_file: PathBuf,
+    /// Tenants, with a key each.
+    #[arg(long, default_value_t = 1000)]
+    tenants: usize,
+    /// Their tier.
+    #[arg(long)]
+    tier: String,
+    /// How much shorter the ramp is than the seed's five minutes.
+    #[arg(long, default_value_t = 10)]
+    shorter: u32,
+    /// How long each level after it lasts, in seconds.
+    #[arg(long, default_value_t = 15)]
+    hold_seconds: u64,
+}
+
+#[derive(Args, Debug)]
 struct PopulateArgs {
     /// The MCP endpoint.
     #[arg(long)]
@@ -138,6 +167,7 @@ async fn main() -> ExitCode {
         },
         Command::Upstream { listen, release } => upstream(listen, &release).await,
         Command::Load(args) => measure(args).await,
+        Command::Ramp(args) => ramped(args).await,
         Command::Populate(args) => populate(args).await,
     };
     done.unwrap_or_else(|error| {
@@ -193,6 +223,18 @@ async fn measure(args: LoadArgs) -> Result<ExitCode> {
             "{:.0} calls/s, {} errors, p50 {} us, p99 {} us, max {} us",
             report.calls_per_second, report.errors, report.p50_us, report.p99_us, report.max_us
         );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ramped(args: RampArgs) -> Result<ExitCode> {
+    let token = std::fs::read_to_string(&args.token_file)?;
+    let keys = ramp::make_keys(&args.admin, token.trim(), args.tenants, &args.tier).await?;
+    println!("ramp begins");
+    for stage in ramp::seed_stages(args.shorter, Duration::from_secs(args.hold_seconds)) {
+        for report in ramp::run(&args.url, &keys, &[stage]).await? {
+            println!("{}", serde_json::to_string(&report)?);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
