@@ -14,7 +14,7 @@ use std::{
 
 fn row(number: u32) -> AuditRow {
     AuditRow {
-        at_micros: i64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap(),
+        at_micros: jiff::Timestamp::now().as_microsecond(),
         tenant: "acme".into(),
         subject: None,
         key_hash: Box::default(),

@@ -1,5 +1,12 @@
 //! The questions of the audit trail, asked of known rows whose answers are worked out here in another way.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "small numbers"
+)]
+
 use jiff::{SignedDuration, Timestamp};
 use serin_control::audit::{
     Cell,
@@ -113,7 +120,7 @@ async fn ask(tables: &Audit, name: &str, tenant: Option<&str>) -> Answer {
         .unwrap()
 }
 
-/// Between two values, in proportion, as PERCENTILE_CONT is defined (SQL:2003).
+/// Between two values, in proportion, as `PERCENTILE_CONT` is defined (SQL:2003).
 fn percentile(values: &mut [f64], quantile: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let place = quantile * (values.len() - 1) as f64;
@@ -402,7 +409,7 @@ async fn every_question_uses_an_index() {
             let plan = tables
                 .ask(
                     &format!("EXPLAIN QUERY PLAN {sql}"),
-                    &values[..1 + usize::from(of_tenant)],
+                    &values[..=usize::from(of_tenant)],
                 )
                 .await
                 .unwrap();

@@ -273,25 +273,22 @@ impl Trail {
     /// What it asks, in JSON-RPC.
     pub(crate) fn asks(&self, envelope: &Envelope<'_>) {
         let Some(draft) = &self.0 else { return };
-        match envelope.single() {
-            Some(message) => {
-                let tool = is_call(message).then(|| message.name.as_deref().unwrap_or_default());
-                self.names(message.method.as_deref(), tool);
-                if draft.sink.to.with_arguments {
-                    let arguments = message.params.and_then(redact::arguments);
-                    self.edit(|row| row.arguments = arguments.map(Into::into));
-                }
+        if let Some(message) = envelope.single() {
+            let tool = is_call(message).then(|| message.name.as_deref().unwrap_or_default());
+            self.names(message.method.as_deref(), tool);
+            if draft.sink.to.with_arguments {
+                let arguments = message.params.and_then(redact::arguments);
+                self.edit(|row| row.arguments = arguments.map(Into::into));
             }
-            None => {
-                let calls = envelope.messages.iter().filter(|message| is_call(message));
-                let tools: Vec<_> = calls.filter_map(|call| call.name.as_deref()).collect();
-                let tools = (!tools.is_empty()).then(|| tools.join(","));
-                self.edit(|row| {
-                    row.rpc_method = Some(BATCH.into());
-                    row.tool = tools.map(|tools| cut(&tools, BATCH_TOOLS_CHARS_MAX).into());
-                });
-            }
+            return;
         }
+        let calls = envelope.messages.iter().filter(|message| is_call(message));
+        let tools: Vec<_> = calls.filter_map(|call| call.name.as_deref()).collect();
+        let tools = (!tools.is_empty()).then(|| tools.join(","));
+        self.edit(|row| {
+            row.rpc_method = Some(BATCH.into());
+            row.tool = tools.map(|tools| cut(&tools, BATCH_TOOLS_CHARS_MAX).into());
+        });
     }
 
     /// The method and tool, where they are known otherwise than from the body.

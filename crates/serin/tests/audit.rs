@@ -1,5 +1,12 @@
 //! The audit trail through the real binary: a row of each request, whatever becomes of it, of the process, or of the disk.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "small numbers"
+)]
+
 mod support;
 
 use reqwest::{Client, StatusCode};

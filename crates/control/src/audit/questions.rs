@@ -1,6 +1,6 @@
-//! The questions that are asked of the table `audit_logs`: those of the Stage I seed (sections 3.2 to 3.6), as they run on SQLite.
+//! The questions that are asked of the table `audit_logs`: those of the Stage I seed (sections 3.2 to 3.6), as they run on `SQLite`.
 //!
-//! The seed's own do not: `PERCENTILE_CONT` and `INDEX` inside of `CREATE TABLE` are not SQLite's, tools are searched in the error
+//! The seed's own do not: `PERCENTILE_CONT` and `INDEX` inside of `CREATE TABLE` are not `SQLite`'s, tools are searched in the error
 //! messages of calls that have none, and a window is compared with times in another form.
 
 use std::{fmt::Write as _, time::Duration};
@@ -74,7 +74,7 @@ impl Question {
     }
 }
 
-/// A window in SQLite's words.
+/// A window in `SQLite`'s words.
 fn modifier(window: Duration) -> String {
     let seconds = window.as_secs();
     match (seconds / 3600, seconds % 3600, seconds % 60) {

@@ -61,7 +61,7 @@ impl Spill {
             let mut lines = Lines::open(&spill.path(number), 0)?;
             let mut left = 0;
             while let Some(line) = lines.next()? {
-                left += u64::from(line.is_some());
+                left += u64::from(matches!(line, Line::Row(_)));
             }
             spill.behind += left;
             spill.segments.push_back(Segment {
@@ -130,8 +130,10 @@ impl Spill {
             let mut lines = Lines::open(&self.path(number), at)?;
             let mut line = lines.next()?;
             while let Some(read) = line {
-                self.behind -= u64::from(read.is_some()).min(self.behind);
-                rows.extend(read);
+                if let Line::Row(row) = read {
+                    self.behind -= 1;
+                    rows.push(*row);
+                }
                 self.reading.1 = lines.at;
                 if rows.len() >= rows_max || self.behind == 0 {
                     return Ok(rows);
@@ -261,7 +263,13 @@ fn checksum(json: &[u8]) -> [u8; CHECKSUM_CHARS] {
     checksum
 }
 
-/// The rows of a segment.
+/// A line of a segment.
+enum Line {
+    Row(Box<AuditEntry>),
+    Damaged,
+}
+
+/// The lines of a segment.
 struct Lines {
     file: BufReader<File>,
     line: Vec<u8>,
@@ -280,8 +288,8 @@ impl Lines {
         })
     }
 
-    /// The next row, or nothing inside where a line is damaged; nothing at the end, and before a line that was torn there.
-    fn next(&mut self) -> io::Result<Option<Option<AuditEntry>>> {
+    /// The next line; nothing at the end, and before a line that was torn there.
+    fn next(&mut self) -> io::Result<Option<Line>> {
         self.line.clear();
         let read = self.file.read_until(b'\n', &mut self.line)?;
         let Some(line) = self.line.strip_suffix(b"\n") else {
@@ -294,7 +302,9 @@ impl Lines {
                 let json = json.strip_prefix(b" ")?;
                 (checksum(json) == *sum).then(|| serde_json::from_slice(json).ok())?
             });
-        Ok(Some(row))
+        Ok(Some(
+            row.map_or(Line::Damaged, |row| Line::Row(Box::new(row))),
+        ))
     }
 }
 
