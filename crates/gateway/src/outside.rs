@@ -18,10 +18,12 @@ pub fn session(keys: &Keyring, bytes: &[u8]) {
     if let Some(sealed) = token.seal(keys, bound) {
         let opened = Token::open(keys, bound, sealed.as_bytes(), 0);
         let is_over = token.expires_seconds == 0;
-        assert!(
-            is_over || opened.as_ref() == Some(&token),
-            "it is sealed as it is"
-        );
+        // What a client began with is left out where it is too long.
+        let is_same = opened.is_some_and(|opened| {
+            (opened.session, opened.endpoint, opened.expires_seconds)
+                == (token.session, token.endpoint, token.expires_seconds)
+        });
+        assert!(is_over || is_same, "it is sealed as it is");
         assert!(Token::open(keys, ("other", None), sealed.as_bytes(), 0).is_none());
     }
 }
