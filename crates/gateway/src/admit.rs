@@ -150,7 +150,7 @@ async fn handle(
     let path = parts.uri.path();
     if let Some(path) = auth::metadata::resource_path(path) {
         let asked = auth::metadata::serve(core, connection, &parts, &host, path);
-        if let Some(answered) = asked {
+        if let Some(answered) = asked.await {
             return answered;
         }
     }
@@ -249,6 +249,7 @@ async fn admit(
     }
     trail.of_tenant(tenant.as_deref());
     let newer = OnceCell::new();
+    let challenged = auth::metadata::Challenged::new(connection, service, &parts.headers, &host);
     let only = place.and_then(rest::Place::only);
     let mut admitted = Admitted {
         core,
@@ -302,7 +303,13 @@ async fn admit(
             };
             admitted.plain(body, CallEra::None).await
         }
-        Protocol::Mcp => admitted.mcp(body).await,
+        Protocol::Mcp => {
+            let mut answered = admitted.mcp(body).await;
+            if let (Ok(response), Some(challenged)) = (&mut answered, challenged) {
+                challenged.redirect(response);
+            }
+            answered
+        }
     }
 }
 

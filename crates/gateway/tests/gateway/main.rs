@@ -6,6 +6,7 @@ mod http;
 mod kills;
 mod legacy;
 mod limits;
+mod metadata;
 mod modern;
 mod moves;
 mod observed;
