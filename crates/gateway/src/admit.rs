@@ -367,9 +367,12 @@ impl Admitted<'_> {
         self.check_stopped()
     }
 
-    /// Makes a client's headers those of a request to an endpoint, with the credential for it.
+    /// Makes a client's headers those of a request to an endpoint, with the proven tenant and the credential for it.
     pub(super) fn for_endpoint(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
         headers::for_endpoint(headers, self.connection, self.host);
+        if let Some(principal) = &self.principal {
+            auth::name_tenant(self.service, principal, headers);
+        }
         auth::prove(self.service, headers)
     }
 

@@ -189,20 +189,16 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], Denial> {
     Ok(credential.trim_ascii())
 }
 
-/// Endpoints are told the tenant that was proven, never one that the caller made up.
-fn name_tenant(service: &ServiceRoute, principal: &Principal, headers: &mut HeaderMap) {
+/// Endpoints are told the tenant that was proven, never one that the caller made up. Said when a request comes, for what is read out of
+/// its headers here, and when it goes on, for by then the caller's `Connection` may have taken it out.
+pub(crate) fn name_tenant(service: &ServiceRoute, principal: &Principal, headers: &mut HeaderMap) {
     let Some(name) = &service.settings.tenant_header else {
         return;
     };
-    let is_like = |other: &&HeaderName| headers::is_lookalike(other, name);
-    let lookalikes: Vec<HeaderName> = headers.keys().filter(is_like).cloned().collect();
-    for lookalike in lookalikes {
-        headers.remove(lookalike);
-    }
     if let Ok(name) = HeaderName::try_from(name.as_str())
         && let Ok(tenant) = HeaderValue::from_str(principal.tenant.as_str())
     {
-        headers.insert(name, tenant);
+        headers::set_alone(headers, name, tenant);
     }
 }
 

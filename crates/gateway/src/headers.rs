@@ -54,8 +54,8 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|name| name.trim().parse().ok())
             .collect();
         for name in named {
-            // What frames the message or names its target is no option of the connection, whatever the sender says.
-            if name != header::CONTENT_LENGTH && name != header::HOST {
+            // What frames the message, names its target or says something to us is no option of the connection, whatever the sender says.
+            if name != header::HOST && !is_ours(name.as_str()) {
                 headers.remove(name);
             }
         }
@@ -128,6 +128,16 @@ fn remove_lookalikes(headers: &mut HeaderMap) {
     for name in lookalikes {
         headers.remove(name);
     }
+}
+
+/// Sets a header that callers may not say, in any spelling.
+pub(crate) fn set_alone(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let is_like = |other: &&HeaderName| is_lookalike(other, name.as_str());
+    let lookalikes: Vec<HeaderName> = headers.keys().filter(is_like).cloned().collect();
+    for lookalike in lookalikes {
+        headers.remove(lookalike);
+    }
+    headers.insert(name, value);
 }
 
 /// Whether a server may take a header for another one that has this name.
@@ -209,6 +219,8 @@ mod tests {
         for (name, value) in [
             ("connection", "close, X-Secret"),
             ("connection", "content-length, host"),
+            ("connection", "Mcp-Protocol-Version"),
+            ("mcp-protocol-version", "2026-07-28"),
             ("x-secret", "1"),
             ("content-length", "3"),
             ("host", "a"),
@@ -227,7 +239,10 @@ mod tests {
         remove_hop_by_hop(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["content-length", "host", "x-else"]);
+        assert_eq!(
+            left,
+            ["content-length", "host", "mcp-protocol-version", "x-else"]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{
 };
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use http_body_util::BodyExt as _;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -23,7 +24,10 @@ use serin_tenancy::{
     signature::{MASTER_BYTES, Master, Signed},
     token::KeySet,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::mpsc;
 
 /// Everybody who may call: changed as an operator would.
@@ -213,6 +217,7 @@ async fn only_a_key_in_force_gets_in_and_no_server_ever_sees_it() {
         ("authorization", &*good),
         ("x-tenant", "idle"),
         ("x_tenant", "idle"),
+        ("connection", "X-Tenant, mcp-protocol-version"),
     ];
     let answer = client.modern("tools/list", None, &made_up, "{}").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -226,6 +231,9 @@ async fn only_a_key_in_force_gets_in_and_no_server_ever_sees_it() {
     legacy(&mut client, &good, &key, LIST).await;
     for seen in server.seen() {
         assert_eq!(seen.header("x-tenant"), Some("acme"));
+        let of_mcp =
+            seen.rpc_method() == "initialize" || seen.header("mcp-protocol-version").is_some();
+        assert!(of_mcp, "{:?}", seen.headers);
         let said = format!("{:?} {}", seen.headers, seen.text());
         assert!(
             !said.contains("serin_") && !said.contains("authorization"),
