@@ -85,8 +85,12 @@ pub(crate) fn authenticate(
 /// # Errors
 /// Why not.
 pub(crate) fn recheck(principal: &Principal, directory: &Directory) -> Result<(), Denial> {
+    let now = Timestamp::now();
+    if principal.until.is_some_and(|until| until <= now) {
+        return Err(Denial::Expired);
+    }
     match principal.key {
-        Some(key) => directory.find_id(key, Timestamp::now()).map(|_| ()),
+        Some(key) => directory.find_id(key, now).map(|_| ()),
         None => directory.active_tenant(&principal.tenant).map(|_| ()),
     }
 }

@@ -345,6 +345,8 @@ pub(crate) enum RelayError {
     Idle,
     #[error("something of the call is killed")]
     Killed,
+    #[error("the caller may not call any more")]
+    Revoked,
     #[error("the endpoint sent an event that is too large")]
     TooLarge,
 }
@@ -511,6 +513,8 @@ pub(crate) struct Relay {
     keeps_length: bool,
     idle: Option<Idle>,
     recheck: Option<Recheck>,
+    /// It looked whether to end, and did not look yet whether to announce.
+    has_looked: bool,
 }
 
 /// How long an answer may be silent.
@@ -567,7 +571,7 @@ fn is_keep_alive(piece: &[u8]) -> bool {
     lines.all(|line| line.is_empty() || line.starts_with(b":"))
 }
 
-/// Asks now and then whether a stream must end, because its session or its caller has to move.
+/// Asks now and then whether an answer must end: because its caller may not call any more or, if it is a stream, has to move.
 pub(crate) struct Recheck {
     pub(crate) every: Interval,
     pub(crate) is_over: Box<dyn Fn() -> bool>,
@@ -596,6 +600,7 @@ impl Relay {
             keeps_length,
             idle: None,
             recheck: None,
+            has_looked: false,
         }
     }
 
@@ -673,6 +678,18 @@ impl Relay {
             self.ended = true;
             let is_stream = self.reading.observation.is_stream();
             return Poll::Ready((!is_stream).then_some(Err(RelayError::Killed)));
+        }
+        // Before anything is read: an endpoint may never be silent.
+        if !self.ended && self.is_over(context) {
+            self.ended = true;
+            if self.reading.observation.is_stream() {
+                return Poll::Ready(None);
+            }
+            self.reading.observation.void();
+            let trail = self.reading.observation.trail();
+            trail.turned_away(Rejection::Auth);
+            self.lease = None;
+            return Poll::Ready(Some(Err(RelayError::Revoked)));
         }
         loop {
             if self.ended {
@@ -761,6 +778,20 @@ impl Relay {
         })
     }
 
+    /// Whether it is time to look again, and it must end.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(recheck) = &mut self.recheck else {
+            return false;
+        };
+        let alarm = self.core.alarm();
+        let mut looks = std::mem::replace(&mut self.alarm, alarm) != alarm;
+        while recheck.every.poll_tick(context).is_ready() {
+            looks = true;
+        }
+        self.has_looked |= looks;
+        looks && (recheck.is_over)()
+    }
+
     /// Takes a piece through the sieve, if there is one; false if an event is too large for it.
     fn sift(&mut self, data: &mut Bytes) -> bool {
         let Some(seen) = &mut self.seen else {
@@ -799,19 +830,11 @@ impl Relay {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        if let Some(recheck) = &mut self.recheck {
-            let alarm = self.core.alarm();
-            let mut looks = std::mem::replace(&mut self.alarm, alarm) != alarm;
-            while recheck.every.poll_tick(context).is_ready() {
-                looks = true;
-            }
-            if looks && (recheck.is_over)() {
-                self.ended = true;
-                return Poll::Ready(None);
-            }
-            if let Some(message) = self.announcement(looks) {
-                return Poll::Ready(Some(Ok(Frame::data(message))));
-            }
+        let looks = std::mem::take(&mut self.has_looked);
+        if self.recheck.is_some()
+            && let Some(message) = self.announcement(looks)
+        {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         let Some(idle) = &mut self.idle else {
             return Poll::Pending;

@@ -46,8 +46,8 @@ const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const TOOLS_CHANGED: Bytes = Bytes::from_static(
     b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n",
 );
-/// Time from one look at an open stream to the next: whether it must end.
-const STREAM_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Time from one look at an open answer to the next: whether it must end.
+const RECHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// A request that is ready to go.
 pub(crate) struct Outbound<'a> {
@@ -482,16 +482,10 @@ pub(crate) async fn answer(
             .by_version(&inbound.version, inbound.is_candidate)
             .into_response();
     }
-    if is_stream {
+    if is_stream || inbound.principal.is_some() {
         let session = reading.session.as_ref().map(|(_, token)| token.session);
-        let endpoint = inbound.endpoint;
-        recheck = Some(stream_check(
-            core,
-            service,
-            session,
-            endpoint,
-            inbound.principal,
-        ));
+        let stream = is_stream.then_some((session, inbound.endpoint));
+        recheck = Some(recheck_of(core, service, stream, inbound.principal));
     }
 
     let ahead = if inbound.ahead.is_empty() {
@@ -568,9 +562,12 @@ pub(crate) async fn answer(
         if reading.minter.is_some() {
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        let relay = Relay::new(core.clone(), upstream, reading, inbound.lease, life)
+        let mut relay = Relay::new(core.clone(), upstream, reading, inbound.lease, life)
             .after(piece)
             .idle_max(idle);
+        if let Some(recheck) = recheck {
+            relay = relay.recheck(recheck);
+        }
         return Response::from_parts(head, ToClient::relay(relay));
     }
     if reading.minter.is_some() {
@@ -763,32 +760,36 @@ pub(crate) fn is_candidate(service: &ServiceRoute, version: usize) -> bool {
         .is_some_and(|split| split.candidate == version)
 }
 
-/// Ends a stream once its session has to move, or its version was taken back: its client then comes back for another one.
-fn stream_check(
+/// Ends any answer once its caller may not call any more; and a stream once its session has to move, or its version was taken back: its
+/// client then comes back for another one.
+fn recheck_of(
     core: &Rc<Core>,
     service: &ServiceRoute,
-    session: Option<Uuid>,
-    endpoint: EndpointId,
+    stream: Option<(Option<Uuid>, EndpointId)>,
     principal: Option<Arc<Principal>>,
 ) -> Recheck {
     let (core, name) = (core.clone(), service.name.clone());
     let is_over = move || {
+        let is_known = |principal: &Principal| {
+            core.with_snapshot(|snapshot| auth::recheck(principal, &snapshot.tenancy).is_ok())
+        };
+        if !principal.as_deref().is_none_or(is_known) {
+            return true;
+        }
+        let Some((session, endpoint)) = stream else {
+            return false;
+        };
         let lives_elsewhere = session
             .and_then(|session| core.sessions().moved(session))
             .is_some_and(|place| place.endpoint != endpoint);
         lives_elsewhere
             || core.with_snapshot(|snapshot| {
                 let service = snapshot.services.iter().find(|s| s.name == name);
-                let is_known =
-                    |principal: &Principal| auth::recheck(principal, &snapshot.tenancy).is_ok();
-                if !principal.as_deref().is_none_or(is_known) {
-                    return true;
-                }
                 let at = service.and_then(|s| Some((s, route::locate(s, endpoint)?)));
                 at.is_none_or(|(service, (version, _))| route::is_withdrawn(service, version))
             })
     };
-    let mut every = tokio::time::interval(STREAM_CHECK_EVERY);
+    let mut every = tokio::time::interval(RECHECK_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     Recheck {
         every,

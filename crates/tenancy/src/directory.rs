@@ -90,6 +90,8 @@ pub struct Principal {
     pub scopes: Arc<Scopes>,
     /// What it has bought.
     pub tier: Option<TierName>,
+    /// When a token ends, leeway included. The end of a key stands in its record, which may change.
+    pub until: Option<Timestamp>,
 }
 
 /// Why a key opens nothing. Who shows it is told no more than that it does not.
@@ -152,6 +154,7 @@ impl Directory {
                 role: record.role,
                 scopes: Arc::new(record.scopes.clone()),
                 tier: tier.or_else(|| tenant.and_then(|tenant| tenant.tier.clone())),
+                until: None,
             };
             Entry {
                 record: Arc::clone(record),

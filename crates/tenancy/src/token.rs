@@ -107,6 +107,7 @@ impl KeySet {
             role: claimed.role,
             scopes: Arc::new(claimed.scopes),
             tier: tenant.tier.clone(),
+            until: Some(claimed.until),
         };
         Ok((Arc::new(principal), claimed.until))
     }

@@ -216,6 +216,7 @@ fn broke(error: &RelayError, about: About<'_>) -> Problem {
     let (status, kind) = match error {
         RelayError::Idle => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         RelayError::Killed => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        RelayError::Revoked => (StatusCode::UNAUTHORIZED, "unauthorized"),
         _ => (StatusCode::BAD_GATEWAY, "bad_gateway"),
     };
     Problem::new(status, kind, error.to_string()).about(about)

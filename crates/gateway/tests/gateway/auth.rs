@@ -279,8 +279,95 @@ async fn a_key_ends_at_once_on_open_connections_and_streams() {
     gateway.swap_callers(services(), callers.directory());
     assert_eq!(list(&mut client, &old).await.status, 401);
     assert_eq!(list(&mut client, &new).await.status, 200);
-    let ended = http_body_util::BodyExt::collect(stream.into_body());
+    let ended = stream.into_body().collect();
     assert!(soon(ended).await.is_ok(), "the stream ends");
+}
+
+#[tokio::test]
+async fn answers_under_way_are_broken_off_when_their_key_ends() {
+    let open = Arc::new(Mutex::new(Vec::new()));
+    let kept = open.clone();
+    let server = Server::answering(move |seen| {
+        let (kind, first) = match seen.header("x-kind") {
+            Some("json") => ("application/json", "{\"jsonrpc\":"),
+            Some("bytes") => ("application/octet-stream", "some"),
+            _ => ("text/event-stream", ": some\n\n"),
+        };
+        let (sender, reply) = pieces(kind);
+        sender.send(piece(first)).unwrap();
+        kept.lock().unwrap().push(sender);
+        reply
+    })
+    .await;
+    let mut callers = Callers::new(&["acme"]);
+    let (old, new) = (
+        callers.key("acme", Role::User, &[]),
+        callers.key("acme", Role::User, &[]),
+    );
+    let services = || {
+        let mut web = serin(&server, &json!({}));
+        (web.name, web.path) = ("web".parse().unwrap(), "/web".into());
+        web.protocol = Protocol::Http;
+        vec![serin(&server, &json!({})), web]
+    };
+    let gateway = start(services(), &callers);
+    let mut answers = vec![];
+    for key in [&old, &new] {
+        for (method, path, kind) in [
+            ("GET", "/web", "events"),
+            ("GET", "/web", "bytes"),
+            ("POST", "/mcp", "events"),
+            ("POST", "/mcp", "json"),
+        ] {
+            let mut client = gateway.client().await;
+            let headers = [
+                ("authorization", &**key),
+                ("x-kind", kind),
+                ("content-type", "application/json"),
+                ("mcp-protocol-version", "2026-07-28"),
+                ("mcp-method", "tools/call"),
+                ("mcp-name", "add"),
+            ];
+            let mut answer = client.begin(method, path, &headers, CALL).await;
+            assert_eq!(answer.status(), 200);
+            assert!(soon(answer.frame()).await.unwrap().is_ok());
+            answers.push((format!("{path} {kind}"), answer, client));
+        }
+    }
+    callers.change(&old, |key| key.revoked_at = Some(Timestamp::now()));
+    gateway.swap_callers(services(), callers.directory());
+    let (revoked, others) = answers.split_at_mut(4);
+    for (what, answer, _) in revoked {
+        // Never as if that had been all.
+        let end = soon(answer.frame()).await;
+        assert!(matches!(end, Some(Err(_))), "{what}: {end:?}");
+    }
+    for sender in open.lock().unwrap().drain(..) {
+        let _ = sender.send(piece("more\n\n"));
+    }
+    for (what, answer, _) in others {
+        assert!(soon(answer.frame()).await.unwrap().is_ok(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_time_of_its_token() {
+    let server = crate::gates::tools(false).await;
+    let provider = Provider::new();
+    let callers = Callers::new(&["acme"]);
+    let gateway = start(with_tokens(&server, Some(&provider)), &callers);
+    let mut client = gateway.client().await;
+    // With the leeway of a minute: over in two to three seconds.
+    let exp = Timestamp::now().as_second() - 57;
+    let until = Timestamp::from_second(exp + 60).unwrap();
+    let token = provider.token(&json!({ "exp": exp }));
+    let session = begin(&mut client, &token).await;
+    let headers = [("authorization", &*token), ("mcp-session-id", &*session)];
+    let stream = client.begin("GET", "/mcp", &headers, "").await;
+    assert_eq!(stream.status(), 200);
+    assert!(soon(stream.into_body().collect()).await.is_ok());
+    assert!(Timestamp::now() >= until);
+    assert_eq!(list(&mut client, &token).await.status, 401);
 }
 
 #[tokio::test]
