@@ -3,7 +3,7 @@
 use serin_mcp::envelope::{Envelope, splice};
 
 /// Reads a body.
-pub fn run(body: &[u8]) {
+pub(crate) fn run(body: &[u8]) {
     let Ok(envelope) = Envelope::read(body) else {
         return;
     };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serin_mcp::scan::{BodyKind, Outcome, Scanner};
 
 /// Scans an answer. The first byte says how it is cut.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((cut, body)) = data.split_first() else {
         return;
     };

@@ -3,7 +3,7 @@
 use serin_gateway::outside::framing;
 
 /// Follows it. The first byte says how it is cut.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((cut, sent)) = data.split_first() else {
         return;
     };

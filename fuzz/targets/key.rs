@@ -3,7 +3,7 @@
 use serin_tenancy::key::{KEY_CHARS, KeyId, RANDOM_BYTES, SecretKey, parse};
 
 /// Reads a key, makes one of these bytes, and changes one byte of it.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     if let Some((id, _)) = parse(data) {
         assert_eq!(data.len(), KEY_CHARS);
         assert!(data.is_ascii());

@@ -6,6 +6,6 @@ use std::sync::LazyLock;
 static KEYS: LazyLock<Keyring> = LazyLock::new(|| Keyring::ephemeral().expect("randomness"));
 
 /// Opens it.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     outside::session(&KEYS, data);
 }

@@ -1,11 +1,15 @@
 //! Readers of what comes from outside, for fuzzing alone.
 
-use crate::{framing::Framing, seal::Keyring, session::Token};
+use crate::{
+    framing::Framing,
+    seal::Keyring,
+    session::{INIT_BYTES_MAX, Token, UPSTREAM_BYTES_BESIDE_INIT_MAX, UPSTREAM_BYTES_MAX},
+};
 
 /// Opens a session id, and reads these bytes as one that is unsealed.
 ///
 /// # Panics
-/// Bytes that nobody sealed open, or what was read is not read again from what it is written as.
+/// Bytes that nobody sealed open, or a field of what was read is not read again from what it is written as.
 pub fn session(keys: &Keyring, bytes: &[u8]) {
     let bound = ("tools", None);
     assert!(
@@ -15,17 +19,24 @@ pub fn session(keys: &Keyring, bytes: &[u8]) {
     let Some(token) = Token::decode(bytes) else {
         return;
     };
-    if let Some(sealed) = token.seal(keys, bound) {
-        let opened = Token::open(keys, bound, sealed.as_bytes(), 0);
-        let is_over = token.expires_seconds == 0;
-        // What a client began with is left out where it is too long.
-        let is_same = opened.is_some_and(|opened| {
-            (opened.session, opened.endpoint, opened.expires_seconds)
-                == (token.session, token.endpoint, token.expires_seconds)
-        });
-        assert!(is_over || is_same, "it is sealed as it is");
-        assert!(Token::open(keys, ("other", None), sealed.as_bytes(), 0).is_none());
-    }
+    let upstream_bytes = token.upstream.as_ref().map_or(0, |id| id.len());
+    let Some(sealed) = token.seal(keys, bound) else {
+        assert!(upstream_bytes > UPSTREAM_BYTES_MAX, "it can be sealed");
+        return;
+    };
+    let opened = Token::open(keys, bound, sealed.as_bytes(), 0);
+    let mut kept = token;
+    // What a client began with is left out where it is long, or beside a long id of a server; nothing else ever is.
+    kept.init.take_if(|init| {
+        init.len() > INIT_BYTES_MAX || upstream_bytes > UPSTREAM_BYTES_BESIDE_INIT_MAX
+    });
+    let is_over = kept.expires_seconds == 0;
+    assert_eq!(
+        opened,
+        (!is_over).then_some(kept),
+        "what is sealed is what opens"
+    );
+    assert!(Token::open(keys, ("other", None), sealed.as_bytes(), 0).is_none());
 }
 
 /// Follows what an HTTP/1 client sends, in pieces of so many bytes; whether it has two readings.
