@@ -3,6 +3,7 @@
 use super::{fresh, rollout::Done};
 use crate::{
     App,
+    access::Caller,
     extract::{Asked, By, Text},
     problem::Problem,
 };
@@ -46,18 +47,25 @@ pub(super) struct Drift {
     warnings: Vec<Diagnostic>,
 }
 
-/// Makes what a manifest describes. Doing so twice changes nothing the second time.
+/// Makes what a manifest describes. Doing so twice changes nothing the second time. It is for operators: a manifest has the tiers and the
+/// services of all tenants.
 #[utoipa::path(
     post, path = "/admin/v1/apply", tag = "manifests", params(How),
     request_body(content = String, description = "YAML or JSON", content_type = "application/yaml"),
-    responses((status = OK, body = Applied), (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json")),
+    responses(
+        (status = OK, body = Applied),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
+        (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn apply(
     State(app): State<App>,
     Asked(how): Asked<How>,
+    caller: Caller,
     By(actor): By,
     Text(text): Text,
 ) -> Result<Response, Problem> {
+    caller.check_operator("applying a manifest")?;
     let read = read_manifest(&text, BODY_NAME)?;
     let events = app.control.apply(actor, read.value, how.prune).await?;
     Ok(fresh(&Applied {

@@ -1,10 +1,9 @@
 //! The log: what happened, by whom and why.
 
-use super::fresh;
+use super::{fresh, kills};
 use crate::{App, access::Caller, extract::Asked, problem::Problem};
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
-use serin_flags::Target;
 use serin_model::{
     event::{Event, Recorded},
     name::RolloutId,
@@ -62,10 +61,7 @@ pub(crate) fn is_for(caller: &Caller, event: &Event) -> bool {
         Event::OverrideChanged(change) => caller.sees(&change.tenant),
         // It names the tenants of a whole file.
         Event::OverridesRead { .. } => caller.only().is_none(),
-        Event::KillCopied(kill) => match &kill.target {
-            Target::Tenant(tenant) => caller.sees(tenant),
-            _ => true,
-        },
+        Event::KillCopied(kill) => kills::is_for(caller, &kill.target),
         _ => true,
     }
 }

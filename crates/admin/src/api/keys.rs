@@ -525,6 +525,7 @@ struct RevokeBody {
     params(("name" = String, Path, description = "Its id")),
     responses(
         (status = OK, description = "It opens nothing", body = Done),
+        (status = FORBIDDEN, description = "It can do more than who would end it", body = Problem, content_type = "application/problem+json"),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -536,7 +537,9 @@ async fn revoke(
     Input(body): Input<RevokeBody>,
 ) -> Result<Response, Problem> {
     let known = app.control.state().await?;
-    find(&known, &caller, id)?;
+    let key = find(&known, &caller, id)?;
+    // Its own a key may always end: it can do no more than itself.
+    check_within(&caller, key)?;
     let done = end(&app, actor, id, body.reason).await?;
     Ok(fresh(&done))
 }

@@ -3,6 +3,7 @@
 use super::fresh;
 use crate::{
     App,
+    access::Caller,
     extract::{By, Input},
     problem::Problem,
 };
@@ -210,22 +211,46 @@ struct Spread {
     over_seconds: f64,
 }
 
-/// What is killed, what was, and the kill switches.
+/// Whether a target is shown: what is killed of other tenants is nobody's business but the operator's.
+pub(crate) fn is_for(caller: &Caller, target: &Target) -> bool {
+    match target {
+        Target::Tenant(tenant) => caller.sees(tenant),
+        _ => true,
+    }
+}
+
+/// Refuses to kill or revive another tenant. What all share may be stopped by whoever has the scope for it.
+fn check_target(caller: &Caller, target: &Target) -> Result<(), Problem> {
+    match target {
+        Target::Tenant(tenant) => caller.check_tenant(tenant),
+        _ => Ok(()),
+    }
+}
+
+/// What is killed, what was, and the kill switches. Keys that are no operator's see nothing of other tenants.
 #[utoipa::path(get, path = "/admin/v1/kills", tag = "kills", responses((status = OK, body = Book)))]
-async fn list(State(app): State<App>) -> Response {
+async fn list(State(app): State<App>, caller: Caller) -> Response {
     let book = app.control.kills();
     let back = app.control.coming_back();
-    let kills = book.active().map(|kill| Shown {
+    let is_shown = |kill: &&Kill| is_for(&caller, &kill.target);
+    let kills = book.active().filter(is_shown).map(|kill| Shown {
         comes_back_at: back.get(&kill.target).copied(),
         ..Shown::of(kill)
     });
-    let mut revived: Vec<_> = book.iter().filter(|kill| !kill.is_active()).collect();
+    let over = book.iter().filter(|kill| !kill.is_active());
+    let mut revived: Vec<_> = over.filter(is_shown).collect();
     revived.sort_by_key(|kill| std::cmp::Reverse(kill.generation));
     fresh(&Book {
         revision: book.generation(),
         kills: kills.collect(),
         revived: revived.into_iter().map(Shown::of).collect(),
-        switches: app.control.kill_switches().to_vec(),
+        switches: app
+            .control
+            .kill_switches()
+            .iter()
+            .filter(|switch| is_for(&caller, &switch.switch.target))
+            .cloned()
+            .collect(),
     })
 }
 
@@ -234,6 +259,7 @@ async fn list(State(app): State<App>) -> Response {
     post, path = "/admin/v1/kills", tag = "kills", request_body = KillBody,
     responses(
         (status = OK, body = Changed),
+        (status = FORBIDDEN, description = "It is another tenant", body = Problem, content_type = "application/problem+json"),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json"),
         (status = INSUFFICIENT_STORAGE, description = "It is in force, but not on the disk", body = Problem, content_type = "application/problem+json"),
@@ -241,13 +267,15 @@ async fn list(State(app): State<App>) -> Response {
 )]
 async fn kill(
     State(app): State<App>,
+    caller: Caller,
     By(actor): By,
     Input(body): Input<KillBody>,
 ) -> Result<Response, Problem> {
     let (target, grace, priority) = match (body.target, body.switch) {
         (Some(target), None) => (target, GRACE_DEFAULT, Priority::default()),
         (None, Some(name)) => {
-            let switches = app.control.kill_switches();
+            let mut switches = app.control.kill_switches().to_vec();
+            switches.retain(|known| is_for(&caller, &known.switch.target));
             let found = switches.iter().find(|known| *known.name == *name);
             let found = found.ok_or_else(|| no_switch(&name, &switches))?;
             (
@@ -263,6 +291,7 @@ async fn kill(
             );
         }
     };
+    check_target(&caller, &target)?;
     let grace = body.grace.unwrap_or(grace);
     let wish = Wish {
         target,
@@ -310,9 +339,11 @@ async fn pull(app: &App, wish: Wish) -> Result<Response, Problem> {
 )]
 async fn revive(
     State(app): State<App>,
+    caller: Caller,
     By(actor): By,
     Input(body): Input<ReviveBody>,
 ) -> Result<Response, Problem> {
+    check_target(&caller, &body.target)?;
     confirmed(&body.confirm, &body.target.to_string())?;
     let before = app.control.kills().get(&body.target).map(Shown::of);
     let wish = Revival {
@@ -342,9 +373,12 @@ async fn revive(
 )]
 async fn revive_all(
     State(app): State<App>,
+    caller: Caller,
     By(actor): By,
     Input(body): Input<ReviveAllBody>,
 ) -> Result<Response, Problem> {
+    // Tenants are among what comes back.
+    caller.check_operator("reviving everything")?;
     confirmed(&body.confirm, EVERYTHING)?;
     let over = body.over.unwrap_or(SPREAD_DEFAULT);
     if over > serin_control::kills::SPREAD_MAX {
