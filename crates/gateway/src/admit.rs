@@ -285,6 +285,7 @@ async fn admit(
     admitted.signed = admitted.signed(&parts.uri);
     if let Some(place) = place.filter(|place| place.is_rest()) {
         let body = admitted.rest_body(place, body).await?;
+        admitted.look_again()?;
         admitted.check_signature(&body)?;
         let asker = admitted.asker(connection);
         let headers = &admitted.headers;
@@ -296,6 +297,7 @@ async fn admit(
             admitted.check_limits(None).await?;
             let body = if admitted.signed.is_some() {
                 let body = admitted.collect(body).await?;
+                admitted.look_again()?;
                 admitted.check_signature(&body)?;
                 ToUpstream::full(body)
             } else {

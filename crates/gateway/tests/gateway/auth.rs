@@ -28,18 +28,21 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+};
 
 /// Everybody who may call: changed as an operator would.
 #[derive(Clone, Default)]
-struct Callers {
+pub(crate) struct Callers {
     tenants: BTreeMap<TenantId, Arc<Tenant>>,
     keys: BTreeMap<serin_tenancy::KeyId, Arc<KeyRecord>>,
     made: u8,
 }
 
 impl Callers {
-    fn new(tenants: &[&str]) -> Self {
+    pub(crate) fn new(tenants: &[&str]) -> Self {
         let mut callers = Self::default();
         for tenant in tenants {
             callers.tenant(tenant, TenantState::Active);
@@ -58,7 +61,7 @@ impl Callers {
     }
 
     /// A key, as its holder sends it.
-    fn key(&mut self, tenant: &str, role: Role, scopes: &[&str]) -> String {
+    pub(crate) fn key(&mut self, tenant: &str, role: Role, scopes: &[&str]) -> String {
         self.made += 1;
         let key = SecretKey::new(&[self.made; RANDOM_BYTES]);
         let (id, hash) = key.parts().unwrap();
@@ -90,7 +93,7 @@ impl Callers {
     }
 }
 
-fn serin(server: &Server, settings: &Value) -> ServiceRoute {
+pub(crate) fn serin(server: &Server, settings: &Value) -> ServiceRoute {
     let mut all = json!({ "auth": "serin" });
     for (name, value) in settings.as_object().unwrap() {
         all[name] = value.clone();
@@ -102,7 +105,7 @@ fn serin(server: &Server, settings: &Value) -> ServiceRoute {
     )
 }
 
-fn start(services: Vec<ServiceRoute>, callers: &Callers) -> Running {
+pub(crate) fn start(services: Vec<ServiceRoute>, callers: &Callers) -> Running {
     let running = Running::start(vec![]);
     running.swap_callers(services, callers.directory());
     running
@@ -111,19 +114,24 @@ fn start(services: Vec<ServiceRoute>, callers: &Callers) -> Running {
 const LIST: &str = r#"{"jsonrpc":"2.0","id":3,"method":"tools/list","params":{}}"#;
 
 /// A modern message of whoever has a key.
-async fn ask(client: &mut Client, key: &str, method: &str, name: Option<&str>) -> Answer {
+pub(crate) async fn ask(
+    client: &mut Client,
+    key: &str,
+    method: &str,
+    name: Option<&str>,
+) -> Answer {
     let params = name.map_or("{}".to_owned(), |name| json!({ "name": name }).to_string());
     client
         .modern(method, name, &[("authorization", key)], &params)
         .await
 }
 
-async fn list(client: &mut Client, key: &str) -> Answer {
+pub(crate) async fn list(client: &mut Client, key: &str) -> Answer {
     ask(client, key, "tools/list", None).await
 }
 
 /// A legacy message.
-async fn legacy(client: &mut Client, key: &str, session: &str, body: &str) -> Answer {
+pub(crate) async fn legacy(client: &mut Client, key: &str, session: &str, body: &str) -> Answer {
     let headers = [
         ("content-type", "application/json"),
         ("accept", "application/json, text/event-stream"),
@@ -137,7 +145,7 @@ async fn legacy(client: &mut Client, key: &str, session: &str, body: &str) -> An
         .await
 }
 
-async fn begin(client: &mut Client, key: &str) -> String {
+pub(crate) async fn begin(client: &mut Client, key: &str) -> String {
     let answer = legacy(client, key, "", INITIALIZE).await;
     let session = answer.header("mcp-session-id");
     session.unwrap_or_else(|| panic!("{answer:?}")).to_owned()
@@ -1147,4 +1155,60 @@ async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
         post(&mut client, "/web/a", &signed, &large).await.status,
         413
     );
+}
+
+#[tokio::test]
+async fn a_key_that_ends_while_a_body_comes_opens_nothing() {
+    let server = Server::mcp("one").await;
+    let mut callers = Callers::new(&["acme"]);
+    let good = callers.key("acme", Role::User, &[]);
+    let mut ended = callers.clone();
+    ended.change(&good, |key| key.revoked_at = Some(Timestamp::now()));
+    let services = || {
+        let mut web = serin(&server, &json!({ "signing": "required" }));
+        (web.name, web.path) = ("web".parse().unwrap(), "/web".into());
+        web.protocol = Protocol::Http;
+        vec![serin(&server, &json!({})), web]
+    };
+    let api = [(1, crate::rest::spec(&[]))];
+    let signer = Arc::new(Signer::new(Arc::new(Master::new([1; MASTER_BYTES]))));
+    let mut gateway = Running::with(
+        vec![],
+        serin_gateway::Keyring::ephemeral().unwrap(),
+        |options| options.signer = Some(signer),
+    );
+    let mut known = 0;
+    for (path, body) in [
+        ("/mcp", CALL),
+        ("/api/tool", r#"{"tool":"add","args":{}}"#),
+        ("/web/upload", "the whole of it"),
+    ] {
+        gateway.swap_callers_of(services(), callers.directory(), &api);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {good}\r\nContent-Type: application/json\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: add\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            gateway.address,
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(gateway.address)
+            .await
+            .unwrap();
+        let (first, last) = body.split_at(5);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(first.as_bytes()).await.unwrap();
+        known += 1;
+        gateway
+            .observed
+            .until(|seen| auth(seen, "ok") == known)
+            .await;
+        gateway.swap_callers_of(services(), ended.directory(), &api);
+        stream.write_all(last.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{path}: {answer}");
+        gateway
+            .observed
+            .until(|seen| auth(seen, "revoked") == known)
+            .await;
+    }
+    assert!(server.seen().is_empty());
 }

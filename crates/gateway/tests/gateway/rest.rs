@@ -92,7 +92,7 @@ fn echo(name: &'static str) -> impl Fn(&Value) -> String + Send + Sync + 'static
     }
 }
 
-fn spec(tools: &[&str]) -> ApiSpec {
+pub(crate) fn spec(tools: &[&str]) -> ApiSpec {
     ApiSpec {
         service: "tools".parse().unwrap(),
         tools: tools.iter().map(|&tool| tool.to_owned()).collect(),

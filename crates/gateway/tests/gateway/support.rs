@@ -382,6 +382,23 @@ impl Running {
         }));
     }
 
+    /// Swaps the routing table, who may call and the versions of the API.
+    pub(crate) fn swap_callers_of(
+        &self,
+        services: Vec<ServiceRoute>,
+        tenancy: Directory,
+        api: &[(u16, ApiSpec)],
+    ) {
+        let api = api
+            .iter()
+            .map(|(version, spec)| (ApiVersion(*version), spec.clone()));
+        self.snapshot.store(Arc::new(Snapshot {
+            tenancy: Arc::new(tenancy),
+            api: Arc::new(api.collect()),
+            ..table(services)
+        }));
+    }
+
     /// Swaps the routing table and the versions of the API.
     pub(crate) fn swap_api(&self, services: Vec<ServiceRoute>, api: &[(u16, ApiSpec)]) {
         let api = api
