@@ -3,7 +3,7 @@
 //! All run at once and are called in turns, so that whatever else the machine does meets all of them alike; every ratio is
 //! taken within a round. Load generator, upstream and proxy share the machine's cores.
 
-mod machine;
+pub(crate) mod machine;
 mod parts;
 pub(crate) mod peer;
 mod report;

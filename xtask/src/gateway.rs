@@ -83,6 +83,11 @@ impl Gateway {
         })
     }
 
+    /// Where the admin API is.
+    pub(crate) fn admin_url(&self) -> &str {
+        &self.admin_url
+    }
+
     /// The id of its process.
     pub(crate) fn pid(&self) -> u32 {
         self.server.pid()

@@ -9,6 +9,7 @@ mod gateway;
 mod interop;
 mod ofrep;
 mod process;
+mod ramp;
 mod simulate;
 mod test;
 mod tools;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Args),
     /// Count the rows of the audit trail against what clients received: under load, after a `kill -9`, and on a full disk
     Audit(audit::Args),
+    /// Load the gateway with a thousand tenants' calls, at a rate that grows to ten times what the Stage I seed asks for
+    Ramp(ramp::Args),
     /// Simulate how often the judge is wrong and how soon it finds a fault, and check its bounds
     Simulate(simulate::Args),
     /// Fuzz what reads bytes from outside, for a bounded time
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Ofrep => ofrep::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Ramp(args) => ramp::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tools => tools::install_all(),
