@@ -130,7 +130,8 @@ impl Server {
             lost: control.books().lost(),
         });
         let keeper = Tables::start(control.clone(), files.audit.clone());
-        gateway_options.signer = Some(Arc::new(Signer::new(Arc::clone(&files.signing))));
+        let signer = Signer::new(Arc::clone(&files.signing)).since(jiff::Timestamp::now());
+        gateway_options.signer = Some(Arc::new(signer));
         gateway_options.key_fetcher = Some(control.key_fetcher());
         let gateway = Gateway::start(
             bound.gateway,
