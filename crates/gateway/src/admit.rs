@@ -287,9 +287,10 @@ async fn admit(
         let body = admitted.rest_body(place, body).await?;
         admitted.look_again()?;
         admitted.check_signature(&body)?;
+        admitted.count_rest(place, &body).await?;
         let asker = admitted.asker(connection);
         let headers = &admitted.headers;
-        return rest::serve(core, place, asker, headers, &body, standing, trail).await;
+        return rest::serve(core, place, asker, headers, &body, trail).await;
     }
     match service.protocol {
         Protocol::Http => {

@@ -35,7 +35,6 @@ use crate::{
     body::ToClient,
     core::Core,
     headers,
-    limit::Standing,
     refusal::Refusal,
 };
 use bytes::Bytes;
@@ -44,7 +43,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use serin_mcp::envelope::{Envelope, EnvelopeError};
 use serin_model::observe::Rejection;
-use std::{borrow::Cow, cell::Cell, rc::Rc};
+use std::{borrow::Cow, rc::Rc};
 
 /// Longest name of a tool, in bytes: it goes into a header. MCP wants at most 128 characters (2025-11-25, "Tool Names").
 const TOOL_BYTES_MAX: usize = 1024;
@@ -148,7 +147,6 @@ pub(crate) async fn serve(
     asker: Asker,
     headers: &HeaderMap,
     body: &Bytes,
-    standing: &Cell<Option<Standing>>,
     trail: &Trail,
 ) -> Answered {
     let client = Rc::new(Client {
@@ -156,9 +154,20 @@ pub(crate) async fn serve(
         asker: Rc::new(asker),
         account: Account::new(trail.clone()),
     });
-    let answered = answer(&client, place, headers, body).await;
-    standing.set(client.account.standing.get());
-    answered
+    answer(&client, place, headers, body).await
+}
+
+/// What a request will ask in MCP, as far as limits and records go; nothing if it cannot be read, and is refused.
+pub(crate) fn asked(place: &Place, body: &[u8]) -> Option<String> {
+    let message = match &place.resource {
+        Resource::Call => {
+            let CallBody { tool, args } = serde_json::from_slice(body).ok()?;
+            let params = serde_json::json!({ "name": tool, "arguments": args });
+            serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params })
+        }
+        _ => serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }),
+    };
+    Some(message.to_string())
 }
 
 async fn answer(client: &Rc<Client>, place: &Place, headers: &HeaderMap, body: &Bytes) -> Answered {

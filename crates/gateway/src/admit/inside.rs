@@ -53,12 +53,11 @@ pub(crate) struct Asker {
     pub(crate) caller: [u8; 32],
 }
 
-/// What one request of REST is counted and recorded as, however many messages it takes.
+/// What the messages of one request of REST are recorded as. They take nothing out of buckets: the request did.
 #[derive(Default)]
 pub(crate) struct Account {
     pub(crate) trail: Trail,
-    pub(crate) standing: Cell<Option<limit::Standing>>,
-    is_counted: Cell<bool>,
+    standing: Cell<Option<limit::Standing>>,
 }
 
 impl Account {
@@ -67,13 +66,6 @@ impl Account {
             trail,
             ..Self::default()
         }
-    }
-
-    /// One that nobody is charged for.
-    pub(crate) fn free() -> Self {
-        let free = Self::default();
-        free.is_counted.set(true);
-        free
     }
 }
 
@@ -209,7 +201,7 @@ impl Asker {
         })
     }
 
-    /// Sends a message. Without an account it is one of the gateway's own, which nobody is charged for.
+    /// Sends a message. Without an account it is one of the gateway's own, which is not recorded.
     pub(crate) async fn say(
         &self,
         core: &Rc<Core>,
@@ -217,8 +209,8 @@ impl Asker {
         account: Option<&Account>,
     ) -> Answered {
         let (service, position) = self.service(core)?;
-        let free = Account::free();
-        let account = account.unwrap_or(&free);
+        let unrecorded = Account::default();
+        let account = account.unwrap_or(&unrecorded);
         let mut headers = self.headers.clone();
         if saying.method == Method::POST {
             let json = HeaderValue::from_static("application/json");
@@ -232,8 +224,7 @@ impl Asker {
         let mut admitted = self.admit(core, (&service, position), &newer, account, headers)?;
         admitted.method = saying.method;
         admitted.check_stopped()?;
-        admitted.find_limits();
-        let answered = match saying.session {
+        match saying.session {
             Some(session) if admitted.method == Method::DELETE => {
                 Box::pin(admitted.stream_or_end(session)).await
             }
@@ -241,9 +232,7 @@ impl Asker {
                 let body = Bytes::from(saying.body);
                 Box::pin(admitted.message(Some(saying.era), session, body)).await
             }
-        };
-        account.is_counted.set(admitted.is_counted.get());
-        answered
+        }
     }
 
     fn admit<'a>(
@@ -282,7 +271,7 @@ impl Asker {
             limits: limit::Plan::default(),
             standing: &account.standing,
             trail: &account.trail,
-            is_counted: Cell::new(account.is_counted.get()),
+            is_counted: Cell::new(true),
             tenant: self.tenant.clone(),
             headers,
             alarm,

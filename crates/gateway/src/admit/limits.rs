@@ -5,8 +5,9 @@ use crate::{
     headers,
     limit::{self, Caller, Over, Request},
     refusal::Refusal,
+    rest,
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serin_flags::Context;
 use serin_mcp::envelope::{Envelope, Kind, Message};
@@ -93,6 +94,30 @@ impl Admitted<'_> {
             }
         };
         Err(refusal.counted(Rejection::RateLimit).of(&service.name))
+    }
+
+    /// Takes a request of REST out of its caller's buckets, before a server hears of it.
+    ///
+    /// # Errors
+    /// As of [`Self::check_limits`].
+    pub(super) async fn count_rest(
+        &mut self,
+        place: &rest::Place,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
+        self.find_limits();
+        // From here on it is a message.
+        self.method = Method::POST;
+        if self.limits.is_empty() && !self.trail.is_kept() {
+            return Ok(());
+        }
+        let message = rest::asked(place, body);
+        let envelope = message.as_ref();
+        let envelope = envelope.and_then(|message| Envelope::read(message.as_bytes()).ok());
+        if let Some(envelope) = &envelope {
+            self.trail.asks(envelope);
+        }
+        self.check_limits(envelope.as_ref()).await
     }
 
     /// What the request wants of which buckets.

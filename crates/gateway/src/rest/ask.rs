@@ -230,12 +230,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// The same caller with a question of ours, which nobody is charged for.
+    /// The same caller with a question of ours, which is not recorded.
     pub(crate) fn aside(&self) -> Self {
         Self {
             core: self.core.clone(),
             asker: self.asker.clone(),
-            account: Account::free(),
+            account: Account::default(),
         }
     }
 

@@ -195,3 +195,57 @@ async fn rest_has_the_same_buckets_and_a_problem_document() {
     let detail = over.json()["detail"].to_string();
     assert!(detail.contains("3/day"), "{detail}");
 }
+
+#[tokio::test]
+async fn a_request_of_rest_that_is_over_its_limit_opens_no_session() {
+    let server = Server::answering(|seen| {
+        let body = seen.json();
+        let id = &body["id"];
+        match body["method"].as_str().unwrap_or_default() {
+            _ if seen.header("mcp-protocol-version") == Some("2026-07-28") => reply(400, &[], "no"),
+            "initialize" => {
+                let headers = [("content-type", "application/json"), ("mcp-session-id", "s")];
+                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"x","version":"1"}}}}}}"#);
+                reply(200, &headers, text)
+            }
+            _ if id.is_null() => reply(202, &[], ""),
+            _ => crate::support::json(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":[],"content":[]}}}}"#)),
+        }
+    })
+    .await;
+    let api: ApiSpec = serde_json::from_value(json!({ "service": "tools" })).unwrap();
+    for (limits, path, body) in [
+        (
+            json!([{ "per": "service", "rate": "1/day" }]),
+            "/v1/tools",
+            "",
+        ),
+        (
+            json!([{ "per": "service", "rate": "1/day", "tools": ["add"] }]),
+            "/v1/tool",
+            r#"{"tool":"add"}"#,
+        ),
+    ] {
+        let gateway = Running::start(vec![]);
+        gateway.swap_api(vec![limited(&server, limits)], &[(1, api.clone())]);
+        let mut client = gateway.client().await;
+        let mut statuses = vec![];
+        let before = server.seen().len();
+        let mut after = 0;
+        for caller in ["one", "two", "three"] {
+            let headers = [("content-type", "application/json"), ("x-caller", caller)];
+            let method = if body.is_empty() { "GET" } else { "POST" };
+            statuses.push(client.ask(method, path, &headers, body).await.status);
+            if statuses.len() == 1 {
+                after = server.seen().len();
+            }
+        }
+        assert_eq!(statuses, [200, 429, 429]);
+        assert!(after > before);
+        assert_eq!(
+            server.seen().len(),
+            after,
+            "the server hears of one request alone"
+        );
+    }
+}
