@@ -49,8 +49,8 @@ pub struct Claimed {
 
 /// Reads claims.
 ///
-/// A tenant, a subject and an end must be there. Without scopes of ours they reach what a key without scopes does; one of ours that
-/// makes no sense opens nothing, for leaving it out could open more. Without a role it is [`Role::User`]; a role that is none of ours is
+/// A tenant, a subject and an end must be there. Without the claim of scopes they reach what a key without scopes does; where it is there,
+/// what its scopes of ours say, and no service where none of them is for one. One of ours that makes no sense opens nothing. Without a role it is [`Role::User`]; a role that is none of ours is
 /// the least.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ fn role(claim: Option<&Value>) -> Role {
 
 fn scopes(claim: Option<&Value>) -> Option<Scopes> {
     let texts: Vec<&str> = match claim {
-        None | Some(Value::Null) => Vec::new(),
+        None | Some(Value::Null) => return Some(Scopes::default()),
         Some(Value::String(text)) => text.split_ascii_whitespace().collect(),
         Some(Value::Array(texts)) => texts.iter().map(Value::as_str).collect::<Option<_>>()?,
         Some(_) => return None,
@@ -135,7 +135,8 @@ fn scopes(claim: Option<&Value>) -> Option<Scopes> {
         .into_iter()
         .filter(|text| KINDS.iter().any(|kind| text.starts_with(kind)));
     let ours: Vec<Scope> = ours.map(|text| text.parse().ok()).collect::<Option<_>>()?;
-    (ours.len() <= SCOPES_MAX).then(|| Scopes::new(ours))
+    // Who is given scopes, and none for a service, was not meant to reach them all: they may be misspelled.
+    (ours.len() <= SCOPES_MAX).then(|| Scopes::new(ours).or_no_service())
 }
 
 #[cfg(test)]
@@ -249,13 +250,35 @@ mod tests {
                 &["service:tools"][..],
             ),
             (json!(["tool:tools/a", "x"]), &["tool:tools/a"]),
-            (json!("openid"), &[]),
             (json!("absent"), &[]),
+            (Value::Null, &[]),
         ] {
             let claimed = read_with(&json!({ "scope": claim })).unwrap();
             let texts: Vec<_> = claimed.scopes.iter().map(ToString::to_string).collect();
             assert_eq!(texts, scopes, "{claim}");
         }
+    }
+
+    #[test]
+    fn a_near_miss_of_a_scope_opens_no_service() {
+        for claim in [
+            json!("Service:tools"),
+            json!("services:tools"),
+            json!("serin/service:tools"),
+            json!("openid profile"),
+            json!("admin:read"),
+            json!(""),
+            json!([]),
+        ] {
+            let claimed = read_with(&json!({ "scope": claim })).unwrap();
+            for service in ["tools", "payments"] {
+                assert!(!claimed.scopes.reach(service), "{claim}: {service}");
+            }
+        }
+        let listed = json!({ "scope": "service:tools,tool:x/y" });
+        assert_eq!(read_with(&listed), Err(Denial::Unknown));
+        let absent = read_with(&json!({ "scope": "absent" })).unwrap();
+        assert!(absent.scopes.reach_all_of("payments"));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -152,6 +152,16 @@ impl Scopes {
         Self(scopes)
     }
 
+    /// These, which reach no service where none of them is for one.
+    #[must_use]
+    pub fn or_no_service(mut self) -> Self {
+        if self.of_services().next().is_none() {
+            // No service has this name.
+            self.0.push(Scope::Service(Pattern("".into())));
+        }
+        self
+    }
+
     /// One after the other.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.iter()
@@ -240,6 +250,21 @@ mod tests {
 
     fn scopes(texts: &[&str]) -> Scopes {
         Scopes::new(texts.iter().map(|text| text.parse().unwrap()))
+    }
+
+    #[test]
+    fn without_a_scope_for_services_all_of_them_are_reached_or_none() {
+        for texts in [&[][..], &["admin:read"]] {
+            let open = scopes(texts);
+            assert!(open.reach("tools") && open.reach_all_of("tools"));
+            let closed = open.clone().or_no_service();
+            assert!(!closed.reach("tools") && !closed.reach_all_of("tools"));
+            assert!(!closed.reach_tool("tools", "search", |_| true));
+            assert!(open.cover(&closed) && !closed.cover(&open));
+            assert_eq!(closed.may(Role::User, AdminAction::Read), !texts.is_empty());
+        }
+        let narrow = scopes(&["tool:tools/search"]);
+        assert_eq!(narrow.clone().or_no_service(), narrow);
     }
 
     #[test]
