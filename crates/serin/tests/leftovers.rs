@@ -19,7 +19,7 @@ fn files(folder: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// What may stay: what the store is made of, and what the test itself put there.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 11] = [
     "serin.yaml",
     "serin.log",
     "serin.db",
@@ -29,6 +29,8 @@ const KEPT: [&str; 9] = [
     "kept",
     "serin.kills",
     "serin.db.flags-token",
+    "serin.audit.db",
+    "serin.signing",
 ];
 
 async fn ends(signal: Signal, code: Option<i32>, arguments: &[&str]) -> TempDir {
