@@ -33,7 +33,7 @@ pub(crate) fn check_api(manifest: &Manifest, now: Timestamp, report: &mut Report
         );
     }
     for (version, spec) in &manifest.api {
-        let at = at.key(&version.to_string());
+        let at = at.key(version.to_string());
         check_dates(spec, &at, report);
         if !spec.tools.is_empty() {
             check_patterns(&spec.tools, &at.key("tools"), report);
