@@ -1,5 +1,5 @@
 //! The keys of identity providers, fetched by the control side: the data plane only reads them. While a provider does not answer, the
-//! keys that it gave last go on verifying.
+//! keys that it gave last go on verifying, for a day at most.
 
 use crate::{ask, probe::Found};
 use futures_util::StreamExt as _;
@@ -33,12 +33,20 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 /// Time to the next look while there are no keys at all.
 const FIRST_EVERY: Duration = Duration::from_secs(2);
 
-/// How often a source is looked at.
+/// For how long keys go on verifying that their provider gives no more: long enough for a mishap while it is set up anew, and short enough
+/// for one that takes its keys back.
+const WITHDRAWN_KEPT: Duration = Duration::from_hours(1);
+/// For how long they do while it cannot be asked: longer than outages are.
+const SILENT_KEPT: Duration = Duration::from_hours(24);
+
+/// How often a source is looked at, and for how long its keys are kept.
 #[derive(Clone, Copy)]
 struct Pace {
     every: Duration,
     asked: Duration,
     first: Duration,
+    withdrawn_kept: Duration,
+    silent_kept: Duration,
 }
 
 impl Pace {
@@ -52,6 +60,8 @@ impl Pace {
             every,
             asked: ASK_EVERY,
             first: FIRST_EVERY,
+            withdrawn_kept: WITHDRAWN_KEPT,
+            silent_kept: SILENT_KEPT,
         }
     }
 }
@@ -133,10 +143,13 @@ async fn watch(
 ) {
     let outage = Outage::of(Dependency::Jwks);
     let mut last = None;
+    let mut good_at = Instant::now();
     loop {
         let asked_at = Instant::now();
+        let mut kept = None;
         let keys = match fetch(&client, &source).await {
             Ok(document) if last.as_ref() == Some(&document) => {
+                good_at = asked_at;
                 if outage.ended() {
                     tracing::info!(
                         source,
@@ -153,19 +166,33 @@ async fn watch(
                             "the keys of the identity provider can be read again"
                         );
                     }
+                    good_at = asked_at;
                     last = Some(document);
                     Some(Some(Arc::new(keys)))
                 }
                 Err(error) => {
                     failed(&outage, &source, &error.to_string());
+                    kept = Some(pace.withdrawn_kept);
                     Some(None)
                 }
             },
             Err(error) => {
                 failed(&outage, &source, &error);
+                kept = Some(pace.silent_kept);
                 Some(None)
             }
         };
+        let is_over = kept.is_some_and(|kept| asked_at.duration_since(good_at) >= kept);
+        if is_over && last.take().is_some() {
+            tracing::error!(
+                source,
+                "the keys of the identity provider are too old to go on; its tokens open nothing until it gives others"
+            );
+            let (source, keys) = (source.clone(), Some(Arc::default()));
+            if report.send(Found::Keys { source, keys }).await.is_err() {
+                return;
+            }
+        }
         if let Some(keys) = keys {
             let source = source.clone();
             if report.send(Found::Keys { source, keys }).await.is_err() {
@@ -279,6 +306,7 @@ mod tests {
             every: Duration::from_millis(5),
             asked: Duration::from_millis(5),
             first: Duration::from_millis(5),
+            ..Pace::of("")
         };
         assert!(providers.follow(&state(&source, "passthrough")).is_empty());
         assert_eq!(providers.follow(&state(&source, "serin")).len(), 1);
@@ -294,6 +322,45 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_not_given_any_more_end_at_last() {
+        const LONG: Duration = Duration::from_hours(1);
+        for (kept, gone) in [
+            // It answers, without a key.
+            ((Duration::ZERO, LONG), Some(r#"{"keys":[]}"#)),
+            // It does not answer.
+            ((LONG, Duration::ZERO), None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("jwks.json");
+            let source = format!("file:{}", path.display());
+            write(&path, SET);
+            let (report, mut found) = mpsc::channel(4);
+            let pace = Pace {
+                every: Duration::from_millis(5),
+                asked: Duration::from_millis(5),
+                first: Duration::from_millis(5),
+                withdrawn_kept: kept.0,
+                silent_kept: kept.1,
+            };
+            let wish = Arc::new(Notify::new());
+            let watching = tokio::spawn(watch(Client::new(), source, pace, wish, report));
+            assert_eq!(next(&mut found).await.unwrap().len(), 1);
+            match gone {
+                Some(text) => write(&path, text),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            assert!(next(&mut found).await.unwrap().is_empty(), "{gone:?}");
+            // The same as before is good again.
+            write(&path, SET);
+            while next(&mut found).await.is_none_or(|keys| keys.is_empty()) {}
+            watching.abort();
+        }
+        let pace = Pace::of("https://id.example/keys");
+        assert_eq!(pace.withdrawn_kept.as_secs(), 3600);
+        assert_eq!(pace.silent_kept.as_secs(), 24 * 3600);
     }
 
     #[tokio::test]

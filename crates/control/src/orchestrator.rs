@@ -349,7 +349,11 @@ impl Orchestrator {
                 source,
                 keys: Some(keys),
             } => {
-                self.observed.token_keys.insert(source, keys);
+                if keys.is_empty() {
+                    self.observed.token_keys.remove(&source);
+                } else {
+                    self.observed.token_keys.insert(source, keys);
+                }
             }
             Found::Keys { keys: None, .. } => {
                 self.count(|totals| totals.add_degraded([(Dependency::Jwks.label(), 1)]));

@@ -17,7 +17,8 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Most keys of a provider.
 pub const KEYS_MAX: usize = 100;
 
-/// The keys of a provider.
+/// The keys of a provider; without any, no token opens anything.
+#[derive(Default)]
 pub struct KeySet {
     keys: Vec<Key>,
 }
