@@ -13,6 +13,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 use serin_mcp::{
     envelope::{Envelope, EnvelopeError, Kind, Message},
     era::{Era, ProtocolVersion},
@@ -32,6 +33,7 @@ impl Admitted<'_> {
             self.headers.remove(&headers::SESSION_ID);
         }
         let session = self.headers.remove(&headers::SESSION_ID);
+        self.check_transport(session.is_some())?;
         self.find_limits();
         if self.method != Method::POST {
             self.check_method()?;
@@ -55,7 +57,6 @@ impl Admitted<'_> {
             (&Method::GET, None) if era != Some(Era::Modern) => {
                 // HTTP+SSE of 2024-11-05.
                 drop(body);
-                self.check_transport()?;
                 let key = self.affinity_key();
                 let to = self.route(without_session(&key))?;
                 let viewer = self.any_viewer(None, CallEra::Legacy);
@@ -84,15 +85,21 @@ impl Admitted<'_> {
         }
     }
 
-    /// Refuses HTTP+SSE of 2024-11-05 where callers prove who they are: its sessions are the server's own, and nothing would keep one
-    /// caller out of those of another.
-    fn check_transport(&self) -> Result<(), Refusal> {
-        if self.principal.is_none() {
+    /// Refuses all but Streamable HTTP where callers prove who they are. HTTP+SSE of 2024-11-05 has sessions that are the server's own,
+    /// and nothing would keep one caller out of those of another; other requests without a message and without a session of ours are
+    /// nothing of MCP, and no scope would be asked about them.
+    fn check_transport(&self, has_session: bool) -> Result<(), Refusal> {
+        let is_streamable = match self.method {
+            Method::POST => true,
+            Method::GET | Method::DELETE => has_session,
+            _ => false,
+        };
+        if self.principal.is_none() || (is_streamable && !names_session(self.query)) {
             return Ok(());
         }
-        let text = "HTTP+SSE of 2024-11-05 is not served to callers with a key; use Streamable HTTP, which begins with a POST of `initialize`";
+        let text = "callers with a key are served Streamable HTTP, which begins with a POST and has GET and DELETE in a session; HTTP+SSE of 2024-11-05 is not served to them";
         let refusal = Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, text);
-        let refusal = refusal.allow("POST, DELETE").counted(Rejection::Session);
+        let refusal = refusal.allow("POST").counted(Rejection::Session);
         Err(refusal.of(&self.service.name))
     }
 
@@ -202,9 +209,6 @@ impl Admitted<'_> {
 
     /// Legacy without a session of ours: HTTP+SSE of 2024-11-05, or a client that forgot; the server knows.
     async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
-        if names_session(self.query) {
-            self.check_transport()?;
-        }
         let key = self.affinity_key();
         let to = self.route(without_session(&key))?;
         let viewer = self.viewer(None, CallEra::Legacy);
@@ -240,11 +244,14 @@ fn without_session(key: &[u8]) -> Caller<'_> {
 /// know of puts its session there, as `sessionId` or `session_id`; the transports after it have a header instead.
 fn names_session(query: Option<&str>) -> bool {
     query.is_some_and(|query| {
-        let names = query.split('&').filter_map(|pair| pair.split('=').next());
-        names.into_iter().any(|name| {
+        let mut names = query
+            .split(['&', ';'])
+            .filter_map(|pair| pair.split('=').next())
+            .map(|name| percent_decode_str(name).collect::<Vec<_>>());
+        names.any(|name| {
             ["sessionid", "session_id"]
                 .iter()
-                .any(|known| name.eq_ignore_ascii_case(known))
+                .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
         })
     })
 }

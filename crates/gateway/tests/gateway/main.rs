@@ -1,5 +1,6 @@
 //! The gateway over real sockets, in front of small servers that record what they get.
 
+mod around;
 mod auth;
 mod gates;
 mod http;

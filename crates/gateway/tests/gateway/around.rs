@@ -1,0 +1,79 @@
+//! Ways around who one is: headers in another spelling, methods and transports that nobody asks about, and what is somebody else's.
+
+use crate::{
+    auth::{Callers, begin, legacy, serin, start},
+    support::*,
+};
+use serde_json::json;
+use serin_model::observe::Rejection;
+use serin_tenancy::Role;
+
+#[tokio::test]
+async fn only_streamable_http_is_there_for_callers_with_a_key() {
+    let server = Server::answering(|seen| {
+        let body = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+        let headers = [
+            ("content-type", "application/json"),
+            ("mcp-session-id", "s-1"),
+        ];
+        let used = if seen.rpc_method() == "initialize" {
+            2
+        } else {
+            1
+        };
+        reply(200, &headers[..used], body)
+    })
+    .await;
+    let mut callers = Callers::new(&["acme"]);
+    let keys = [
+        callers.key("acme", Role::ReadOnly, &["tool:tools/greet"]),
+        callers.key("acme", Role::Admin, &[]),
+    ];
+    let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let mut refused = 0;
+    for key in &keys {
+        for version in ["", "2024-11-05", "2025-11-25", "2026-07-28"] {
+            for (method, path) in [
+                ("GET", "/mcp"),
+                ("GET", "/mcp/items/1"),
+                ("HEAD", "/mcp"),
+                ("OPTIONS", "/mcp"),
+                ("DELETE", "/mcp/items/1?force=1"),
+                ("POST", "/mcp?sessionId=1"),
+                ("POST", "/mcp?a=b&session%5fid=1"),
+            ] {
+                let headers = [
+                    ("authorization", &**key),
+                    ("accept", "text/event-stream"),
+                    ("content-type", "application/json"),
+                    ("mcp-method", "tools/call"),
+                    ("mcp-name", "add"),
+                    ("mcp-protocol-version", version),
+                ];
+                let used = if version.is_empty() { 5 } else { 6 };
+                let body = if method == "POST" { CALL } else { "" };
+                let answer = client.ask(method, path, &headers[..used], body).await;
+                assert_eq!(answer.status, 405, "{version} {method} {path}: {answer:?}");
+                assert_eq!(answer.header("allow"), Some("POST"));
+                refused += 1;
+            }
+        }
+    }
+    assert!(server.seen().is_empty());
+    gateway
+        .observed
+        .rejection(Rejection::Session, refused)
+        .await;
+    // A session of ours has its stream and its end.
+    let session = begin(&mut client, &keys[1]).await;
+    assert_eq!(
+        legacy(&mut client, &keys[1], &session, CALL).await.status,
+        200
+    );
+    for method in ["GET", "DELETE"] {
+        let headers = [("authorization", &*keys[1]), ("mcp-session-id", &*session)];
+        let answer = client.ask(method, "/mcp", &headers, "").await;
+        assert_eq!(answer.status, 200, "{method}: {answer:?}");
+    }
+}
