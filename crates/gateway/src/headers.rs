@@ -17,7 +17,7 @@ pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forward
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-/// Where frameworks look for another method than the request's.
+/// Where frameworks look for another method than the request's. In other spellings they go no further, so nobody has to look there.
 pub(crate) const METHOD_OVERRIDES: [&str; 3] = [
     "x-http-method-override",
     "x-http-method",
@@ -162,6 +162,7 @@ fn is_ours(name: &str) -> bool {
     ["x-serin-", "x-forwarded-", "mcp-"]
         .iter()
         .any(|beginning| name.starts_with(beginning))
+        || METHOD_OVERRIDES.contains(&name)
         || matches!(
             name,
             "x-canary"

@@ -5,8 +5,36 @@ use crate::{
     support::*,
 };
 use serde_json::json;
-use serin_model::observe::Rejection;
+use serin_model::{observe::Rejection, service::Protocol};
 use serin_tenancy::Role;
+
+#[tokio::test]
+async fn a_reader_writes_by_no_spelling_of_a_method() {
+    let server = Server::answering(|_| reply(200, &[], "fine")).await;
+    let mut callers = Callers::new(&["acme"]);
+    let reader = callers.key("acme", Role::ReadOnly, &[]);
+    let mut web = serin(&server, &json!({}));
+    web.protocol = Protocol::Http;
+    let gateway = start(vec![web], &callers);
+    let mut client = gateway.client().await;
+    for (name, status) in [
+        ("x-http-method-override", 403),
+        ("x-http-method", 403),
+        ("x-method-override", 403),
+        ("x_http_method_override", 200),
+        ("x-http_method", 200),
+        ("x.method.override", 200),
+    ] {
+        let headers = [("authorization", &*reader), (name, "DELETE")];
+        let answer = client.ask("GET", "/mcp/items/1", &headers, "").await;
+        assert_eq!(answer.status, status, "{name}: {answer:?}");
+    }
+    let seen = server.seen();
+    assert_eq!(seen.len(), 3);
+    for seen in seen {
+        assert!(!format!("{seen:?}").contains("DELETE"), "{seen:?}");
+    }
+}
 
 #[tokio::test]
 async fn only_streamable_http_is_there_for_callers_with_a_key() {
