@@ -2,6 +2,7 @@
 
 use crate::{auth::sign, connection::Connection};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use serin_tenancy::key::PREFIX;
 use std::fmt::Write as _;
 
 pub(crate) static CANARY: HeaderName = HeaderName::from_static("x-canary");
@@ -83,6 +84,7 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
     }
     headers.remove(header::EXPECT);
     headers.remove(header::PROXY_AUTHORIZATION);
+    remove_our_keys(headers);
     headers.remove(&CANARY);
     headers.remove(&VERSION);
     headers.remove(&FLAGS);
@@ -102,6 +104,18 @@ pub(crate) fn for_endpoint(headers: &mut HeaderMap, connection: &Connection, hos
         && let Ok(host) = HeaderValue::from_str(host)
     {
         headers.insert(&FORWARDED_HOST, host);
+    }
+}
+
+/// Takes out a key of ours, which opens other services than the one whose callers nobody asks for it.
+fn remove_our_keys(headers: &mut HeaderMap) {
+    let is_between = |byte: &u8| byte.is_ascii_whitespace() || b",;=\"".contains(byte);
+    let holds_key = |value: &HeaderValue| {
+        let mut words = value.as_bytes().split(is_between);
+        words.any(|word| word.starts_with(PREFIX.as_bytes()))
+    };
+    if (headers.get_all(header::AUTHORIZATION).iter()).any(holds_key) {
+        headers.remove(header::AUTHORIZATION);
     }
 }
 

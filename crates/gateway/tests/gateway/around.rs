@@ -9,6 +9,28 @@ use serin_model::{observe::Rejection, service::Protocol};
 use serin_tenancy::Role;
 
 #[tokio::test]
+async fn a_key_of_ours_goes_no_further_where_nobody_asks_for_it() {
+    let server = Server::mcp("s").await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let open = service(&[build("v1", &[&server])], None);
+    let gateway = start(vec![open], &callers);
+    let mut client = gateway.client().await;
+    let bare = key["Bearer ".len()..].to_owned();
+    for (sent, want) in [
+        (&*key, None),
+        (&*key.replace("Bearer", "bearer"), None),
+        (&*bare, None),
+        (&*format!("Token token=\"{bare}\""), None),
+        ("Bearer of-the-caller", Some("Bearer of-the-caller")),
+        ("Bearer not_serin_", Some("Bearer not_serin_")),
+    ] {
+        assert_eq!(list(&mut client, sent).await.status, 200, "{sent}");
+        assert_eq!(server.last().header("authorization"), want, "{sent}");
+    }
+}
+
+#[tokio::test]
 async fn a_reader_writes_by_no_spelling_of_a_method() {
     let server = Server::answering(|_| reply(200, &[], "fine")).await;
     let mut callers = Callers::new(&["acme"]);
