@@ -239,7 +239,7 @@ pub(crate) fn prove(service: &ServiceRoute, headers: &mut HeaderMap) -> Result<(
         ));
     };
     value.set_sensitive(true);
-    headers.insert(name, value);
+    headers::set_alone(headers, name, value);
     Ok(())
 }
 

@@ -5,7 +5,11 @@ use crate::{
     support::*,
 };
 use serde_json::json;
-use serin_model::{observe::Rejection, service::Protocol};
+use serin_model::{
+    auth::{Credential, Secret},
+    observe::Rejection,
+    service::Protocol,
+};
 use serin_tenancy::Role;
 
 #[tokio::test]
@@ -28,6 +32,32 @@ async fn a_key_of_ours_goes_no_further_where_nobody_asks_for_it() {
         assert_eq!(list(&mut client, sent).await.status, 200, "{sent}");
         assert_eq!(server.last().header("authorization"), want, "{sent}");
     }
+}
+
+#[tokio::test]
+async fn the_credential_of_the_gateway_stands_alone_in_every_spelling() {
+    let server = Server::mcp("s").await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let mut tools = serin(&server, &json!({}));
+    tools.credential = Some(Credential::Known {
+        header: "x-api-key".into(),
+        value: Secret::new("of-the-gateway"),
+    });
+    let gateway = start(vec![tools], &callers);
+    let mut client = gateway.client().await;
+    let headers = [
+        ("authorization", &*key),
+        ("x-api-key", "made-up"),
+        ("x_api_key", "made-up"),
+        ("x.api-key", "made-up"),
+        ("connection", "x-api-key"),
+    ];
+    let answer = client.modern("tools/list", None, &headers, "{}").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let seen = server.last();
+    assert_eq!(seen.header("x-api-key"), Some("of-the-gateway"));
+    assert!(!format!("{:?}", seen.headers).contains("made-up"));
 }
 
 #[tokio::test]
