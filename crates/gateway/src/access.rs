@@ -59,7 +59,7 @@ impl Rules {
         principal: Option<&Principal>,
     ) -> bool {
         latch.is_some()
-            || principal.is_some_and(|principal| is_limited(principal, service.name.as_str()))
+            || principal.is_some()
             || !service.settings.gates.is_empty()
             || service.gates.has_features()
             || service
@@ -76,6 +76,8 @@ pub(crate) struct Viewer {
     pub(crate) tenant: Option<Box<str>>,
     /// Who that is, if their scopes or role leave less than all of the service.
     limited: Option<Arc<Principal>>,
+    /// Tasks are not theirs alone: older MCP has them with ids that the gateway does not seal, and lists them all.
+    shares_tasks: bool,
     /// The version of the API that was asked, if it has less than all of the service.
     only: Option<Arc<ApiSpec>>,
     /// The version that answers.
@@ -116,6 +118,7 @@ impl Viewer {
             limited: principal
                 .filter(|principal| is_limited(principal, service.name.as_str()))
                 .cloned(),
+            shares_tasks: principal.is_some() && era == CallEra::Legacy,
             only: None,
             version: Cell::new(service.stable),
             home: environment,
@@ -207,10 +210,21 @@ impl Viewer {
     /// The features that are closed.
     pub(crate) fn closed(&self, core: &Core, service: &ServiceRoute, rules: &Rules) -> Closed {
         let mut answers = Answers::new();
-        let closed = Closed::of(&self.access(service, rules), &mut answers);
+        let closed = self.closed_quietly(service, rules, &mut answers);
         for (flag, variant, reason) in answers {
             core.counters.evaluated(flag, variant, reason);
         }
+        closed
+    }
+
+    fn closed_quietly<'a>(
+        &'a self,
+        service: &'a ServiceRoute,
+        rules: &'a Rules,
+        answers: &mut Answers<'a>,
+    ) -> Closed {
+        let mut closed = Closed::of(&self.access(service, rules), answers);
+        closed.tasks |= self.shares_tasks;
         closed
     }
 }
@@ -285,7 +299,7 @@ impl View {
     pub(crate) fn edit(&self, core: &Core, message: &[u8]) -> lists::Edit {
         let edit = self.read(core, |viewer, service, rules| {
             // Asked for every event of a stream: only lists count as answers of flags.
-            let closed = Closed::of(&viewer.access(service, rules), &mut Answers::new());
+            let closed = viewer.closed_quietly(service, rules, &mut Answers::new());
             if !viewer.has_guarded_tools(service, rules) && !closed.any() {
                 return lists::Edit::Keep;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// What an MCP client needs to be one, whatever it reaches. Tools are looked at by name; tasks, sessions and subscriptions are
 /// their owner's.
-const BASIC: [&str; 7] = [
+const BASIC: [&str; 10] = [
     "initialize",
     "ping",
     "server/discover",
@@ -14,6 +14,9 @@ const BASIC: [&str; 7] = [
     "tools/call",
     "logging/setLevel",
     "subscriptions/listen",
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
 ];
 /// What of the rest only reads.
 const READS: [&str; 8] = [
@@ -68,5 +71,5 @@ impl Reach<'_> {
 }
 
 fn is_basic(method: &str) -> bool {
-    BASIC.contains(&method) || method.starts_with("notifications/") || method.starts_with("tasks/")
+    BASIC.contains(&method) || method.starts_with("notifications/")
 }

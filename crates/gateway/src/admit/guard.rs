@@ -197,15 +197,20 @@ impl Admitted<'_> {
         principal.is_some_and(|principal| is_limited(principal, self.service.name.as_str()))
     }
 
+    /// Whether messages are looked at one by one, for that or because there are tasks and cursors of others.
+    fn is_checked(&self) -> bool {
+        self.is_guarded() || self.principal.is_some()
+    }
+
     /// Whether bodies are looked into, for that or because calls of tools are limited.
     pub(super) fn is_read(&self) -> bool {
-        self.is_guarded() || self.limits.by_tool()
+        self.is_checked() || self.limits.by_tool()
     }
 
     /// The caller in the words of flags, if they are asked.
     pub(super) fn viewer(&self, session: Option<Uuid>, era: CallEra) -> Option<Viewer> {
         let split = self.service.split.as_ref();
-        let is_asked = self.is_guarded()
+        let is_asked = self.is_checked()
             || self.service.gates.has_routes()
             || split.is_some_and(|split| split.flag.is_some());
         is_asked.then(|| self.any_viewer(session, era))
@@ -291,7 +296,7 @@ impl Admitted<'_> {
         envelope: &Envelope<'_>,
         era: CallEra,
     ) -> Result<Closed, Refusal> {
-        let (Some(rules), Some(viewer), true) = (&self.rules, viewer, self.is_guarded()) else {
+        let (Some(rules), Some(viewer), true) = (&self.rules, viewer, self.is_checked()) else {
             return Ok(Closed::default());
         };
         let closed = viewer.closed(self.core, self.service, rules);
@@ -392,6 +397,8 @@ impl Admitted<'_> {
                 }
             }
             method if closed.tasks && method.starts_with("tasks/") => Some(Why::ClosedTasks),
+            // It would list those of everybody.
+            "tasks/list" if self.principal.is_some() => Some(Why::ClosedTasks),
             _ => None,
         }
     }
@@ -523,7 +530,7 @@ impl Admitted<'_> {
         era: CallEra,
         closed: Closed,
     ) -> Option<Sight> {
-        let viewer = viewer.filter(|_| self.is_guarded())?;
+        let viewer = viewer.filter(|_| self.is_checked())?;
         let gates = &self.service.gates;
         let may_differ = |message: &Message<'_>| {
             matches!(

@@ -73,7 +73,7 @@ impl Admitted<'_> {
         let mut headers = self.take_headers()?;
         if method.starts_with("tasks/")
             && let Some(name) = &name
-            && let Some((endpoint, value)) = self.open(serin_mcp::Minted::TaskId, name)
+            && let Some((endpoint, value)) = self.own(serin_mcp::Minted::TaskId, name, None)?
         {
             pinned = Some(agreed(pinned, endpoint).map_err(|()| self.torn())?);
             if let Ok(value) = HeaderValue::from_str(&encode(&value)) {
@@ -160,8 +160,8 @@ impl Admitted<'_> {
         let mut unsealed = Unsealed::default();
         for message in &envelope.messages {
             for minted in &message.minted {
-                // What is not ours goes on as it is: the server refuses it in its own words, as it would without us.
-                let Some((endpoint, value)) = self.open(minted.kind, &minted.value) else {
+                let opened = self.own(minted.kind, &minted.value, message.id)?;
+                let Some((endpoint, value)) = opened else {
                     continue;
                 };
                 let agreed = agreed(unsealed.endpoint, endpoint).map_err(|()| self.torn())?;
@@ -174,6 +174,32 @@ impl Admitted<'_> {
 
     fn open(&self, kind: serin_mcp::Minted, text: &str) -> Option<(EndpointId, String)> {
         session::open_minted(&self.core.shared.keys, purpose_of(kind), self.bound(), text)
+    }
+
+    /// What was sealed for this caller. What was not goes on as it is, where callers do not say who they are: the server refuses it in
+    /// its own words, as it would without us.
+    ///
+    /// # Errors
+    /// It was not, and its caller is told apart from others: a server would take the value of anybody.
+    fn own(
+        &self,
+        kind: serin_mcp::Minted,
+        text: &str,
+        id: Option<&str>,
+    ) -> Result<Option<(EndpointId, String)>, Refusal> {
+        let opened = self.open(kind, text);
+        if opened.is_some() || self.principal.is_none() {
+            return Ok(opened);
+        }
+        let what = match kind {
+            serin_mcp::Minted::Cursor => "cursor",
+            serin_mcp::Minted::TaskId => "taskId",
+            serin_mcp::Minted::RequestState => "requestState",
+        };
+        let text = format!("there is no such `{what}`; start again without it");
+        let status = StatusCode::BAD_REQUEST;
+        let refusal = Refusal::rpc(status, id, GatewayError::InvalidParams, &text);
+        Err(refusal.counted(Rejection::Session).of(&self.service.name))
     }
 
     fn torn(&self) -> Refusal {

@@ -1,7 +1,7 @@
 //! Ways around who one is: headers in another spelling, methods and transports that nobody asks about, and what is somebody else's.
 
 use crate::{
-    auth::{Callers, begin, legacy, serin, start},
+    auth::{Callers, begin, legacy, list, serin, start},
     support::*,
 };
 use serde_json::json;
@@ -155,5 +155,52 @@ async fn only_streamable_http_is_there_for_callers_with_a_key() {
         let headers = [("authorization", &*keys[1]), ("mcp-session-id", &*session)];
         let answer = client.ask(method, "/mcp", &headers, "").await;
         assert_eq!(answer.status, 200, "{method}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_made_for_one_reaches_it_for_nobody_else() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let keys = [
+        callers.key("acme", Role::User, &["tool:tools/add"]),
+        callers.key("acme", Role::Admin, &[]),
+    ];
+    let gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    for key in &keys {
+        let session = begin(&mut client, key).await;
+        let before = server.seen().len();
+        let headers = [("authorization", &**key)];
+        for (method, name, params) in [
+            ("tasks/get", Some("task-1"), r#"{"taskId":"task-1"}"#),
+            ("tasks/cancel", Some("task-1"), "{}"),
+            ("tasks/get", None, r#"{"t\u0061skId":"task-1"}"#),
+            ("tools/list", None, r#"{"cursor":"2"}"#),
+            (
+                "tools/call",
+                Some("add"),
+                r#"{"name":"add","requestState":"s"}"#,
+            ),
+        ] {
+            let answer = client.modern(method, name, &headers, params).await;
+            assert_eq!(answer.status, 400, "{method} {params}: {answer:?}");
+            assert!(answer.json()["error"]["code"].is_i64(), "{answer:?}");
+        }
+        let answer = client.modern("tasks/list", None, &headers, "{}").await;
+        assert!([403, 404].contains(&answer.status), "{answer:?}");
+        for method in ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel"] {
+            let body = json!({ "jsonrpc": "2.0", "id": 3, "method": method, "params": { "taskId": "task-1" } });
+            let answer = legacy(&mut client, key, &session, &body.to_string()).await;
+            let code = &answer.json()["error"]["code"];
+            assert!(
+                [-32600, -32601].contains(&code.as_i64().unwrap()),
+                "{answer:?}"
+            );
+        }
+        let call = json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": { "name": "add", "task": { "ttl": 1 } } });
+        let answer = legacy(&mut client, key, &session, &call.to_string()).await;
+        assert_eq!(answer.json()["error"]["code"], -32602, "{answer:?}");
+        assert_eq!(server.seen().len(), before);
     }
 }
