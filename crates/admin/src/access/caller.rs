@@ -239,6 +239,7 @@ mod tests {
             role,
             scopes: Arc::new(Scopes::new(scopes.iter().map(|text| text.parse().unwrap()))),
             tier: None,
+            until: None,
         };
         Caller::key(Arc::new(principal), None)
     }
