@@ -76,7 +76,7 @@ fn people_are_given_enough() {
 async fn a_head_in_drops_is_cut_and_others_are_served() {
     let server = Server::mcp("one").await;
     let gateway = running(&server, Protocol::Mcp, |options| {
-        options.head_timeout = SHORT
+        options.head_timeout = SHORT;
     });
     let head = format!("GET /health HTTP/1.1\r\nHost: {}\r\n", gateway.address);
     let slow = drip(&gateway, &head, "X: 1\r\n", Duration::from_millis(20));
@@ -101,7 +101,7 @@ async fn a_head_in_drops_is_cut_and_others_are_served() {
 async fn a_preface_in_drops_is_a_head_in_drops() {
     let server = Server::mcp("one").await;
     let gateway = running(&server, Protocol::Mcp, |options| {
-        options.head_timeout = SHORT
+        options.head_timeout = SHORT;
     });
     for begun in ["PR", "\r\nG"] {
         let (said, _) = drip(&gateway, begun, "", SHORT).await;
@@ -164,7 +164,7 @@ async fn a_body_that_keeps_pace_may_take_longer_than_the_grace() {
 async fn a_streamed_body_is_not_silent_for_long() {
     let server = Server::start(async |_| json("{}")).await;
     let mut gateway = running(&server, Protocol::Http, |options| {
-        options.body_silence = SHORT
+        options.body_silence = SHORT;
     });
     let head = format!("{}{{", post(&gateway));
     let (said, took) = drip(&gateway, &head, "", Duration::from_mins(1)).await;
