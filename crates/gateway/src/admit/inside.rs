@@ -39,6 +39,25 @@ const OF_THE_REQUEST: [HeaderName; 12] = [
     header::TRANSFER_ENCODING,
 ];
 
+/// What may differ from one request of a caller to the next, beside [`OF_THE_REQUEST`]. Any other header may be that by which a server
+/// knows its users.
+const OF_NOBODY: [HeaderName; 14] = [
+    header::CACHE_CONTROL,
+    header::DATE,
+    header::HOST,
+    header::PRAGMA,
+    header::USER_AGENT,
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-amzn-trace-id"),
+    HeaderName::from_static("x-cloud-trace-context"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("cf-ray"),
+];
+
 /// A caller who was admitted, in a form that may outlive the request.
 pub(crate) struct Asker {
     connection: Rc<Connection>,
@@ -104,6 +123,7 @@ impl Admitted<'_> {
             headers.remove(name);
         }
         headers.remove(&headers::LAST_EVENT_ID);
+        let caller = self.caller(&headers);
         Asker {
             connection: Rc::clone(connection),
             service: self.service.name.clone(),
@@ -112,12 +132,12 @@ impl Admitted<'_> {
             principal: self.principal.clone(),
             tenant: self.tenant.clone(),
             only: self.only.clone(),
-            caller: self.caller(),
+            caller,
         }
     }
 
     /// Tells callers apart. Who proved who they are is that; of others everything counts by which a server may know them.
-    fn caller(&self) -> [u8; 32] {
+    fn caller(&self, headers: &HeaderMap) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let mut add = |tag: u8, value: &[u8]| {
             hasher.update(&[tag]);
@@ -132,13 +152,14 @@ impl Admitted<'_> {
         }
         add(b'a', &self.affinity_key());
         add(b't', self.tenant.as_deref().unwrap_or_default().as_bytes());
-        for (name, value) in &self.headers {
-            let name = name.as_str();
-            let is_credential = ["auth", "cookie", "key", "token", "secret", "session"]
-                .iter()
-                .any(|word| name.contains(word));
-            if is_credential {
-                add(b'n', name.as_bytes());
+        let mut names: Vec<_> = headers
+            .keys()
+            .filter(|name| !OF_NOBODY.contains(name))
+            .collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        for name in names {
+            add(b'n', name.as_str().as_bytes());
+            for value in headers.get_all(name) {
                 add(b'v', value.as_bytes());
             }
         }

@@ -971,3 +971,26 @@ async fn arguments_are_mirrored_in_headers_where_a_tool_asks_for_it() {
     assert_eq!(answer.status, 502, "{}", answer.text());
     assert_eq!(answer.json()["error"]["code"], -32020);
 }
+
+#[tokio::test]
+async fn users_whom_a_server_may_tell_apart_share_no_session() {
+    let server = server("one", Speaks::Legacy, echo("one")).await;
+    let tools = service(&[build("v1", &[&server])], None);
+    let keys = serin_gateway::Keyring::ephemeral().unwrap();
+    let running = Running::with(vec![], keys, |options| options.cores = 1);
+    running.swap_api(vec![tools], &[(1, spec(&[]))]);
+    let mut client = running.client().await;
+    let mut sessions = vec![];
+    for (user, trace) in [("alice", "1"), ("bob", "2"), ("alice", "3")] {
+        let headers = [("x-remote-user", user), ("x-request-id", trace)];
+        let listed = client.ask("GET", "/api/tools/add", &headers, "").await;
+        assert_eq!(listed.status, 200, "{}", listed.text());
+        let last = server.last();
+        assert_eq!(last.header("x-remote-user"), Some(user));
+        sessions.push(last.header("mcp-session-id").map(str::to_owned));
+    }
+    assert!(sessions[0].is_some());
+    assert_ne!(sessions[0], sessions[1]);
+    assert_eq!(sessions[0], sessions[2]);
+    assert_eq!(server.count("initialize"), 2);
+}
