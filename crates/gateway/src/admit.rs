@@ -317,20 +317,16 @@ async fn admit(
 }
 
 impl Admitted<'_> {
-    /// What keeps the caller on one version, but for the times at which callers are assigned anew.
-    pub(super) fn lasting_key(&self) -> Vec<u8> {
+    /// What keeps the caller on one version, until callers are assigned anew.
+    pub(super) fn affinity_key(&self) -> Vec<u8> {
         let settings = &self.service.settings;
-        affinity::key(
+        let mut key = affinity::key(
             &self.headers,
             settings.affinity_header.as_deref(),
             self.principal.as_deref(),
             self.connection,
             &self.core.options().trusted_proxies,
-        )
-    }
-
-    pub(super) fn affinity_key(&self) -> Vec<u8> {
-        let mut key = self.lasting_key();
+        );
         if let Some(renew) = self.service.split.as_ref().and_then(|split| split.renew) {
             let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             affinity::renew(&mut key, since_1970, renew);

@@ -52,6 +52,23 @@ pub(crate) fn key(
     }
 }
 
+/// What the limits of a caller go by who did not prove who they are. Not what a token claims, as for the affinity key: who forges one
+/// would use up what is another's.
+pub(crate) fn limit_key(
+    headers: &HeaderMap,
+    affinity_header: Option<&str>,
+    connection: &Connection,
+    trusted: &[IpNet],
+) -> Vec<u8> {
+    let has_header = affinity_header.is_some_and(|name| headers.contains_key(name));
+    match headers.get(header::AUTHORIZATION) {
+        Some(value) if !has_header => {
+            [b"a", &blake3::hash(value.as_bytes()).as_bytes()[..]].concat()
+        }
+        _ => key(headers, affinity_header, None, connection, trusted),
+    }
+}
+
 /// What keeps a caller in one bucket of a flag: the text behind the affinity key, so that who asks for flags by other ways with the
 /// same text gets the same answers. A session comes before the address, which many may share.
 pub(crate) fn targeting_key(

@@ -2,7 +2,7 @@
 
 use super::Admitted;
 use crate::{
-    headers,
+    affinity, headers,
     limit::{self, Caller, Over, Request},
     refusal::Refusal,
     rest,
@@ -147,15 +147,19 @@ impl Admitted<'_> {
             count: count.max(1),
             tools: &tools,
         };
-        let affinity_key;
+        let limit_key;
         let (subject, kind) = match self.principal.as_deref() {
             Some(Principal { subject, key, .. }) => {
                 (subject.as_bytes(), if key.is_some() { b'k' } else { b't' })
             }
-            // Not the one that is renewed: that would be a new caller, with new buckets.
             None if self.limits.by_key() => {
-                affinity_key = self.lasting_key();
-                (&*affinity_key, b'a')
+                limit_key = affinity::limit_key(
+                    &self.headers,
+                    self.service.settings.affinity_header.as_deref(),
+                    self.connection,
+                    &self.core.options().trusted_proxies,
+                );
+                (&*limit_key, b'a')
             }
             None => (&[][..], b'a'),
         };

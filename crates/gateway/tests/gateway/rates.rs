@@ -1,6 +1,7 @@
 //! Rate limits at the gateway: which requests they count, and that there is no way around.
 
 use crate::support::*;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
 use serin_model::{api::ApiSpec, observe::Rejection, service::Protocol, snapshot::ServiceRoute};
 
@@ -248,4 +249,21 @@ async fn a_request_of_rest_that_is_over_its_limit_opens_no_session() {
             "the server hears of one request alone"
         );
     }
+}
+
+#[tokio::test]
+async fn who_forges_a_token_takes_nothing_out_of_the_bucket_of_its_subject() {
+    let server = Server::mcp("one").await;
+    let mut tools = limited(&server, json!([{ "rate": "2/day" }]));
+    tools.settings.affinity_header = None;
+    let gateway = Running::start(vec![tools]);
+    let mut client = gateway.client().await;
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(r#"{"iss":"i","sub":"victim"}"#);
+    let [forged, real] = ["forged", "real"].map(|of| format!("Bearer e30.{claims}.{of}"));
+    let mut ask = async |token: &str| {
+        let headers = [("authorization", token)];
+        client.modern("tools/list", None, &headers, "{}").await
+    };
+    assert_eq!(passing(9, async || ask(&forged).await).await, 2);
+    assert_eq!(passing(9, async || ask(&real).await).await, 2);
 }
