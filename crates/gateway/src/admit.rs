@@ -158,7 +158,7 @@ async fn handle(
         let service = snapshot.find(Some(host.host()), path);
         let place = rest::Place::find(snapshot, service.map(|service| &**service), path);
         let service = match &place {
-            Some(place) => place.service(snapshot),
+            Some(place) => place.service(snapshot, host.host()),
             None => service,
         };
         let directory = service.filter(|service| auth::is_asked(service));

@@ -184,9 +184,13 @@ impl Snapshot {
 impl ServiceRoute {
     fn admits(&self, host: Option<&str>, path: &str) -> bool {
         let rest = path.strip_prefix(self.path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            && (self.hosts.is_empty()
-                || host.is_some_and(|host| self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host))))
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && self.admits_host(host)
+    }
+
+    /// Whether it is reached under a host.
+    pub fn admits_host(&self, host: Option<&str>) -> bool {
+        self.hosts.is_empty()
+            || host.is_some_and(|host| self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host)))
     }
 
     /// The version a new caller gets. The sides of a flag under release are told apart by the flag, not here.

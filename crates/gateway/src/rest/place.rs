@@ -83,11 +83,16 @@ impl Place {
         self.api.get(&self.version)
     }
 
-    /// The service behind it.
-    pub(crate) fn service<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<ServiceRoute>> {
+    /// The service behind it, if it is reached under this host.
+    pub(crate) fn service<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        host: &str,
+    ) -> Option<&'s Arc<ServiceRoute>> {
         let spec = self.spec()?;
         let mut services = snapshot.services.iter();
-        services.find(|service| service.name == spec.service)
+        let service = services.find(|service| service.name == spec.service);
+        service.filter(|service| service.admits_host(Some(host)))
     }
 
     /// The version, where it has less than all tools of its service.

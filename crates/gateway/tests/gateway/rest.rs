@@ -994,3 +994,19 @@ async fn users_whom_a_server_may_tell_apart_share_no_session() {
     assert_eq!(sessions[0], sessions[2]);
     assert_eq!(server.count("initialize"), 2);
 }
+
+#[tokio::test]
+async fn the_api_is_there_under_the_hosts_of_its_service_alone() {
+    let server = server("one", Speaks::Modern, echo("one")).await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.hosts = vec!["tools.example".into()];
+    let running = run(vec![tools]);
+    let mut client = running.client().await;
+    let own = [("host", "tools.example")];
+    assert_eq!(client.ask("GET", "/api/tools", &own, "").await.status, 200);
+    let before = server.seen().len();
+    for path in ["/api/tools", "/v1/tools", "/v2"] {
+        assert_eq!(client.get(path).await.status, 404, "{path}");
+    }
+    assert_eq!(server.seen().len(), before);
+}
