@@ -192,7 +192,7 @@ impl Admitted<'_> {
     }
 
     /// Whether the scopes or the role of the caller leave less than all of the service.
-    fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         let principal = self.principal.as_deref();
         principal.is_some_and(|principal| is_limited(principal, self.service.name.as_str()))
     }

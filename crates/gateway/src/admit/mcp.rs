@@ -2,7 +2,7 @@
 
 use super::{Admitted, Answered, checks::era_of};
 use crate::{
-    BODY_BYTES_PER_SECOND_MIN,
+    BODY_BYTES_PER_SECOND_MIN, auth,
     body::{self, ToUpstream, Uncollected},
     forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
     headers,
@@ -34,6 +34,10 @@ impl Admitted<'_> {
         }
         let session = self.headers.remove(&headers::SESSION_ID);
         self.check_transport(session.is_some())?;
+        if self.is_limited() && !matches!(self.rest, "" | "/") {
+            // What a server has below its path are no messages of MCP, by which scopes could be asked.
+            return Err(auth::route_beyond(self.service));
+        }
         self.find_limits();
         if self.method != Method::POST {
             self.check_method()?;

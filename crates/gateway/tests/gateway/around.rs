@@ -145,6 +145,19 @@ async fn only_streamable_http_is_there_for_callers_with_a_key() {
         .observed
         .rejection(Rejection::Session, refused)
         .await;
+    // Of what is below the path a session opens nothing to a key of one tool.
+    let session = begin(&mut client, &keys[0]).await;
+    let before = server.seen().len();
+    for (method, body) in [("GET", ""), ("DELETE", ""), ("POST", CALL)] {
+        let headers = [
+            ("authorization", &*keys[0]),
+            ("content-type", "application/json"),
+            ("mcp-session-id", &*session),
+        ];
+        let answer = client.ask(method, "/mcp/items/1", &headers, body).await;
+        assert_eq!(answer.status, 403, "{method}: {answer:?}");
+    }
+    assert_eq!(server.seen().len(), before);
     // A session of ours has its stream and its end.
     let session = begin(&mut client, &keys[1]).await;
     assert_eq!(
