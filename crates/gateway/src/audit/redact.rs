@@ -69,7 +69,7 @@ const PREFIXES: [&str; 14] = [
     "xoxp-",
     "AKIA",
     "AIza",
-    "-----BEGIN",
+    "-----BEGIN ",
 ];
 
 #[derive(Deserialize)]
