@@ -55,7 +55,8 @@ pub(super) struct FigureOf {
 /// A report.
 #[derive(Serialize)]
 struct Report {
-    report: &'static str,
+    #[serde(rename = "report")]
+    name: &'static str,
     about: &'static str,
     window_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +106,7 @@ pub(super) async fn report(
     .await?;
     let rows = answer.rows.into_iter();
     Ok(fresh(&Report {
-        report: question.name,
+        name: question.name,
         about: question.about,
         window_seconds: window.as_secs(),
         columns: answer.columns,
