@@ -1177,11 +1177,10 @@ async fn a_key_that_ends_while_a_body_comes_opens_nothing() {
         serin_gateway::Keyring::ephemeral().unwrap(),
         |options| options.signer = Some(signer),
     );
-    let mut known = 0;
-    for (path, body) in [
-        ("/mcp", CALL),
-        ("/api/tool", r#"{"tool":"add","args":{}}"#),
-        ("/web/upload", "the whole of it"),
+    for (known, path, body) in [
+        (1, "/mcp", CALL),
+        (2, "/api/tool", r#"{"tool":"add","args":{}}"#),
+        (3, "/web/upload", "the whole of it"),
     ] {
         gateway.swap_callers_of(services(), callers.directory(), &api);
         let head = format!(
@@ -1195,7 +1194,6 @@ async fn a_key_that_ends_while_a_body_comes_opens_nothing() {
         let (first, last) = body.split_at(5);
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(first.as_bytes()).await.unwrap();
-        known += 1;
         gateway
             .observed
             .until(|seen| auth(seen, "ok") == known)
