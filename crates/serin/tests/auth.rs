@@ -280,7 +280,10 @@ async fn requests_are_signed_with_the_secret_that_is_printed_once() {
     let (key, secret) = made.split_once('\n').unwrap();
     let (key, secret) = (key.to_owned(), secret.to_owned());
     let sign = |timestamp: i64, nonce: &str, body: &str| {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| {
+            let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            digits.concat()
+        };
         let body = hex(digest::digest(&digest::SHA256, body.as_bytes()).as_ref());
         let text = format!("serin1\n{timestamp}\n{nonce}\nPOST\n/web/x?y=1\n{body}");
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());

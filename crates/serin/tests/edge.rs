@@ -239,7 +239,7 @@ async fn what_two_servers_would_read_differently_goes_no_further() {
             "a line that begins folded",
             format!("GET /web/a HTTP/1.1\r\n Host: {here}\r\n\r\n{smuggled}"),
         ),
-        ("a zero byte in a value", post("X-A: 1\02\r\n", "")),
+        ("a zero byte in a value", post("X-A: 1\x002\r\n", "")),
         ("a zero byte in a name", post("X-\0A: 1\r\n", "")),
         (
             "a lone carriage return",
@@ -405,7 +405,8 @@ async fn heads_and_bodies_have_their_bounds() {
         )
     };
     let nested = |depth: usize| call(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
-    let many: String = (0..120).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many: Vec<_> = (0..120).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = many.concat();
     for (what, request, want) in [
         (
             "a long value",
