@@ -130,14 +130,9 @@ impl Gateway {
             .ok_or_else(|| "the gateway's answer has no X-Serin-Version".into())
     }
 
-    /// A metric without labels.
+    /// A metric without labels that is a whole number.
     pub(crate) fn metric(&self, name: &str) -> Result<u64> {
-        let page = get(&format!("{}/metrics", self.admin_url))?;
-        let mut lines = page.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .and_then(|value| value.parse().ok())
-            .ok_or_else(|| format!("the metrics lack {name}").into())
+        whole(&get(&format!("{}/metrics", self.admin_url))?, name)
     }
 
     /// What a command prints.
@@ -188,6 +183,19 @@ fn served(page: &str, version: &str) -> u64 {
         .sum()
 }
 
+/// The metric `name` of a page, which writes gauges as `12.0`.
+fn whole(page: &str, name: &str) -> Result<u64> {
+    let mut lines = page.lines();
+    let value = lines
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .ok_or_else(|| format!("the metrics lack {name}"))?;
+    value
+        .strip_suffix(".0")
+        .unwrap_or(value)
+        .parse()
+        .map_err(|_| format!("{name} is {value}, no whole number").into())
+}
+
 /// A plain GET: the metrics page needs no more than this.
 fn get(url: &str) -> Result<String> {
     let (head, body) = exchange("GET", url, "", "")?;
@@ -222,7 +230,7 @@ fn exchange(method: &str, url: &str, headers: &str, body: &str) -> Result<(Strin
 
 #[cfg(test)]
 mod tests {
-    use super::served;
+    use super::{served, whole};
 
     #[test]
     fn calls_are_summed_over_tools_and_outcomes() {
@@ -234,5 +242,15 @@ mod tests {
             (served(page, "v1"), served(page, "v2"), served(page, "v3")),
             (7, 5, 0)
         );
+    }
+
+    #[test]
+    fn a_whole_number_is_read_from_counters_and_gauges() {
+        let page = "# TYPE rows counter\nrows_total 12\n# TYPE waiting gauge\nwaiting 0.0\nwaiting_long 3.5\n";
+        assert_eq!(whole(page, "rows_total").unwrap(), 12);
+        assert_eq!(whole(page, "waiting").unwrap(), 0);
+        let why = |name| whole(page, name).unwrap_err().to_string();
+        assert_eq!(why("rows"), "the metrics lack rows");
+        assert_eq!(why("waiting_long"), "waiting_long is 3.5, no whole number");
     }
 }
