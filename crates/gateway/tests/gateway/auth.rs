@@ -686,6 +686,43 @@ async fn what_a_version_minted_means_nothing_to_anybody_else() {
 }
 
 #[tokio::test]
+async fn a_lax_server_gets_no_raw_value_under_a_name_that_only_it_knows() {
+    // To one whose names are not told apart by capitals the tasks of everybody would be open.
+    let server = Server::mcp("lax").await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let session = begin(&mut client, &key).await;
+    let before = server.seen().len();
+    let headers = [("authorization", &*key)];
+    let related = |name: &str| format!(r#"{{"_meta":{{"{name}":{{"TASKID":"raw"}}}}}}"#);
+    let cases = [
+        ("tasks/get", r#"{"TaskId":"raw"}"#.to_owned()),
+        ("tasks/cancel", "{\"ta\u{17f}kId\":\"raw\"}".to_owned()),
+        ("tasks/update", r#"{"tas\u212aId":"raw"}"#.to_owned()),
+        ("tools/list", r#"{"Cursor":"raw"}"#.to_owned()),
+        ("resources/list", r#"{"cur\u017for":"raw"}"#.to_owned()),
+        ("prompts/get", r#"{"RequestState":"raw"}"#.to_owned()),
+        ("ping", related("io.modelcontextprotocol/related-task")),
+        ("ping", related("IO.modelcontextprotocol/related-task")),
+    ];
+    for (method, params) in &cases {
+        let modern = client.modern(method, None, &headers, params).await;
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        let older = legacy(&mut client, &key, &session, &body).await;
+        for answer in [modern, older] {
+            assert_eq!(answer.status, 400, "{method} {params}: {answer:?}");
+            assert_eq!(answer.json()["error"]["code"], -32600, "{answer:?}");
+            assert!(answer.text().contains("capitals only"), "{answer:?}");
+        }
+    }
+    assert_eq!(server.seen().len(), before);
+    let refused = 2 * cases.len() as u64;
+    gateway.observed.rejection(Rejection::Body, refused).await;
+}
+
+#[tokio::test]
 async fn versions_are_chosen_by_hand_by_admins_alone() {
     let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
     let mut callers = Callers::new(&["acme"]);

@@ -36,9 +36,21 @@ fn lookalike(key: &str, names: &[&'static str]) -> Option<&'static str> {
         '\u{212a}' => 'k',
         c => c.to_ascii_lowercase(),
     };
-    let is_like = |name: &&&str| key.chars().map(folded).eq(name.chars());
+    let is_like =
+        |name: &&&str| key != **name && key.chars().map(folded).eq(name.chars().map(folded));
     names.iter().find(is_like).copied()
 }
+
+/// The keys of `params` by which a server is told what to do, for whom, or what a version made.
+const PARAMS: [&str; 7] = [
+    "name",
+    "task",
+    "_meta",
+    "capabilities",
+    "cursor",
+    "taskId",
+    "requestState",
+];
 
 const RELATED_TASK_ID: &str = "the related task's taskId";
 
@@ -121,11 +133,7 @@ impl<'a> Reader<'a> {
                     has_error = true;
                     self.value()?;
                 }
-                key => {
-                    let like = lookalike(key, &["method", "params", "id"]);
-                    message.lookalike = message.lookalike.or(like);
-                    self.value()?;
-                }
+                key => self.other(&mut message, key, &["method", "params", "id", "result"])?,
             }
         }
         if !is_version_2 {
@@ -173,11 +181,7 @@ impl<'a> Reader<'a> {
                     let value = self.value()?;
                     message.wants_task = self.text.get(value.span) != Some("null");
                 }
-                key => {
-                    let like = lookalike(key, &["name", "task", "_meta", "capabilities"]);
-                    message.lookalike = message.lookalike.or(like.filter(|like| *like != key));
-                    self.value()?;
-                }
+                key => self.other(message, key, &PARAMS)?,
             }
         }
         message.params = self.text.get(start..self.pos);
@@ -193,10 +197,9 @@ impl<'a> Reader<'a> {
         }
         let mut keys = Keys::of("result");
         while let Some(key) = self.key(&mut keys)? {
-            if key == "_meta" {
-                self.meta(message, "result._meta")?;
-            } else {
-                self.value()?;
+            match &*key {
+                "_meta" => self.meta(message, "result._meta")?,
+                key => self.other(message, key, &["_meta"])?,
             }
         }
         Ok(())
@@ -220,9 +223,7 @@ impl<'a> Reader<'a> {
                         self.string(META_PROTOCOL_VERSION)?.map(|(text, _)| text);
                 }
                 META_RELATED_TASK => self.related_task(message)?,
-                _ => {
-                    self.value()?;
-                }
+                key => self.other(message, key, &[META_RELATED_TASK])?,
             }
         }
         Ok(())
@@ -236,12 +237,23 @@ impl<'a> Reader<'a> {
         }
         let mut keys = Keys::of(META_RELATED_TASK);
         while let Some(key) = self.key(&mut keys)? {
-            if key == "taskId" {
-                self.minted(message, Minted::TaskId, RELATED_TASK_ID)?;
-            } else {
-                self.value()?;
+            match &*key {
+                "taskId" => self.minted(message, Minted::TaskId, RELATED_TASK_ID)?,
+                key => self.other(message, key, &["taskId"])?,
             }
         }
+        Ok(())
+    }
+
+    /// Steps over what is not read, noting whose place its key may take.
+    fn other(
+        &mut self,
+        message: &mut Message<'a>,
+        key: &str,
+        names: &[&'static str],
+    ) -> Result<(), EnvelopeError> {
+        message.lookalike = message.lookalike.or_else(|| lookalike(key, names));
+        self.value()?;
         Ok(())
     }
 

@@ -515,6 +515,87 @@ fn keys_that_a_lax_reader_takes_for_others_are_noted() {
 }
 
 #[test]
+fn keys_that_look_like_those_of_minted_values_are_told_wherever_these_stand() {
+    let related =
+        |meta: &str| format!(r#"{{"io.modelcontextprotocol/related-task":{{{meta}:"t"}}}}"#);
+    let key = |key: &str| format!("\"{key}\"");
+    for name in ["cursor", "taskId", "requestState"] {
+        let params = |key: &str| {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{{key}:"t"}}}}"#);
+            Envelope::read(body.as_bytes()).unwrap().messages[0].lookalike
+        };
+        assert_eq!(params(&key(name)), None, "{name}");
+        let mut like = vec![name.to_uppercase(), name.to_lowercase()];
+        like.push(name.replacen('s', "\u{17f}", 1));
+        like.push(name.replacen('s', "\\u017f", 1));
+        like.push(name.replacen('k', "\u{212a}", 1));
+        like.push(name[..1].to_uppercase() + &name[1..]);
+        for like in like.iter().filter(|like| *like != name) {
+            assert_eq!(params(&key(like)), Some(name), "{like}");
+        }
+        assert_eq!(params(&key(&format!("{name}s"))), None, "{name}");
+    }
+    for (part, want) in [
+        (
+            format!(r#""params":{{"_meta":{}}}"#, related(&key("taskId"))),
+            None,
+        ),
+        (
+            format!(r#""params":{{"_meta":{}}}"#, related(&key("TaskID"))),
+            Some("taskId"),
+        ),
+        (
+            format!(r#""params":{{"_meta":{}}}"#, related(&key("ta\u{17f}kId"))),
+            Some("taskId"),
+        ),
+        (
+            format!(r#""params":{{"_Meta":{}}}"#, related(&key("taskId"))),
+            Some("_meta"),
+        ),
+        (
+            format!(
+                r#""params":{{"_meta":{}}}"#,
+                related(&key("taskId")).replace("related", "Related")
+            ),
+            Some("io.modelcontextprotocol/related-task"),
+        ),
+        (
+            format!(
+                r#""params":{{"arguments":{{"_meta":{}}}}}"#,
+                related(&key("TaskId"))
+            ),
+            None,
+        ),
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x",{part}}}"#);
+        let envelope = Envelope::read(body.as_bytes()).unwrap();
+        assert_eq!(envelope.messages[0].lookalike, want, "{body}");
+    }
+    for (part, want) in [
+        (
+            format!(r#""result":{{"_meta":{}}}"#, related(&key("TaskId"))),
+            Some("taskId"),
+        ),
+        (
+            format!(r#""result":{{"_META":{}}}"#, related(&key("taskId"))),
+            Some("_meta"),
+        ),
+        (
+            r#""error":{"code":1},"Result":{}"#.to_owned(),
+            Some("result"),
+        ),
+        (
+            r#""result":{"TaskId":"t","content":[{"_Meta":{}}]}"#.to_owned(),
+            None,
+        ),
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,{part}}}"#);
+        let envelope = Envelope::read(body.as_bytes()).unwrap();
+        assert_eq!(envelope.messages[0].lookalike, want, "{body}");
+    }
+}
+
+#[test]
 fn a_call_that_wants_to_be_a_task_says_so() {
     for (params, want) in [
         (r#"{"name":"a","task":{"ttl":1}}"#, true),
