@@ -4,6 +4,7 @@
 //! `fuzz/corpus`, made small, which the tests of the crates replay.
 
 use crate::{Result, process, root};
+use clap::builder::PossibleValuesParser;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -31,8 +32,8 @@ pub(crate) struct Args {
     /// Time for each target, in seconds
     #[arg(long, default_value_t = 20)]
     seconds: u32,
-    /// Only these targets: envelope, events, framing, key, session
-    #[arg(long)]
+    /// Only this target; may be given several times
+    #[arg(long, value_parser = PossibleValuesParser::new(TARGETS))]
     only: Vec<String>,
     /// Add what was found to `fuzz/corpus`, made small
     #[arg(long)]
@@ -43,9 +44,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = |target: &&str| args.only.is_empty() || args.only.iter().any(|o| o == target);
     let targets: Vec<&str> = TARGETS.into_iter().filter(wanted).collect();
-    if targets.is_empty() {
-        return Err(format!("no such target; there are {}", TARGETS.join(", ")).into());
-    }
     let folder = root().join("fuzz");
     let built = build(&folder, &targets)?;
     println!(
@@ -87,7 +85,8 @@ fn fuzz(folder: &Path, program: &Path, target: &str, args: &Args) -> Result<()> 
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
         .arg(format!("-rss_limit_mb={MEMORY_MB_MAX}"))
-        .arg(format!("-artifact_prefix={}/crash-", found.display()))
+        // It names what it writes there `crash-HASH`, `timeout-HASH` or `oom-HASH`.
+        .arg(format!("-artifact_prefix={}/", found.display()))
         .arg("-print_final_stats=1")
         .arg(&found)
         .arg(&corpus);
