@@ -422,7 +422,9 @@ pub(crate) async fn answer(
         .and_then(|value| value.to_str().ok())
         .map_or(BodyKind::Other, BodyKind::of_content_type);
     let scans = !matches!(treatment, Treatment::Plain) && head.status.is_success();
-    let minter = (scans && matches!(treatment, Treatment::Modern { .. })).then(|| Minter {
+    // A legacy session stays with its version, but what its version made must stay with its caller too.
+    let mints = matches!(treatment, Treatment::Modern { .. }) || inbound.principal.is_some();
+    let minter = (scans && mints).then(|| Minter {
         keys: core.shared.keys.clone(),
         service: service.name.clone(),
         owner: inbound.principal.as_deref().map(Owner::of),

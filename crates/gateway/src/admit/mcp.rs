@@ -203,11 +203,18 @@ impl Admitted<'_> {
             (Some(message), _)
                 if message.method() == "initialize" && !names_session(self.query) =>
             {
+                let body = self.unsealed(&envelope, body)?;
                 self.initialize(message, body).await
             }
-            (_, Some(session)) => self.in_session(session, &envelope, body).await,
+            (_, Some(session)) => {
+                let body = self.unsealed(&envelope, body)?;
+                self.in_session(session, &envelope, body).await
+            }
             (Some(message), None) if is_modern(message) => self.modern(body).await,
-            _ => self.sessionless(&envelope, body).await,
+            _ => {
+                let body = self.unsealed(&envelope, body)?;
+                self.sessionless(&envelope, body).await
+            }
         }
     }
 

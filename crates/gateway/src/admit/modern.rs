@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serin_mcp::{
-    envelope::{Envelope, splice},
+    envelope::{Envelope, Kind, Message, splice},
     error::GatewayError,
     header::{decode, encode},
 };
@@ -48,16 +48,7 @@ impl Admitted<'_> {
         if let Some(envelope) = &envelope {
             let unsealed = self.unseal(envelope)?;
             pinned = unsealed.endpoint;
-            if !unsealed.edits.is_empty() {
-                let edits: Vec<_> = unsealed
-                    .edits
-                    .iter()
-                    .map(|(span, value)| (span.clone(), value.as_str()))
-                    .collect();
-                if let Some(spliced) = splice(&body, &edits) {
-                    sent = spliced.into();
-                }
-            }
+            sent = unsealed.of(sent);
         }
         let message = envelope.as_ref().and_then(Envelope::single);
         let method =
@@ -156,11 +147,34 @@ impl Admitted<'_> {
         Some(Cow::Owned(decode(text).ok()?.into_owned()))
     }
 
+    /// A legacy body as its server is to get it. Servers' own values are sealed for callers who are told apart, and for these alone:
+    /// their sessions keep all others where these were made.
+    pub(super) fn unsealed(
+        &mut self,
+        envelope: &Envelope<'_>,
+        body: Bytes,
+    ) -> Result<Bytes, Refusal> {
+        // Methods of tasks there are none, and a body with one is refused whole.
+        let is_of_tasks = |message: &Message<'_>| message.method().starts_with("tasks/");
+        if self.principal.is_none() || envelope.messages.iter().any(is_of_tasks) {
+            return Ok(body);
+        }
+        let before = body.len();
+        let body = self.unseal(envelope)?.of(body);
+        if body.len() != before {
+            self.headers
+                .insert(header::CONTENT_LENGTH, body.len().into());
+        }
+        Ok(body)
+    }
+
     fn unseal(&self, envelope: &Envelope<'_>) -> Result<Unsealed, Refusal> {
         let mut unsealed = Unsealed::default();
         for message in &envelope.messages {
+            // An answer, and what asks for none, is not answered by its id.
+            let id = message.id.filter(|_| message.kind == Kind::Request);
             for minted in &message.minted {
-                let opened = self.own(minted.kind, &minted.value, message.id)?;
+                let opened = self.own(minted.kind, &minted.value, id)?;
                 let Some((endpoint, value)) = opened else {
                     continue;
                 };
@@ -245,6 +259,20 @@ fn tools_changed(body: &[u8]) -> Option<Bytes> {
 struct Unsealed {
     endpoint: Option<EndpointId>,
     edits: Vec<(std::ops::Range<usize>, String)>,
+}
+
+impl Unsealed {
+    /// The body with them in it.
+    fn of(&self, body: Bytes) -> Bytes {
+        if self.edits.is_empty() {
+            return body;
+        }
+        let edits = self.edits.iter();
+        let edits: Vec<_> = edits
+            .map(|(span, value)| (span.clone(), value.as_str()))
+            .collect();
+        splice(&body, &edits).map_or(body, Bytes::from)
+    }
 }
 
 fn agreed(before: Option<EndpointId>, now: EndpointId) -> Result<EndpointId, ()> {

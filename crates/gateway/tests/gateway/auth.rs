@@ -722,6 +722,115 @@ async fn a_lax_server_gets_no_raw_value_under_a_name_that_only_it_knows() {
     gateway.observed.rejection(Rejection::Body, refused).await;
 }
 
+/// A value of `_meta` that says to which task a message belongs (2025-11-25, "Related Task Metadata").
+fn related(task: &str) -> Value {
+    json!({ "io.modelcontextprotocol/related-task": { "taskId": task } })
+}
+
+#[tokio::test]
+async fn in_sessions_too_what_a_server_minted_means_nothing_to_anybody_else() {
+    let server = Server::answering(|seen| {
+        let body = seen.json();
+        let result = match seen.rpc_method().as_str() {
+            "initialize" => json!({
+                "protocolVersion": "2025-11-25", "capabilities": {},
+                "serverInfo": { "name": "tests", "version": "1" },
+            }),
+            "resources/list" => json!({ "resources": [], "nextCursor": "minted" }),
+            "tools/call" => {
+                let meta = related("minted");
+                let asked = json!({ "jsonrpc": "2.0", "id": 9, "method": "elicitation/create", "params": { "_meta": meta } });
+                let done = json!({ "jsonrpc": "2.0", "id": 7, "result": { "content": [], "_meta": meta } });
+                return reply(
+                    200,
+                    &[("content-type", "text/event-stream")],
+                    format!("data: {asked}\n\ndata: {done}\n\n"),
+                );
+            }
+            // Answers and notifications have none.
+            "" | "notifications/progress" => return reply(202, &[], ""),
+            _ => json!({}),
+        };
+        json(json!({ "jsonrpc": "2.0", "id": body["id"], "result": result }).to_string())
+    })
+    .await;
+    let mut callers = Callers::new(&["acme", "other"]);
+    let owner = callers.key("acme", Role::User, &[]);
+    let stranger = callers.key("other", Role::User, &[]);
+    let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let own = begin(&mut client, &owner).await;
+    let other = begin(&mut client, &stranger).await;
+    let events = legacy(&mut client, &owner, &own, CALL).await;
+    let events = events.text();
+    assert!(!events.contains("minted"), "{events}");
+    let messages = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "));
+    let messages: Vec<Value> = messages
+        .map(|text| serde_json::from_str(text).unwrap())
+        .collect();
+    let task_of = |meta: &Value| meta["io.modelcontextprotocol/related-task"]["taskId"].clone();
+    let task = task_of(&messages[0]["params"]["_meta"]);
+    assert_eq!(task_of(&messages[1]["result"]["_meta"]), task);
+    let task = task.as_str().unwrap();
+    let list = |cursor: Option<&str>| json!({ "jsonrpc": "2.0", "id": 3, "method": "resources/list", "params": { "cursor": cursor } });
+    let page = legacy(&mut client, &owner, &own, &list(None).to_string())
+        .await
+        .json();
+    let cursor = page["result"]["nextCursor"].as_str().unwrap();
+    assert_ne!(cursor, "minted");
+    let messages = |task: &str, cursor: &str| {
+        [
+            json!({ "jsonrpc": "2.0", "id": 9, "result": { "action": "accept", "_meta": related(task) } }),
+            json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "_meta": related(task) } }),
+            json!({ "jsonrpc": "2.0", "id": 4, "method": "ping", "params": { "_meta": related(task) } }),
+            list(Some(cursor)),
+        ]
+    };
+    for (sent, raw) in messages(task, cursor)
+        .iter()
+        .zip(messages("minted", "minted"))
+    {
+        let answer = legacy(&mut client, &owner, &own, &sent.to_string()).await;
+        assert!([200, 202].contains(&answer.status), "{sent}: {answer:?}");
+        assert_eq!(server.last().json(), raw, "its server gets its own");
+    }
+    let before = server.seen().len();
+    let mut refused = 0;
+    for (key, session, task, cursor) in [
+        (&stranger, &other, task, cursor),
+        (&stranger, &other, "minted", "minted"),
+        (&owner, &own, "minted", "minted"),
+        (&owner, &own, cursor, task),
+    ] {
+        for sent in messages(task, cursor) {
+            let answer = legacy(&mut client, key, session, &sent.to_string()).await;
+            assert_eq!(answer.status, 400, "{sent}: {answer:?}");
+            let id = if sent["method"].is_string() {
+                &sent["id"]
+            } else {
+                &Value::Null
+            };
+            assert_eq!(answer.json()["id"], *id, "{answer:?}");
+            refused += 1;
+        }
+    }
+    let begins = INITIALIZE.replace(
+        "\"capabilities\"",
+        &format!("\"_meta\":{},\"capabilities\"", related("minted")),
+    );
+    assert_eq!(
+        legacy(&mut client, &stranger, "", &begins).await.status,
+        400
+    );
+    assert_eq!(server.seen().len(), before);
+    gateway
+        .observed
+        .rejection(Rejection::Session, refused + 1)
+        .await;
+}
+
 #[tokio::test]
 async fn versions_are_chosen_by_hand_by_admins_alone() {
     let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
