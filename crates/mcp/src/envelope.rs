@@ -22,6 +22,9 @@ pub const MAX_BATCH: usize = 100;
 /// Most keys in an object that is read (message, `params`, `_meta`): bounds the search for duplicates.
 pub const MAX_KEYS: usize = 1024;
 
+/// Most tasks that a subscription names. The tasks extension has no limit; each id costs a decryption.
+pub const MAX_TASK_IDS: usize = 1024;
+
 /// What kind of message it is (JSON-RPC 2.0, sections 4 and 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -38,8 +41,8 @@ pub enum Kind {
 pub struct MintedValue<'a> {
     /// Which kind.
     pub kind: Minted,
-    /// It stands in `_meta` (a related task), not in `params` itself.
-    pub in_meta: bool,
+    /// It stands in `params` itself: it is what the message asks for.
+    pub in_params: bool,
     /// What it says, escapes resolved.
     pub value: Cow<'a, str>,
     /// Where its JSON string literal, quotes included, stands in the body: for [`splice`].
@@ -73,7 +76,7 @@ pub struct Message<'a> {
     /// which one it takes it for.
     pub lookalike: Option<&'static str>,
     /// Values that some version made, in the order of the body: `params.taskId`, `.cursor`,
-    /// `.requestState`, and the related task's id in `_meta` of `params` or `result`.
+    /// `.requestState`, `.notifications.taskIds` of a subscription, and the related task's id in `_meta` of `params` or `result`.
     pub minted: Vec<MintedValue<'a>>,
 }
 
@@ -85,7 +88,7 @@ impl Message<'_> {
 
     /// `params.taskId`.
     pub fn task_id(&self) -> Option<&str> {
-        let mut own = self.minted.iter().filter(|value| !value.in_meta);
+        let mut own = self.minted.iter().filter(|value| value.in_params);
         own.find(|value| value.kind == Minted::TaskId)
             .map(|value| &*value.value)
     }
@@ -172,6 +175,9 @@ pub enum EnvelopeError {
         "not a JSON-RPC message: send \"method\", or \"id\" with exactly one of \"result\" and \"error\""
     )]
     NoKind,
+    /// More than [`MAX_TASK_IDS`] tasks.
+    #[error("the subscription names more than {MAX_TASK_IDS} tasks; listen in parts")]
+    TooManyTaskIds,
     /// A batch of nothing.
     #[error("the batch is empty; send at least one message")]
     EmptyBatch,

@@ -9,8 +9,8 @@
 //!   event), or something that is not read at all: [`BodyKind`].
 //! - Keys may come in any order and with escapes. Minted values stand at `result.nextCursor`,
 //!   `.requestState`, `.taskId`, `.task.taskId`, `.tasks[].taskId`, at `params.taskId` of
-//!   notifications about tasks, and in `_meta["io.modelcontextprotocol/related-task"].taskId`
-//!   under either; never in `content`, `structuredContent` or arguments, which belong to users.
+//!   notifications about tasks, at `params.notifications.taskIds[]` where a subscription is
+//!   acknowledged, and in `_meta["io.modelcontextprotocol/related-task"].taskId` under either; never in `content`, `structuredContent` or arguments, which belong to users.
 //! - Numbers inside `result.structuredContent` are found by JSON pointer where that is asked for: [`Scanner::watch`].
 //! - A text that is not JSON passes as it is from the fault on and counts as
 //!   [`Outcome::Malformed`]; in an event stream the next event is read afresh.

@@ -832,6 +832,93 @@ async fn in_sessions_too_what_a_server_minted_means_nothing_to_anybody_else() {
 }
 
 #[tokio::test]
+async fn a_subscription_hears_of_the_tasks_of_its_listener_alone() {
+    let server = Server::answering(|seen| {
+        let body = seen.json();
+        if seen.rpc_method() != "subscriptions/listen" {
+            let result = json!({ "resultType": "task", "taskId": "minted" });
+            return json(json!({ "jsonrpc": "2.0", "id": 1, "result": result }).to_string());
+        }
+        let wanted = &body["params"]["notifications"];
+        let mut said = vec![json!({
+            "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+            "params": { "notifications": wanted },
+        })];
+        for task in wanted["taskIds"].as_array().unwrap() {
+            said.push(json!({
+                "jsonrpc": "2.0", "method": "notifications/tasks",
+                "params": { "taskId": task, "status": "completed" },
+            }));
+        }
+        let said: String = said
+            .iter()
+            .map(|message| format!("data: {message}\n\n"))
+            .collect();
+        reply(200, &[("content-type", "text/event-stream")], said)
+    })
+    .await;
+    let mut callers = Callers::new(&["acme", "other"]);
+    let owner = callers.key("acme", Role::User, &[]);
+    let colleague = callers.key("acme", Role::Admin, &[]);
+    let stranger = callers.key("other", Role::User, &[]);
+    let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
+    let mut client = gateway.client().await;
+    let made = ask(&mut client, &owner, "tasks/start", None).await.json();
+    let task = made["result"]["taskId"].as_str().unwrap();
+    let strange = ask(&mut client, &stranger, "tasks/start", None)
+        .await
+        .json();
+    let strange = strange["result"]["taskId"].as_str().unwrap();
+    assert_ne!(task, strange);
+    let listen = |named: &Value| json!({ "notifications": { "taskIds": named } }).to_string();
+    let method = "subscriptions/listen";
+    let headers = [("authorization", &*owner)];
+    let heard = client
+        .modern(method, None, &headers, &listen(&json!([task, task])))
+        .await;
+    assert_eq!(heard.status, 200, "{heard:?}");
+    let wanted = &server.last().json()["params"]["notifications"];
+    assert_eq!(wanted["taskIds"], json!(["minted", "minted"]));
+    let heard = heard.text();
+    assert!(!heard.contains("minted"), "{heard}");
+    assert_eq!(heard.matches(task).count(), 4, "{heard}");
+    let before = server.seen().len();
+    for (key, named) in [
+        (&stranger, json!([task])),
+        (&colleague, json!([task])),
+        (&stranger, json!(["minted"])),
+        (&owner, json!(["minted"])),
+        (&owner, json!([task, strange])),
+        (&owner, json!([task, "minted"])),
+    ] {
+        let headers = [("authorization", &**key)];
+        let answer = client.modern(method, None, &headers, &listen(&named)).await;
+        assert_eq!(answer.status, 400, "{named}: {answer:?}");
+        assert_eq!(answer.json()["error"]["code"], -32602, "{answer:?}");
+    }
+    gateway.observed.rejection(Rejection::Session, 6).await;
+    for (params, why) in [
+        (
+            r#"{"notifications":{"TaskIds":["minted"]}}"#,
+            "capitals only",
+        ),
+        (
+            r#"{"Notifications":{"taskIds":["minted"]}}"#,
+            "capitals only",
+        ),
+        (
+            r#"{"notifications":{"taskIds":"minted"}}"#,
+            "must be an array",
+        ),
+    ] {
+        let answer = client.modern(method, None, &headers, params).await;
+        assert_eq!(answer.status, 400, "{params}: {answer:?}");
+        assert!(answer.text().contains(why), "{answer:?}");
+    }
+    assert_eq!(server.seen().len(), before);
+}
+
+#[tokio::test]
 async fn versions_are_chosen_by_hand_by_admins_alone() {
     let (one, two) = (Server::mcp("one").await, Server::mcp("two").await);
     let mut callers = Callers::new(&["acme"]);

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::keys::Keys;
-use super::{Envelope, EnvelopeError, Kind, MAX_BATCH, MAX_BODY_BYTES, Message, MintedValue};
+use super::{
+    Envelope, EnvelopeError, Kind, MAX_BATCH, MAX_BODY_BYTES, MAX_TASK_IDS, Message, MintedValue,
+};
 use crate::json::{self, Token, Tokenizer};
 use crate::{META_PROTOCOL_VERSION, META_RELATED_TASK, Minted, Syntax};
 
@@ -42,7 +44,7 @@ fn lookalike(key: &str, names: &[&'static str]) -> Option<&'static str> {
 }
 
 /// The keys of `params` by which a server is told what to do, for whom, or what a version made.
-const PARAMS: [&str; 7] = [
+const PARAMS: [&str; 8] = [
     "name",
     "task",
     "_meta",
@@ -50,6 +52,7 @@ const PARAMS: [&str; 7] = [
     "cursor",
     "taskId",
     "requestState",
+    "notifications",
 ];
 
 const RELATED_TASK_ID: &str = "the related task's taskId";
@@ -177,6 +180,7 @@ impl<'a> Reader<'a> {
                     self.minted(message, Minted::RequestState, "params.requestState")?;
                 }
                 "_meta" => self.meta(message, "params._meta")?,
+                "notifications" => self.wanted(message)?,
                 "task" => {
                     let value = self.value()?;
                     message.wants_task = self.text.get(value.span) != Some("null");
@@ -186,6 +190,50 @@ impl<'a> Reader<'a> {
         }
         message.params = self.text.get(start..self.pos);
         Ok(())
+    }
+
+    /// What a subscription is for (2026-07-28, "Subscriptions"): the tasks that it names.
+    fn wanted(&mut self, message: &mut Message<'a>) -> Result<(), EnvelopeError> {
+        let first = self.token()?;
+        if first != Token::ObjectBegin {
+            // Of another method it may be anything.
+            self.rest_of(first)?;
+            return Ok(());
+        }
+        let mut keys = Keys::of("params.notifications");
+        while let Some(key) = self.key(&mut keys)? {
+            match &*key {
+                "taskIds" => self.task_ids(message)?,
+                key => self.other(message, key, &["taskIds"])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn task_ids(&mut self, message: &mut Message<'a>) -> Result<(), EnvelopeError> {
+        let (field, expected) = ("params.notifications.taskIds", "an array of strings");
+        let first = self.token()?;
+        if first != Token::ArrayBegin {
+            let value = self.rest_of(first)?;
+            return self.absent(field, expected, &value);
+        }
+        for _ in 0..=MAX_TASK_IDS {
+            let first = self.token()?;
+            if first == Token::ArrayEnd {
+                return Ok(());
+            }
+            if first != Token::StringBegin {
+                return Err(EnvelopeError::WrongType { field, expected });
+            }
+            let span = self.rest_of(first)?.span;
+            message.minted.push(MintedValue {
+                kind: Minted::TaskId,
+                in_params: false,
+                value: self.unescape(span.start + 1..span.end - 1)?,
+                span,
+            });
+        }
+        Err(EnvelopeError::TooManyTaskIds)
     }
 
     /// The `result` of an answer to a server's request: only its related task matters.
@@ -263,11 +311,11 @@ impl<'a> Reader<'a> {
         kind: Minted,
         field: &'static str,
     ) -> Result<(), EnvelopeError> {
-        let in_meta = field == RELATED_TASK_ID;
+        let in_params = field != RELATED_TASK_ID;
         if let Some((value, span)) = self.string(field)? {
             message.minted.push(MintedValue {
                 kind,
-                in_meta,
+                in_params,
                 value,
                 span,
             });

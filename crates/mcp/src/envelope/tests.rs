@@ -67,14 +67,71 @@ fn other_messages_are_read() {
     assert_eq!((message.kind, message.id), (Kind::Response, Some("-1.5e3")));
     let related = message.minted(Minted::TaskId).unwrap();
     assert_eq!(
-        (&*related.value, related.in_meta, message.task_id()),
-        ("t", true, None)
+        (&*related.value, related.in_params, message.task_id()),
+        ("t", false, None)
     );
 
     let message = one(
         r#"{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"_meta":{"io.modelcontextprotocol/related-task":{"taskId":"r"}},"taskId":"t"}}"#,
     );
     assert_eq!((message.task_id(), message.minted.len()), (Some("t"), 2));
+}
+
+#[test]
+fn a_subscription_names_tasks() {
+    let body = |notifications: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{{"notifications":{notifications}}}}}"#
+        )
+    };
+    let text = body(r#"{"toolsListChanged":true,"task\u0049ds":[ "a" ,"\u0062"],"x":[{}]}"#);
+    let message = one(&text);
+    let named: Vec<_> = message.minted.iter().map(|minted| &*minted.value).collect();
+    assert_eq!((named, message.task_id()), (vec!["a", "b"], None));
+    let spans = message
+        .minted
+        .iter()
+        .map(|minted| &text[minted.span.clone()]);
+    assert_eq!(spans.collect::<Vec<_>>(), [r#""a""#, r#""\u0062""#]);
+    for (nothing, like) in [
+        (r#"{"taskIds":[]}"#, None),
+        (r#"{"taskIds":null}"#, None),
+        ("true", None),
+        (r#"[{"taskIds":["a"]}]"#, None),
+        (r#"{"TaskIds":["a"]}"#, Some("taskIds")),
+    ] {
+        let text = body(nothing);
+        let message = one(&text);
+        assert_eq!(
+            (message.minted.len(), message.lookalike),
+            (0, like),
+            "{nothing}"
+        );
+    }
+    for other in [
+        r#""a""#,
+        r#"{"a":"b"}"#,
+        "[1]",
+        r#"["a",["b"]]"#,
+        r#"["a",null]"#,
+        "7",
+    ] {
+        let error = refused(&body(&format!(r#"{{"taskIds":{other}}}"#)));
+        let is_wrong =
+            matches!(error, EnvelopeError::WrongType { field, .. } if field.ends_with("taskIds"));
+        assert!(is_wrong, "{other}: {error}");
+    }
+    let twice = refused(&body(r#"{"taskIds":["a"],"taskIds":["b"]}"#));
+    assert!(
+        matches!(twice, EnvelopeError::DuplicateKey { .. }),
+        "{twice}"
+    );
+    let many = |count| format!("{{\"taskIds\":[{}]}}", vec![r#""t""#; count].join(","));
+    assert_eq!(one(&body(&many(MAX_TASK_IDS))).minted.len(), MAX_TASK_IDS);
+    assert_eq!(
+        refused(&body(&many(MAX_TASK_IDS + 1))),
+        EnvelopeError::TooManyTaskIds
+    );
 }
 
 #[test]

@@ -283,6 +283,18 @@ fn values_are_minted_where_they_are_the_servers_own() {
             r#"{"params":{"taskId":"t"},"method":"notifications/tasks/status"}"#,
             vec![TaskId],
         ),
+        (
+            r#"{"method":"notifications/subscriptions/acknowledged","params":{"notifications":{"x":["u"],"taskIds":["t","t"]}}}"#,
+            vec![TaskId, TaskId],
+        ),
+        (
+            r#"{"params":{"notifications":{"taskIds":[["t"],{"taskId":"t"},7]}}}"#,
+            vec![],
+        ),
+        (
+            r#"{"params":{"x":{"taskIds":["t"]},"notifications":["t"]}}"#,
+            vec![],
+        ),
         (related_result.as_str(), vec![TaskId]),
         (related_params.as_str(), vec![TaskId]),
         // The client's own task, asked for by the server.
@@ -655,6 +667,8 @@ fn texts() -> impl Strategy<Value = String> {
         "taskId",
         "task",
         "tasks",
+        "taskIds",
+        "notifications",
         "nextCursor",
         "requestState",
         "isError",

@@ -31,6 +31,9 @@ enum Place {
     RelatedTask,
     Task,
     Tasks,
+    /// What a subscription is for.
+    Wanted,
+    TaskIds,
     Content,
     Block,
     /// An object that watched pointers lead through.
@@ -43,7 +46,11 @@ impl Place {
     fn is_array(self) -> bool {
         matches!(
             self,
-            Place::Batch | Place::Tasks | Place::Content | Place::WatchedElements(..)
+            Place::Batch
+                | Place::Tasks
+                | Place::TaskIds
+                | Place::Content
+                | Place::WatchedElements(..)
         )
     }
 }
@@ -94,6 +101,8 @@ fn field(place: Place, key: &str) -> Field {
         (Place::Message, "result") => Inner(Place::Result),
         (Place::Message, "error") => Inner(Place::Error),
         (Place::Params | Place::Result, "_meta") => Inner(Place::Meta),
+        (Place::Params, "notifications") => Inner(Place::Wanted),
+        (Place::Wanted, "taskIds") => Inner(Place::TaskIds),
         (Place::Meta, META_RELATED_TASK) => Inner(Place::RelatedTask),
         (Place::Params | Place::Result | Place::Task | Place::RelatedTask, "taskId") => {
             L(Leaf::Minted(Minted::TaskId))
@@ -330,6 +339,7 @@ impl Text {
         match self.places.last() {
             Some(Place::Batch) => Field::Inner(Place::Message),
             Some(Place::Tasks) => Field::Inner(Place::Task),
+            Some(Place::TaskIds) => Field::Leaf(Leaf::Minted(Minted::TaskId)),
             Some(Place::Content) if self.draft.blocks == 0 => Field::Inner(Place::Block),
             Some(Place::Content) | None => Field::Ignored,
             Some(Place::WatchedElements(node, begun)) => {
