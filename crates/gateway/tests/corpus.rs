@@ -1,35 +1,18 @@
 //! What fuzzing has found worth keeping, replayed: `cargo xtask fuzz` grows it.
 
-use std::{fs, path::Path};
-
 #[path = "../../../fuzz/targets/framing.rs"]
 mod framing;
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 #[path = "../../../fuzz/targets/session.rs"]
 mod session;
 
-/// Files that are there at least: an empty folder would test nothing.
-const FILES_MIN: usize = 5;
-
-fn replay(target: &str, run: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fuzz/corpus")
-        .join(target);
-    let files: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    assert!(files.len() >= FILES_MIN);
-    for file in files {
-        run(&fs::read(file).unwrap());
-    }
-}
-
 #[test]
 fn session_stands_what_fuzzing_found() {
-    replay("session", session::run);
+    replay::corpus("session", session::run);
 }
 
 #[test]
 fn framing_stands_what_fuzzing_found() {
-    replay("framing", framing::run);
+    replay::corpus("framing", framing::run);
 }
