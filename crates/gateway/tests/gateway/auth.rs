@@ -1320,6 +1320,90 @@ async fn a_signed_request_is_good_once_now_and_as_it_is() {
 }
 
 #[tokio::test]
+async fn rest_is_signed_as_it_is_sent_and_served_once() {
+    let server = crate::gates::tools(false).await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let master = Arc::new(Master::new([3; MASTER_BYTES]));
+    let signer = Arc::new(Signer::new(master.clone()));
+    let keyring = serin_gateway::Keyring::ephemeral().unwrap();
+    let mut gateway = Running::with(vec![], keyring, |options| options.signer = Some(signer));
+    gateway.swap_callers_of(
+        vec![serin(&server, &json!({ "signing": "required" }))],
+        callers.directory(),
+        &[(1, crate::rest::spec(&[]))],
+    );
+    let mut client = gateway.client().await;
+    let mut signing = Signing {
+        key,
+        master,
+        nonce: 0,
+    };
+    let signatures = ["x-serin-timestamp", "x-serin-nonce", "x-serin-signature"];
+    let problem = |answer: &Answer, says: &str| {
+        assert_eq!(answer.status, 401, "{answer:?}");
+        let kind = answer.header("content-type");
+        assert_eq!(kind, Some("application/problem+json"), "{answer:?}");
+        assert!(answer.header("www-authenticate").is_some(), "{answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["status"], 401);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(says), "{detail}");
+    };
+    for (method, target, body) in [
+        ("GET", "/api/tools", ""),
+        ("GET", "/v1/tools/add", ""),
+        ("POST", "/api/tool", r#"{"tool":"add"}"#),
+        ("POST", "/v1/tool?x=%31", r#"{"tool":"add"}"#),
+    ] {
+        let mut signed = signing.headers(method, target, body, 0);
+        signed.retain(|(name, _)| !name.starts_with("mcp-"));
+        let sent: Vec<_> = signed
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        let is_bare = |(name, _): &&(&str, &str)| !signatures.contains(name);
+        let bare: Vec<_> = sent.iter().filter(is_bare).copied().collect();
+        let before = server.seen().len();
+        let unsigned = client.ask(method, target, &bare, body).await;
+        problem(&unsigned, "must be signed");
+        assert_eq!(server.seen().len(), before, "{method} {target}");
+        let served = client.ask(method, target, &sent, body).await;
+        assert_eq!(served.status, 200, "{method} {target}: {served:?}");
+        let asked = server.seen();
+        assert!(asked.len() > before);
+        for request in &asked[before..] {
+            let told = signatures.map(|name| request.header(name));
+            assert_eq!(told, [None; 3], "they are for the gateway alone");
+        }
+        let again = client.ask(method, target, &sent, body).await;
+        problem(&again, "used already");
+        // Neither is it good for anything else.
+        let mut other = signing.headers(method, target, body, 0);
+        other.retain(|(name, _)| !name.starts_with("mcp-"));
+        let other: Vec<_> = other
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        let elsewhere = client
+            .ask(method, &format!("{target}?y"), &other, body)
+            .await;
+        assert_eq!(elsewhere.status, 401, "{elsewhere:?}");
+        if method == "POST" {
+            let changed = client
+                .ask(method, target, &other, r#"{"tool":"search"}"#)
+                .await;
+            assert_eq!(changed.status, 401, "{changed:?}");
+        }
+        assert_eq!(server.seen().len(), asked.len(), "{method} {target}");
+    }
+    gateway
+        .observed
+        .until(|seen| auth(seen, "signature") == 4 * 3 + 2)
+        .await;
+}
+
+#[tokio::test]
 async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
     let server = Server::answering(|seen| reply(200, &[], seen.body.clone())).await;
     let mut callers = Callers::new(&["acme", "other"]);
