@@ -111,8 +111,8 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
                 "write where it runs: `endpoints: [http://127.0.0.1:9001/mcp]`",
             );
         }
-        for (index, url) in version.endpoints.iter().enumerate() {
-            let at = at.index(index);
+        for (index, endpoint) in version.endpoints.iter().enumerate() {
+            let (at, url) = (at.index(index), endpoint.url.as_str());
             check_endpoint(url, &at, report);
             if let Some(other) = seen.insert(url, name) {
                 let message = if other == name {

@@ -118,12 +118,12 @@ pub(crate) fn check_upstream(spec: &ServiceSpec, settings: &Field, report: &mut 
             crate::service::check_host(name, &field, report);
         }
     }
-    let mut urls = (spec.versions.values()).flat_map(|version| &version.endpoints);
+    let mut endpoints = (spec.versions.values()).flat_map(|version| &version.endpoints);
     let said = [
         ("ca", upstream.ca.is_some()),
         ("server_name", upstream.server_name.is_some()),
     ];
-    if !urls.any(|url| url.starts_with("https://")) {
+    if !endpoints.any(|endpoint| endpoint.url.starts_with("https://")) {
         for (name, _) in said.iter().filter(|(_, is_said)| *is_said) {
             report.warning(
                 &at.key(name),

@@ -209,6 +209,9 @@ mod tests {
     async fn a_limit_that_looks_at_nothing_is_told() {
         let version = |metrics: Option<&str>| Version {
             endpoints: vec![],
+            balance: serin_route::weigh::Balance::default(),
+            in_flight_max: None,
+            fallback: vec![],
             metrics: metrics.map(str::to_owned),
             stage: serin_model::service::VersionStage::Serving,
             withdrawn_at: None,

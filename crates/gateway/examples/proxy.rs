@@ -6,10 +6,9 @@
 use arc_swap::ArcSwap;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
-    access::Gates,
     name::{EndpointId, RolloutId},
     observe::Outcome,
-    service::{Protocol, ServiceSettings, VersionStage},
+    service::Protocol,
     share::Share,
     snapshot::{EndpointRoute, ServiceRoute, Snapshot, Split, VersionRoute},
 };
@@ -26,12 +25,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let candidate = candidate.map(|urls| version("v2", 20, &urls));
     let rollout = std::env::var("ROLLOUT").unwrap_or_else(|_| uuid::Uuid::nil().to_string());
     let rollout: RolloutId = rollout.parse()?;
+    let has_candidate = candidate.is_some();
+    let versions = [Ok(stable)].into_iter().chain(candidate);
+    let versions = versions.collect::<Result<_, _>>()?;
     let service = ServiceRoute {
-        name: "tools".parse()?,
-        protocol: Protocol::Mcp,
-        path: "/mcp".into(),
-        hosts: vec![],
-        split: candidate.is_some().then_some(Split {
+        split: has_candidate.then_some(Split {
             flag: None,
             rollout,
             candidate: 1,
@@ -43,15 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             block: std::time::Duration::from_secs(10),
             values: [].into(),
         }),
-        versions: [Ok(stable)]
-            .into_iter()
-            .chain(candidate)
-            .collect::<Result<_, _>>()?,
-        stable: 0,
-        settings: ServiceSettings::default(),
-        gates: Gates::default(),
-        credential: None,
-        tokens: None,
+        ..ServiceRoute::new("tools".parse()?, Protocol::Mcp, "/mcp", versions)
     };
     let snapshot = Snapshot {
         position: 1,
@@ -72,19 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn version(name: &str, first: u32, urls: &str) -> Result<VersionRoute, Box<dyn Error>> {
     let endpoints = (first..)
         .zip(urls.split(','))
-        .map(|(id, url)| EndpointRoute {
-            id: EndpointId(id),
-            url: url.to_owned(),
-            healthy: true,
-        });
-    Ok(VersionRoute {
-        name: name.parse()?,
-        stage: VersionStage::Serving,
-        withdrawn_at: None,
-        endpoints: endpoints.collect(),
-        read_only_tools: [].into(),
-        tools: [].into(),
-    })
+        .map(|(id, url)| EndpointRoute::new(EndpointId(id), url));
+    Ok(VersionRoute::new(name.parse()?, endpoints.collect()))
 }
 
 /// Prints how many calls ended how, by version, whenever that has changed.

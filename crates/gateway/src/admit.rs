@@ -415,6 +415,7 @@ impl Admitted<'_> {
             Caller::New { key, .. } => self.destination(Caller::New {
                 key,
                 chosen: Some(service.stable),
+                rule: None,
                 stable_only: false,
             }),
         }
@@ -430,7 +431,7 @@ impl Admitted<'_> {
 
     fn destination(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
         let service = self.service;
-        route::route(service, caller).map_err(|nowhere| match nowhere {
+        route::route(service, caller, &self.core.shared.loads).map_err(|nowhere| match nowhere {
             Nowhere::EndpointGone => self.version_gone(Rejection::Session),
             Nowhere::NoEndpoints { version } => {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
@@ -481,6 +482,7 @@ impl Admitted<'_> {
         let to = self.route(Caller::New {
             key: Some(&key),
             chosen: self.chosen,
+            rule: None,
             stable_only: false,
         })?;
         let is_mcp = era != CallEra::None;

@@ -3,13 +3,13 @@
 use crate::{
     limit,
     observe::{Calls, Counters, Observation, Tool},
-    trials::{Trial, key_hash},
+    trials::Trial,
 };
 use serin_model::{
-    access::Gates,
     name::RolloutId,
     observe::CallEra,
-    service::{Protocol, ServiceSettings, VersionStage},
+    route,
+    service::Protocol,
     share::Share,
     snapshot::{ServiceRoute, Snapshot, Split, VersionRoute},
 };
@@ -157,7 +157,7 @@ fn begun(
     let (at, version, labels) = &calls[usize::from(caller.is_multiple_of(10))];
     let tool = labels[n % TOOLS].clone();
     let of_version = counters.of(service, version);
-    let trial = Trial::of(service, *at, key_hash(&caller.to_be_bytes()));
+    let trial = Trial::of(service, *at, route::key_hash(&caller.to_be_bytes()));
     if let Some(trial) = trial {
         of_version.assigned(trial);
     }
@@ -179,20 +179,11 @@ pub(crate) fn service() -> ServiceRoute {
         .map(|n| format!("a_tool_of_eight_{n}").into())
         .collect();
     let version = |name: &str| VersionRoute {
-        name: name.parse().expect("a name"),
-        stage: VersionStage::Serving,
-        withdrawn_at: None,
-        endpoints: vec![],
-        read_only_tools: [].into(),
         tools: tools.clone(),
+        ..VersionRoute::new(name.parse().expect("a name"), vec![])
     };
+    let versions = vec![version("v1"), version("v2")];
     ServiceRoute {
-        name: "tools".parse().expect("a name"),
-        protocol: Protocol::Mcp,
-        path: "/mcp".into(),
-        hosts: vec![],
-        versions: vec![version("v1"), version("v2")],
-        stable: 0,
         split: Some(Split {
             flag: None,
             rollout: RolloutId(Uuid::nil()),
@@ -205,9 +196,11 @@ pub(crate) fn service() -> ServiceRoute {
             block: Duration::from_secs(10),
             values: [].into(),
         }),
-        settings: ServiceSettings::default(),
-        gates: Gates::default(),
-        credential: None,
-        tokens: None,
+        ..ServiceRoute::new(
+            "tools".parse().expect("a name"),
+            Protocol::Mcp,
+            "/mcp",
+            versions,
+        )
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     Options, admit, affinity, audit,
     connection::{self, Connection, Tap},
     limit::{self, Limiter},
+    loads::Loads,
     observe::{Counters, Warnings},
     pool::Pool,
     rest,
@@ -95,8 +96,10 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<Keyring>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) limiter: Limiter,
+    /// How the endpoints do.
+    pub(crate) loads: Loads,
     /// Open connections by core.
-    pub(crate) loads: Vec<AtomicUsize>,
+    pub(crate) connections: Vec<AtomicUsize>,
     /// What endpoints at `https://` are checked by.
     pub(crate) trusts: Arc<Trusts>,
 }
@@ -292,7 +295,7 @@ impl Core {
     }
 
     fn load(&self) -> &AtomicUsize {
-        &self.shared.loads[self.index]
+        &self.shared.connections[self.index]
     }
 
     async fn keep_sweeping(self: &Rc<Self>) {
@@ -465,7 +468,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let loads = || shared.loads.iter().map(|load| load.load(Relaxed));
+                let loads = || shared.connections.iter().map(|count| count.load(Relaxed));
                 if loads().sum::<usize>() >= shared.options.connections_max {
                     counters.reject(None, Rejection::Overload);
                     // The best effort: a client that does not read it sees the connection close.
@@ -498,10 +501,10 @@ fn hand_over(
     stream.set_nodelay(true)?;
     connection::keep_alive(&stream)?;
     let stream = stream.into_std()?;
-    shared.loads[core].fetch_add(1, Relaxed);
+    shared.connections[core].fetch_add(1, Relaxed);
     cores[core].send((stream, peer)).map_err(|_| {
         // The core is stopping already.
-        shared.loads[core].fetch_sub(1, Relaxed);
+        shared.connections[core].fetch_sub(1, Relaxed);
         io::Error::from(io::ErrorKind::BrokenPipe)
     })
 }

@@ -4,7 +4,7 @@
 //!
 //! - `core` accepts: a thread a core, each with its own runtime, connections, pool and counters;
 //! - `admit` says what a request is and whether it may pass;
-//! - `route` decides, purely, which version and endpoint it goes to;
+//! - `serin_model::route` decides, purely, which version and endpoint it goes to;
 //! - `forward` sends it there and the answer back, through the scanner and unbuffered;
 //! - `observe` counts it once and tells the control plane every 100 ms.
 //!
@@ -36,6 +36,7 @@ mod headers;
 mod kills;
 mod limit;
 mod lists;
+mod loads;
 mod observe;
 #[doc(hidden)]
 pub mod outside;
@@ -43,7 +44,6 @@ mod pool;
 mod rebind;
 mod refusal;
 mod rest;
-mod route;
 mod seal;
 mod session;
 mod sieve;
@@ -58,9 +58,10 @@ use crate::core::{Core, Phase, Shared};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use limit::Limiter;
+use loads::Loads;
 use observe::Counters;
 use serin_flags::{Environment, Latch};
-use serin_model::{observe::Sealed, snapshot::Snapshot};
+use serin_model::{observe::Sealed, route, snapshot::Snapshot};
 use session::Sessions;
 use std::{
     io,
@@ -235,7 +236,8 @@ impl Gateway {
             options,
             keys: Arc::new(keys),
             sessions: Arc::new(Sessions::new(incarnation)),
-            loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            loads: Loads::default(),
+            connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             trusts: Arc::default(),
         });
         let (phase, watched) = watch::channel(Phase::Running);

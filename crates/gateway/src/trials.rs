@@ -11,13 +11,6 @@ use serin_model::{
 };
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
-/// The hash of an affinity key, the same on every core and node.
-pub(crate) fn key_hash(key: &[u8]) -> u64 {
-    let mut head = [0; 8];
-    head.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
-    u64::from_be_bytes(head)
-}
-
 /// Whether a session that began at a time may be a trial in a step: it began in it, so that both sides have sessions of the same
 /// age. After a share was raised, stable has nearly all of the older ones.
 pub(crate) fn began_in(split: &Split, began_ms: u64) -> bool {

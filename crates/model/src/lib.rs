@@ -20,11 +20,14 @@ pub mod plan;
 pub mod reach;
 pub mod replay;
 pub mod rollout;
+pub mod route;
+pub mod rule;
 pub mod service;
 pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod switch;
 pub mod tenancy;
-pub mod text;
 pub mod words;
+
+pub use serin_route::text;

@@ -4,12 +4,17 @@ use crate::{
     auth::{Auth, Jwt, Signing, Upstream},
     gate::{Categories, Gate},
     name::{EndpointId, ServiceName, VersionName},
+    rule::Rule,
     text,
 };
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serin_route::{breaker, budget, outlier, source::Source, standing::OnFailure, weigh::Balance};
 use serin_tenancy::LimitRule;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// What a service speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,6 +42,9 @@ pub struct ServiceSpec {
     pub stable: VersionName,
     /// The released builds, by name.
     pub versions: BTreeMap<VersionName, VersionSpec>,
+    /// Where requests go by what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// How its calls are treated.
     #[serde(default)]
     pub settings: ServiceSettings,
@@ -46,12 +54,111 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionSpec {
-    /// The URLs where it runs, `http://host:port/path`.
-    pub endpoints: Vec<String>,
+    /// Where it runs.
+    pub endpoints: Vec<EndpointSpec>,
+    /// How one of its endpoints is chosen.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
+    /// Most of its calls that may be under way at a time, open streams left out; beyond it callers are told to come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u32>,
+    /// The versions that take its new callers, in this order, when none of its endpoints can. A candidate's are not used: what it fails
+    /// at has to be seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<VersionName>,
     /// Where its own metrics stand in the Prometheus text format, `http://host:port/metrics`: its processor time, memory and
     /// restarts are read from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<String>,
+}
+
+/// Greatest weight of an endpoint, and of a version in a rule.
+pub const WEIGHT_MAX: u32 = 1000;
+
+/// An endpoint as it stands in a manifest: a URL, or a URL with more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// `http://host:port/path`.
+    pub url: String,
+    /// How much it takes beside the version's other endpoints, 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// Its deadline, instead of the service's `response_timeout`.
+    pub response_timeout: Option<Duration>,
+}
+
+/// The same with its fields by name.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndpointFields {
+    url: String,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    weight: u32,
+    #[serde(
+        default,
+        with = "text::duration_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    response_timeout: Option<Duration>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
+}
+
+impl From<&str> for EndpointSpec {
+    fn from(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            weight: 1,
+            response_timeout: None,
+        }
+    }
+}
+
+impl Serialize for EndpointSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if *self == self.url.as_str().into() {
+            return serializer.serialize_str(&self.url);
+        }
+        let fields = EndpointFields {
+            url: self.url.clone(),
+            weight: self.weight,
+            response_timeout: self.response_timeout,
+        };
+        fields.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = EndpointSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL, or `{ url: .., weight: .. }`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<Self::Value, E> {
+                Ok(url.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let fields = EndpointFields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(EndpointSpec {
+                    url: fields.url,
+                    weight: fields.weight,
+                    response_timeout: fields.response_timeout,
+                })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// How the gateway treats the calls of a service. Every limit has a default that suits a tool server.
@@ -76,6 +183,28 @@ pub struct ServiceSettings {
     pub session_ttl: Duration,
     /// A header whose value is the affinity key of callers without a session.
     pub affinity_header: Option<String>,
+    /// By what callers without a session are known again, in this order. Unless said: who they proved to be, what their token or
+    /// `Authorization` says, their address. A session that begins is its own key unless something of this list is there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<Source>,
+    /// When an endpoint that fails is left alone.
+    #[serde(skip_serializing_if = "is_default")]
+    pub breaker: breaker::Settings,
+    /// When an endpoint that fails too often is ejected.
+    #[serde(skip_serializing_if = "is_default")]
+    pub outliers: outlier::Settings,
+    /// How often a request is tried that no endpoint can have taken.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: budget::Settings,
+    /// For how long an endpoint that is back takes less than its part, growing from a tenth. 0: it takes all at once.
+    #[serde(with = "text::duration", skip_serializing_if = "is_slow_start")]
+    pub slow_start: Duration,
+    /// Below this share of usable endpoints of a version, in percent, all of them are used: those that are left would be overrun.
+    #[serde(skip_serializing_if = "is_panic_below")]
+    pub panic_below_percent: u8,
+    /// What becomes of a request when no endpoint may be used.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_failure: OnFailure,
     /// Which request headers may choose a version by hand. None by default; they are stripped where not allowed.
     pub overrides: Overrides,
     /// What becomes of idle sessions of a version that was rolled back.
@@ -106,6 +235,20 @@ pub struct ServiceSettings {
     /// Named sets of tools, for gates.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub categories: Categories,
+}
+
+/// Half a minute: long enough for pools and caches to warm up, short enough not to matter otherwise.
+const SLOW_START: Duration = Duration::from_secs(30);
+/// As Envoy has it.
+const PANIC_BELOW_PERCENT: u8 = 50;
+
+fn is_slow_start(value: &Duration) -> bool {
+    *value == SLOW_START
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_panic_below(value: &u8) -> bool {
+    *value == PANIC_BELOW_PERCENT
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -141,6 +284,9 @@ pub struct HealthCheck {
     /// A path to GET on the endpoint's host, healthy at 2xx. Without one an MCP endpoint is asked an MCP question and a
     /// plain one its own URL.
     pub path: Option<String>,
+    /// The statuses at which the path is healthy, instead of 2xx.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<u16>,
     /// Time from one probe to the next.
     #[serde(with = "text::duration")]
     pub interval: Duration,
@@ -159,6 +305,7 @@ impl Default for HealthCheck {
         // that its candidate is gone.
         Self {
             path: None,
+            expected: Vec::new(),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             healthy_after: 2,
@@ -179,6 +326,13 @@ impl Default for ServiceSettings {
             body_bytes_max: BODY_BYTES_MAX,
             session_ttl: Duration::from_hours(24),
             affinity_header: None,
+            affinity: Vec::new(),
+            breaker: breaker::Settings::default(),
+            outliers: outlier::Settings::default(),
+            retries: budget::Settings::default(),
+            slow_start: SLOW_START,
+            panic_below_percent: PANIC_BELOW_PERCENT,
+            on_failure: OnFailure::default(),
             overrides: Overrides::default(),
             rebind: Rebind::default(),
             health: HealthCheck::default(),
@@ -209,6 +363,9 @@ pub struct Service {
     pub stable: VersionName,
     /// The released builds.
     pub versions: BTreeMap<VersionName, Version>,
+    /// Where requests go by what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// How its calls are treated.
     pub settings: ServiceSettings,
 }
@@ -218,6 +375,16 @@ pub struct Service {
 pub struct Version {
     /// Where it runs.
     pub endpoints: Vec<Endpoint>,
+    /// How one of its endpoints is chosen.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
+    /// Most of its calls that may be under way at a time, open streams left out; beyond it callers are told to come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u32>,
+    /// The versions that take its new callers, in this order, when none of its endpoints can. A candidate's are not used: what it fails
+    /// at has to be seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<VersionName>,
     /// Where its own metrics are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<String>,
@@ -249,4 +416,17 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// `http://host:port/path`.
     pub url: String,
+    /// How much it takes beside the version's other endpoints.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+    /// Its deadline, instead of the service's `response_timeout`.
+    #[serde(
+        default,
+        with = "text::duration_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub response_timeout: Option<Duration>,
+    /// It takes no new callers; what is there finishes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_draining: bool,
 }

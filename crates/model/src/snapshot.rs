@@ -7,12 +7,14 @@ use crate::{
     event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, ValueRule},
+    route::Rules,
     service::{Protocol, Service, ServiceSettings, VersionStage},
     share::Share,
     state::State,
 };
 use jiff::Timestamp;
 use serin_flags::{Environment, Release, Table, table::Forced};
+use serin_route::weigh::Balance;
 use serin_tenancy::{Directory, token::KeySet};
 use std::{
     cmp::Reverse,
@@ -56,6 +58,8 @@ pub struct ServiceRoute {
     pub stable: usize,
     /// The split of new callers, while a rollout is under way.
     pub split: Option<Split>,
+    /// Where requests go by what they are, the highest priority first.
+    pub rules: Rules,
     /// How its calls are treated.
     pub settings: ServiceSettings,
     /// What of it flags open and close.
@@ -115,6 +119,12 @@ pub struct VersionRoute {
     pub withdrawn_at: Option<Timestamp>,
     /// Where it runs.
     pub endpoints: Vec<EndpointRoute>,
+    /// How one of them is chosen.
+    pub balance: Balance,
+    /// Most of its calls that may be under way at a time.
+    pub in_flight_max: Option<u32>,
+    /// Which of the service's versions take its new callers when it cannot; none while it is a candidate.
+    pub fallback: Vec<usize>,
     /// The tools it lists, as far as they are known: the only names that become labels.
     pub tools: Arc<[Arc<str>]>,
     /// Those of them that say of themselves that they only read (`readOnlyHint`).
@@ -130,6 +140,14 @@ pub struct EndpointRoute {
     pub url: String,
     /// What the probes say. With no healthy endpoint left, a version's calls go to any of them.
     pub healthy: bool,
+    /// When it became so after it was not, or was added to a version that had others: its part grows from then on.
+    pub healthy_since: Option<Timestamp>,
+    /// How much it takes beside the others.
+    pub weight: u32,
+    /// Its deadline, instead of the service's.
+    pub response_timeout: Option<Duration>,
+    /// It takes no new callers.
+    pub is_draining: bool,
 }
 
 /// What is known of the running world and is not in the log: it is asked anew after a restart.
@@ -137,6 +155,8 @@ pub struct EndpointRoute {
 pub struct Observed {
     /// The endpoints that failed their probes.
     pub unhealthy: BTreeSet<EndpointId>,
+    /// When endpoints became healthy after they were not, or were added to a version that had others.
+    pub healthy_since: BTreeMap<EndpointId, Timestamp>,
     /// The tools that each version lists.
     pub tools: BTreeMap<(ServiceName, VersionName), Arc<[Arc<str>]>>,
     /// Those of them that only read.
@@ -181,7 +201,62 @@ impl Snapshot {
     }
 }
 
+impl EndpointRoute {
+    /// A healthy one with nothing special.
+    pub fn new(id: EndpointId, url: impl Into<String>) -> Self {
+        Self {
+            id,
+            url: url.into(),
+            healthy: true,
+            healthy_since: None,
+            weight: 1,
+            response_timeout: None,
+            is_draining: false,
+        }
+    }
+}
+
+impl VersionRoute {
+    /// A version that serves.
+    pub fn new(name: VersionName, endpoints: Vec<EndpointRoute>) -> Self {
+        Self {
+            name,
+            stage: VersionStage::Serving,
+            withdrawn_at: None,
+            endpoints,
+            balance: Balance::default(),
+            in_flight_max: None,
+            fallback: Vec::new(),
+            tools: [].into(),
+            read_only_tools: [].into(),
+        }
+    }
+}
+
 impl ServiceRoute {
+    /// A service with nothing special, whose first version is stable.
+    pub fn new(
+        name: ServiceName,
+        protocol: Protocol,
+        path: impl Into<String>,
+        versions: Vec<VersionRoute>,
+    ) -> Self {
+        Self {
+            name,
+            protocol,
+            path: path.into(),
+            hosts: Vec::new(),
+            versions,
+            stable: 0,
+            split: None,
+            rules: Rules::default(),
+            settings: ServiceSettings::default(),
+            gates: Gates::default(),
+            credential: None,
+            tokens: None,
+        }
+    }
+
     fn admits(&self, host: Option<&str>, path: &str) -> bool {
         let rest = path.strip_prefix(self.path.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && self.admits_host(host)
@@ -302,8 +377,15 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
                 id: e.id,
                 url: e.url.clone(),
                 healthy: !observed.unhealthy.contains(&e.id),
+                healthy_since: observed.healthy_since.get(&e.id).copied(),
+                weight: e.weight,
+                response_timeout: e.response_timeout,
+                is_draining: e.is_draining,
             })
             .collect(),
+        balance: version.balance,
+        in_flight_max: version.in_flight_max,
+        fallback: version.fallback.iter().filter_map(index).collect(),
         tools: observed
             .tools
             .get(&(service.name.clone(), name.clone()))
@@ -340,7 +422,11 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
             values: watched(&rollout.plan),
         })
     });
+    if let Some(split) = &split {
+        versions[split.candidate].fallback.clear();
+    }
     ServiceRoute {
+        rules: Rules::compile(&service.rules),
         name: service.name.clone(),
         protocol: service.protocol,
         path: service.path.clone(),

@@ -8,7 +8,6 @@ use crate::{
     headers, lists,
     refusal::Refusal,
     route::{self, Destination},
-    trials::key_hash,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -497,7 +496,7 @@ impl Admitted<'_> {
                 counters.evaluated(&release.flag, evaluation.variant, evaluation.reason);
             }
             let by_split = evaluation.filter(|e| e.reason == Reason::Split);
-            to.by_split = by_split.map(|_| key_hash(viewer.targeting_key.as_bytes()));
+            to.by_split = by_split.map(|_| route::key_hash(viewer.targeting_key.as_bytes()));
             by_split.is_some_and(|e| *e.variant == *release.on)
         };
         let is_killed = is_on && self.is_killed(split.candidate);

@@ -204,6 +204,7 @@ impl Asker {
         let to = admitted.destination(Caller::New {
             key: Some(&key),
             chosen: admitted.chosen,
+            rule: None,
             stable_only: false,
         })?;
         let version = service.versions.get(to.version);

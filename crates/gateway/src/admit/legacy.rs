@@ -10,7 +10,7 @@ use crate::{
     refusal::Refusal,
     route::{self, Caller, Destination},
     session::{self, Place, Side, Token},
-    trials::{began_in, key_hash},
+    trials::began_in,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -40,6 +40,7 @@ impl Admitted<'_> {
         let to = self.route(Caller::New {
             key: Some(key),
             chosen: self.chosen,
+            rule: None,
             stable_only: version == Some(ProtocolVersion::V2024_11_05),
         })?;
         let viewer = self.viewer(Some(session), CallEra::Legacy);
@@ -247,7 +248,7 @@ impl Admitted<'_> {
     fn compared(&self, token: &Token) -> Option<u64> {
         let split = self.service.split.as_ref()?;
         (token.by_split && began_in(split, token.issued_ms))
-            .then(|| key_hash(token.session.as_bytes()))
+            .then(|| route::key_hash(token.session.as_bytes()))
     }
 
     /// The side of the flag under release to which a tester's choice led.
@@ -316,6 +317,7 @@ impl Admitted<'_> {
         let to = self.route(Caller::New {
             key: Some(token.session.as_bytes()),
             chosen: None,
+            rule: None,
             stable_only: true,
         })?;
         let because = Because::Withdrawn;

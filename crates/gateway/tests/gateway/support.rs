@@ -13,11 +13,10 @@ use hyper_util::rt::TokioIo;
 use serin_flags::Table;
 use serin_gateway::{Gateway, Keyring, Options};
 use serin_model::{
-    access::Gates,
     api::{ApiSpec, ApiVersion},
     name::{EndpointId, RolloutId},
     observe::{CallEra, Counts, Outcome, Rejection, Sealed},
-    service::{Protocol, ServiceSettings, VersionStage},
+    service::{Protocol, VersionStage},
     share::Share,
     snapshot::{EndpointRoute, ServiceRoute, Snapshot, Split, VersionRoute},
 };
@@ -270,31 +269,22 @@ pub(crate) fn build<'a>(name: &'a str, servers: &[&Server]) -> Build<'a> {
 /// A service `tools` at `/mcp` whose first version is stable, and whose second one is the candidate if there is a share.
 /// Endpoints are numbered by version and place: 10, 11, ..., 20, 21, ...
 pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute {
-    let endpoint = |at: usize, url: &String, number: usize| EndpointRoute {
-        id: EndpointId(u32::try_from((at + 1) * 10 + number).unwrap()),
-        url: url.clone(),
-        healthy: true,
+    let endpoint = |at: usize, url: &String, number: usize| {
+        let id = u32::try_from((at + 1) * 10 + number).unwrap();
+        EndpointRoute::new(EndpointId(id), url)
     };
     let versions = builds.iter().enumerate().map(|(at, build)| VersionRoute {
-        name: build.name.parse().unwrap(),
         stage: build.stage,
         withdrawn_at: build.withdrawn_at,
-        endpoints: build
-            .urls
-            .iter()
-            .enumerate()
-            .map(|(number, url)| endpoint(at, url, number))
-            .collect(),
-        read_only_tools: [].into(),
         tools: ["add".into(), "greet".into()].into(),
+        ..VersionRoute::new(
+            build.name.parse().unwrap(),
+            (build.urls.iter().enumerate())
+                .map(|(number, url)| endpoint(at, url, number))
+                .collect(),
+        )
     });
     ServiceRoute {
-        name: "tools".parse().unwrap(),
-        protocol: Protocol::Mcp,
-        path: "/mcp".into(),
-        hosts: vec![],
-        versions: versions.collect(),
-        stable: 0,
         split: share.map(|share| Split {
             flag: None,
             rollout: RolloutId(Uuid::from_u128(1)),
@@ -307,10 +297,12 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
             block: std::time::Duration::from_secs(10),
             values: [].into(),
         }),
-        settings: ServiceSettings::default(),
-        gates: Gates::default(),
-        credential: None,
-        tokens: None,
+        ..ServiceRoute::new(
+            "tools".parse().unwrap(),
+            Protocol::Mcp,
+            "/mcp",
+            versions.collect(),
+        )
     }
 }
 

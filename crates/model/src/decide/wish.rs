@@ -199,18 +199,23 @@ fn describe_service(
     }
     for (version, wanted) in &spec.versions {
         let known = versions.get(version);
-        let endpoints = wanted.endpoints.iter().map(|url| {
-            let same = known
-                .and_then(|v| v.endpoints.iter().find(|e| e.url == *url))
-                .cloned();
-            same.unwrap_or_else(|| {
-                let id = EndpointId(*next_endpoint);
-                *next_endpoint += 1;
-                Endpoint {
-                    id,
-                    url: url.clone(),
-                }
-            })
+        let endpoints = wanted.endpoints.iter().map(|spec| {
+            let same = known.and_then(|v| v.endpoints.iter().find(|e| e.url == spec.url));
+            let id = same.map_or_else(
+                || {
+                    let id = EndpointId(*next_endpoint);
+                    *next_endpoint += 1;
+                    id
+                },
+                |same| same.id,
+            );
+            Endpoint {
+                id,
+                url: spec.url.clone(),
+                weight: spec.weight,
+                response_timeout: spec.response_timeout,
+                is_draining: same.is_some_and(|same| same.is_draining),
+            }
         });
         let endpoints = endpoints.collect();
         let stage = match known {
@@ -224,6 +229,9 @@ fn describe_service(
             version.clone(),
             Version {
                 endpoints,
+                balance: wanted.balance,
+                in_flight_max: wanted.in_flight_max,
+                fallback: wanted.fallback.clone(),
                 metrics,
                 stage,
                 withdrawn_at,
@@ -248,6 +256,7 @@ fn describe_service(
             .collect(),
         stable,
         versions,
+        rules: spec.rules.clone(),
         settings: spec.settings.clone(),
     })
 }

@@ -16,7 +16,7 @@ pub fn format_duration(duration: Duration) -> String {
         .map_or_else(|_| "endless".to_owned(), |span| format!("{span:#}"))
 }
 
-/// For `#[serde(with = "serin_model::text::duration")]`.
+/// For `#[serde(with = "serin_route::text::duration")]`.
 pub mod duration {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::{borrow::Cow, time::Duration};
@@ -33,7 +33,7 @@ pub mod duration {
     }
 }
 
-/// For `#[serde(with = "serin_model::text::duration_option", default)]`.
+/// For `#[serde(with = "serin_route::text::duration_option", default)]`.
 pub mod duration_option {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;

@@ -1,21 +1,29 @@
-//! Route: which version and endpoint a request goes to. Pure: one function of the routing table and what admission found.
+//! Route: which version and endpoint a request goes to. Pure: one function of the routing table, of what admission found, and of how
+//! endpoints do.
 //!
-//! In this order: a live session or a value that an endpoint minted (nobody else could read it), a version chosen by hand,
-//! the split by affinity key. Within the version an affinity key keeps its endpoint by rendezvous hashing, so that an
-//! endpoint that comes or goes moves only its own callers.
+//! In this order: a live session or a value that an endpoint minted (nobody else could read it), a version chosen by hand, the rule
+//! that fits, the split by affinity key. Within the version [`endpoint`] says which of its endpoints.
 
-use crate::trials::key_hash;
-use foldhash::quality::FixedState;
-use serin_model::{
-    name::EndpointId,
-    service::VersionStage,
-    snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
+mod endpoint;
+mod rules;
+
+pub use self::{
+    endpoint::{Live, Unloaded, choose},
+    rules::{RuleRoute, Rules},
 };
-use std::hash::BuildHasher as _;
+
+use crate::{name::EndpointId, service::VersionStage, snapshot::ServiceRoute};
+
+/// The hash of an affinity key, the same on every core and node.
+pub fn key_hash(key: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    head.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
+    u64::from_be_bytes(head)
+}
 
 /// Who asks, as far as routing needs to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Caller<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Caller<'a> {
     /// One who must reach this endpoint.
     Pinned(EndpointId),
     /// One who may be assigned.
@@ -24,6 +32,8 @@ pub(crate) enum Caller<'a> {
         key: Option<&'a [u8]>,
         /// The version chosen by hand.
         chosen: Option<usize>,
+        /// The rule that fits.
+        rule: Option<&'a RuleRoute>,
         /// Whether only stable speaks what this caller speaks.
         stable_only: bool,
     },
@@ -31,20 +41,20 @@ pub(crate) enum Caller<'a> {
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Destination {
+pub struct Destination {
     /// Index in the service's versions.
-    pub(crate) version: usize,
+    pub version: usize,
     /// Index in the version's endpoints.
-    pub(crate) endpoint: usize,
+    pub endpoint: usize,
     /// No other endpoint will do.
-    pub(crate) pinned: bool,
+    pub pinned: bool,
     /// The split decided it, by a key of this hash: the caller counts as one of its keys.
-    pub(crate) by_split: Option<u64>,
+    pub by_split: Option<u64>,
 }
 
 /// Why a request goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nowhere {
+pub enum Nowhere {
     /// The endpoint to which the caller is bound is gone.
     EndpointGone,
     /// The version has no endpoints.
@@ -55,7 +65,14 @@ pub(crate) enum Nowhere {
 }
 
 /// Decides.
-pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destination, Nowhere> {
+///
+/// # Errors
+/// Nothing can take the request.
+pub fn route(
+    service: &ServiceRoute,
+    caller: Caller<'_>,
+    live: &impl Live,
+) -> Result<Destination, Nowhere> {
     match caller {
         Caller::Pinned(id) => {
             let (version, endpoint) = locate(service, id).ok_or(Nowhere::EndpointGone)?;
@@ -69,24 +86,27 @@ pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destin
         Caller::New {
             key,
             chosen,
+            rule,
             stable_only,
         } => {
+            let ruled = rule.filter(|_| chosen.is_none() && !stable_only);
+            let ruled = ruled.and_then(|rule| rule.version(service, key, live));
             // The sides of a flag under release are told apart afterwards, by the flag.
             let is_split = service
                 .split
                 .as_ref()
                 .is_some_and(|split| split.flag.is_none());
-            let may_be_split = chosen.is_none() && !stable_only && is_split;
+            let may_be_split = chosen.is_none() && ruled.is_none() && !stable_only && is_split;
             let by_split = key.filter(|_| may_be_split).map(key_hash);
             let version = match chosen {
                 _ if stable_only => service.stable,
                 Some(version) => version,
-                None => service.assign(key),
+                None => ruled.unwrap_or_else(|| service.assign(key)),
             };
             let endpoint = service
                 .versions
                 .get(version)
-                .and_then(|version| choose(version, key, &[]))
+                .and_then(|version| choose(version, key, &[], live))
                 .ok_or(Nowhere::NoEndpoints { version })?;
             Ok(Destination {
                 version,
@@ -99,7 +119,7 @@ pub(crate) fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destin
 }
 
 /// The version and endpoint that an id names, as indices.
-pub(crate) fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, usize)> {
+pub fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, usize)> {
     service
         .versions
         .iter()
@@ -111,7 +131,7 @@ pub(crate) fn locate(service: &ServiceRoute, id: EndpointId) -> Option<(usize, u
 }
 
 /// The version whose servers a version's callers reach: the side of a flag under release with the flag on is served by stable.
-pub(crate) fn served_by(service: &ServiceRoute, version: usize) -> usize {
+pub fn served_by(service: &ServiceRoute, version: usize) -> usize {
     match &service.split {
         Some(split) if split.flag.is_some() && split.candidate == version => service.stable,
         Some(_) | None => version,
@@ -119,7 +139,7 @@ pub(crate) fn served_by(service: &ServiceRoute, version: usize) -> usize {
 }
 
 /// Whether live sessions are moved off the version. Stable is where they go, so it is never one of these.
-pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
+pub fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
     let route = service.versions.get(version);
     version != service.stable
         && route.is_none_or(|version| version.stage == VersionStage::Withdrawn)
@@ -127,7 +147,7 @@ pub(crate) fn is_withdrawn(service: &ServiceRoute, version: usize) -> bool {
 
 /// Whether a session that lives on a version since `since_ms` has to move: the version is withdrawn, or was in the meantime.
 /// The session was moved then, and the server's own has stood still since, even if no one remembers where it was moved to.
-pub(crate) fn has_to_move(service: &ServiceRoute, version: usize, since_ms: u64) -> bool {
+pub fn has_to_move(service: &ServiceRoute, version: usize, since_ms: u64) -> bool {
     let withdrawn_at = service.versions.get(version).and_then(|v| v.withdrawn_at);
     is_withdrawn(service, version)
         || withdrawn_at.is_some_and(|at| {
@@ -135,60 +155,23 @@ pub(crate) fn has_to_move(service: &ServiceRoute, version: usize, since_ms: u64)
         })
 }
 
-/// The endpoint of a version for a key, other than those tried: a healthy one if there is one, else any.
-pub(crate) fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {
-    if let ([_], []) = (version.endpoints.as_slice(), tried) {
-        return Some(0);
-    }
-    let weigh = |endpoint: &EndpointRoute| {
-        FixedState::with_seed(u64::from(endpoint.id.0)).hash_one(key.unwrap_or_default())
-    };
-    let left = version
-        .endpoints
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !tried.contains(at));
-    left.max_by_key(|(_, endpoint)| (endpoint.healthy, weigh(endpoint)))
-        .map(|(at, _)| at)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::snapshot::{EndpointRoute, VersionRoute};
+    use crate::{name::RolloutId, service::Protocol, share::Share, snapshot::Split};
     use proptest::prelude::*;
-    use serin_model::{
-        access::Gates,
-        name::RolloutId,
-        service::{Protocol, ServiceSettings},
-        share::Share,
-        snapshot::Split,
-    };
     use uuid::Uuid;
 
     pub(crate) fn version(name: &str, ids: &[u32]) -> VersionRoute {
-        let endpoint = |id: &u32| EndpointRoute {
-            id: EndpointId(*id),
-            url: format!("http://127.0.0.1:{id}/mcp"),
-            healthy: true,
-        };
-        VersionRoute {
-            name: name.parse().unwrap(),
-            stage: VersionStage::Serving,
-            withdrawn_at: None,
-            endpoints: ids.iter().map(endpoint).collect(),
-            read_only_tools: [].into(),
-            tools: [].into(),
-        }
+        let endpoint =
+            |id: &u32| EndpointRoute::new(EndpointId(*id), format!("http://127.0.0.1:{id}/mcp"));
+        VersionRoute::new(name.parse().unwrap(), ids.iter().map(endpoint).collect())
     }
 
     fn service(share: f64) -> ServiceRoute {
+        let versions = vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])];
         ServiceRoute {
-            name: "tools".parse().unwrap(),
-            protocol: Protocol::Mcp,
-            path: "/mcp".into(),
-            hosts: vec![],
-            versions: vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])],
-            stable: 0,
             split: Some(Split {
                 flag: None,
                 rollout: RolloutId(Uuid::from_u128(3)),
@@ -201,17 +184,23 @@ pub(crate) mod tests {
                 block: std::time::Duration::from_secs(10),
                 values: [].into(),
             }),
-            settings: ServiceSettings::default(),
-            gates: Gates::default(),
-            credential: None,
-            tokens: None,
+            ..ServiceRoute::new("tools".parse().unwrap(), Protocol::Mcp, "/mcp", versions)
         }
+    }
+
+    fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destination, Nowhere> {
+        super::route(service, caller, &Unloaded)
+    }
+
+    fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {
+        super::choose(version, key, tried, &Unloaded)
     }
 
     fn new(key: Option<&[u8]>) -> Caller<'_> {
         Caller::New {
             key,
             chosen: None,
+            rule: None,
             stable_only: false,
         }
     }
@@ -286,6 +275,7 @@ pub(crate) mod tests {
         let old = Caller::New {
             key: Some(b"k"),
             chosen: Some(1),
+            rule: None,
             stable_only: true,
         };
         assert_eq!(route(&service, old).unwrap().version, 0);
@@ -297,6 +287,7 @@ pub(crate) mod tests {
         let chosen = Caller::New {
             key: Some(b"k"),
             chosen: Some(1),
+            rule: None,
             stable_only: false,
         };
         let to = route(&service(0.0), chosen).unwrap();
