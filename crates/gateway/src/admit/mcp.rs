@@ -247,6 +247,7 @@ fn without_session(key: &[u8]) -> Caller<'_> {
     Caller::New {
         key: Some(key),
         chosen: None,
+        rule: None,
         stable_only: true,
     }
 }

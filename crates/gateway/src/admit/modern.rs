@@ -76,6 +76,7 @@ impl Admitted<'_> {
             None => Caller::New {
                 key: Some(&key),
                 chosen: self.chosen,
+                rule: None,
                 stable_only: false,
             },
         };
