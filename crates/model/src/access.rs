@@ -430,6 +430,7 @@ mod tests {
         Environment, Flag, Kill, Kills,
         kill::{Cause, Position, Priority},
     };
+    use serin_tenancy::{Role, Scopes};
 
     fn flag(default: &str, targeting: Option<&Value>) -> Arc<Flag> {
         let flag = json!({
@@ -454,12 +455,16 @@ mod tests {
     }
 
     fn latch(targets: &[&str]) -> Latch {
+        latch_at(targets.iter().map(|target| (*target, Position::Killed)))
+    }
+
+    fn latch_at<'a>(targets: impl IntoIterator<Item = (&'a str, Position)>) -> Latch {
         let mut kills = Kills::default();
-        for (generation, target) in (1..).zip(targets) {
+        for (generation, (target, position)) in (1..).zip(targets) {
             kills.take(Kill {
                 target: target.parse().unwrap(),
                 generation,
-                position: Position::Killed,
+                position,
                 at: Timestamp::UNIX_EPOCH,
                 actor: "t".into(),
                 reason: "t".into(),
@@ -478,6 +483,10 @@ mod tests {
         latch: &'a Latch,
         asked: Asked<'_>,
     ) -> Result<(), Denied<'a>> {
+        access(gates, flags, latch).decide(asked, &mut Answers::new())
+    }
+
+    fn access<'a>(gates: &'a Gates, flags: &'a Table, latch: &'a Latch) -> Access<'a> {
         let context = Context {
             targeting_key: Some("k"),
             tenant: None,
@@ -485,7 +494,7 @@ mod tests {
             attributes: None,
             now: Timestamp::UNIX_EPOCH,
         };
-        let access = Access {
+        Access {
             service: "tools",
             gates,
             flags,
@@ -494,8 +503,7 @@ mod tests {
             only: None,
             read_only_tools: &[],
             context,
-        };
-        access.decide(asked, &mut Answers::new())
+        }
     }
 
     #[test]
@@ -667,7 +675,190 @@ mod tests {
         }
     }
 
+    const TOOLS: [&str; 5] = ["add", "admin.drop", "kb.read", "kb.write", "search"];
+    const SCOPES: [&str; 11] = [
+        "service:tools",
+        "service:to*",
+        "service:other",
+        "tool:tools/add",
+        "tool:tools/kb.*",
+        "tool:*/search",
+        "tool:other/add",
+        "category:tools/danger",
+        "category:t*/kb",
+        "category:tools/unknown",
+        "admin:read",
+    ];
+    const DANGER: [&str; 2] = ["admin.*", "kb.write"];
+    const KB: [&str; 1] = ["kb.*"];
+    const FLAGS: [&str; 3] = ["a", "b", "unknown"];
+
+    /// What there is to say about a caller and a service.
+    #[derive(Clone, Debug)]
+    struct World {
+        role: Role,
+        scopes: Vec<&'static str>,
+        read_only: Vec<&'static str>,
+        /// Whether the flags are on; the last one is not defined.
+        on: [bool; 2],
+        /// Which flag gates which tools.
+        gates: Vec<(usize, Vec<&'static str>)>,
+        kills: Vec<(String, Position)>,
+    }
+
+    fn worlds() -> impl Strategy<Value = World> {
+        let some_of =
+            |from: &[&'static str], most| prop::sample::subsequence(from.to_vec(), 0..=most);
+        let patterns = [
+            "add", "admin.*", "kb.*", "kb.read", "search", "*", "nothing",
+        ];
+        let gate = (0..FLAGS.len(), some_of(&patterns, 2));
+        let tool = prop::sample::select(TOOLS.to_vec());
+        let target = prop_oneof![
+            4 => tool.clone().prop_map(|tool| format!("tool:tools/{tool}")),
+            2 => tool.clone().prop_map(|tool| format!("tool:*/{tool}")),
+            1 => tool.prop_map(|tool| format!("tool:other/{tool}")),
+            1 => prop::sample::select(vec!["flag:a", "flag:b", "flags"]).prop_map(str::to_owned),
+        ];
+        let position = prop_oneof![
+            2 => Just(Position::Killed),
+            1 => Just(Position::Probing { one_in: 3 }),
+        ];
+        (
+            prop::sample::select(vec![Role::Admin, Role::User, Role::ReadOnly]),
+            some_of(&SCOPES, 3),
+            some_of(&TOOLS, TOOLS.len()),
+            any::<[bool; 2]>(),
+            prop::collection::vec(gate, 0..3),
+            prop::collection::vec((target, position), 0..3),
+        )
+            .prop_map(|(role, scopes, read_only, on, gates, kills)| World {
+                role,
+                scopes,
+                read_only,
+                on,
+                gates,
+                kills,
+            })
+    }
+
+    fn fits(pattern: &str, name: &str) -> bool {
+        match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => pattern == name,
+        }
+    }
+
+    fn any_fits(patterns: &[&str], name: &str) -> bool {
+        patterns.iter().any(|pattern| fits(pattern, name))
+    }
+
+    impl World {
+        /// Whether scopes and role reach a tool, as docs/access.md says it.
+        fn reaches(&self, tool: &str) -> bool {
+            let names = |scope: &&str| {
+                let (kind, name) = scope.split_once(':').unwrap();
+                let (service, rest) = name.split_once('/').unwrap_or((name, ""));
+                fits(service, "tools")
+                    && match (kind, rest) {
+                        ("service", _) => true,
+                        ("tool", rest) => fits(rest, tool),
+                        ("category", "danger") => any_fits(&DANGER, tool),
+                        ("category", "kb") => any_fits(&KB, tool),
+                        _ => false,
+                    }
+            };
+            let mut of_services = self
+                .scopes
+                .iter()
+                .filter(|scope| !scope.starts_with("admin:"));
+            (of_services.clone().next().is_none() || of_services.any(names))
+                && (self.role != Role::ReadOnly || self.read_only.contains(&tool))
+        }
+
+        /// Whether the flags of all its gates are on. A flag that is tried again is what it is.
+        fn is_open(&self, tool: &str) -> bool {
+            let is_off = |flag: &str| self.position(flag) == Some(Position::Killed);
+            let is_on = |flag: usize| {
+                self.on.get(flag) == Some(&true)
+                    && !is_off("flags")
+                    && !is_off(&format!("flag:{}", FLAGS[flag]))
+            };
+            let mut gates = self.gates.iter();
+            gates.all(|(flag, tools)| is_on(*flag) || !any_fits(tools, tool))
+        }
+
+        /// What was said last of a target.
+        fn position(&self, target: &str) -> Option<Position> {
+            let last = self.kills.iter().rfind(|(killed, _)| killed == target);
+            last.map(|(_, position)| *position)
+        }
+
+        /// Whether it is killed, and if so whether some calls are let through.
+        fn killed(&self, tool: &str) -> Option<bool> {
+            let of = ["tools", "*"].map(|service| self.position(&format!("tool:{service}/{tool}")));
+            let mut of = of.into_iter().flatten().peekable();
+            of.peek()?;
+            Some(of.all(|position| position != Position::Killed))
+        }
+    }
+
     proptest! {
+        /// Lists show and calls are let through by this one answer: it must be what scopes, role, gates and kills say together.
+        #[test]
+        fn a_tool_is_there_if_all_that_has_a_say_lets_it_through(world in worlds()) {
+            let defined = FLAGS.iter().zip(world.on);
+            let defined = defined.map(|(key, on)| (*key, flag(if on { "on" } else { "off" }, None)));
+            let flags = table(&defined.collect::<Vec<_>>());
+            let gated = world.gates.iter().filter(|(_, tools)| !tools.is_empty());
+            let gated: Vec<_> = gated
+                .map(|(flag, tools)| json!({ "flag": FLAGS[*flag], "tools": tools }))
+                .collect();
+            let settings = settings(json!({
+                "categories": { "danger": DANGER, "kb": KB }, "gates": gated,
+            }));
+            let gates = Gates::new(&settings, &flags);
+            let kills = world.kills.iter().map(|(target, position)| (target.as_str(), *position));
+            let latch = latch_at(kills);
+            let principal = Principal {
+                tenant: "acme".parse().unwrap(),
+                subject: "k".into(),
+                key: None,
+                role: world.role,
+                scopes: Arc::new(Scopes::new(world.scopes.iter().map(|scope| scope.parse().unwrap()))),
+                tier: None,
+                until: None,
+            };
+            let read_only: Vec<Arc<str>> = world.read_only.iter().map(|&tool| tool.into()).collect();
+            let access = Access {
+                principal: Some(&principal),
+                read_only_tools: &read_only,
+                ..access(&gates, &flags, &latch)
+            };
+            for tool in TOOLS {
+                let decided = access.decide(Asked::Tool(tool), &mut Answers::new());
+                let said = match decided {
+                    Ok(()) => Ok(()),
+                    Err(Denied::Beyond) => Err("beyond"),
+                    Err(Denied::Hidden) => Err("hidden"),
+                    Err(Denied::Killed(stop)) if stop.one_in.is_some() => Err("tried"),
+                    Err(Denied::Killed(_)) => Err("killed"),
+                };
+                let want = if !world.reaches(tool) {
+                    Err("beyond")
+                } else if !world.is_open(tool) {
+                    Err("hidden")
+                } else {
+                    match world.killed(tool) {
+                        None => Ok(()),
+                        Some(true) => Err("tried"),
+                        Some(false) => Err("killed"),
+                    }
+                };
+                prop_assert_eq!(said, want, "{}", tool);
+            }
+        }
+
         #[test]
         fn a_closed_route_stays_closed_however_it_is_written(
             escaped in prop::collection::vec(any::<bool>(), 7),
