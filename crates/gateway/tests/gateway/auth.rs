@@ -850,10 +850,8 @@ async fn a_subscription_hears_of_the_tasks_of_its_listener_alone() {
                 "params": { "taskId": task, "status": "completed" },
             }));
         }
-        let said: String = said
-            .iter()
-            .map(|message| format!("data: {message}\n\n"))
-            .collect();
+        let event = |message: &Value| format!("data: {message}\n\n");
+        let said = said.iter().map(event).collect::<Vec<_>>().concat();
         reply(200, &[("content-type", "text/event-stream")], said)
     })
     .await;
