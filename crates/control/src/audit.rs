@@ -82,6 +82,7 @@ struct Shared {
     spilled: AtomicU64,
     lost: Arc<AtomicU64>,
     waiting: AtomicU64,
+    fallbacks: AtomicU64,
 }
 
 /// What was counted since the process began.
@@ -106,6 +107,11 @@ impl Books {
             lost: self.0.lost.load(Relaxed),
             waiting: self.0.waiting.load(Relaxed),
         }
+    }
+
+    /// How often the file had to do for the table, and memory for the file, because it took no rows.
+    pub fn fallbacks(&self) -> u64 {
+        self.0.fallbacks.load(Relaxed)
     }
 
     /// The counter of rows that are nowhere, for those who lose some.
@@ -152,7 +158,7 @@ impl Recorder {
             held: VecDeque::new(),
             queue: VecDeque::new(),
             storing: None,
-            retry_at: None,
+            retry_at: [None; 2],
             warned: [None; 2],
             options,
         };
@@ -199,8 +205,8 @@ struct Writer {
     /// Rows that are in the file, and go to the table next.
     queue: VecDeque<AuditEntry>,
     storing: Option<Storing>,
-    /// When what failed is tried again.
-    retry_at: Option<Instant>,
+    /// When the file, and the table, is tried again, where it failed.
+    retry_at: [Option<Instant>; 2],
     /// When it was last said that the file, and the table, take nothing.
     warned: [Option<Instant>; 2],
 }
@@ -223,6 +229,7 @@ impl Writer {
     async fn run(mut self, mut batches: mpsc::Receiver<Vec<AuditRow>>) {
         let mut prune = tokio::time::interval(PRUNE_EVERY);
         let mut until = None;
+        self.count_missing();
         loop {
             self.spill_held();
             self.store_next();
@@ -232,7 +239,8 @@ impl Writer {
             {
                 break;
             }
-            let retry = self.retry_at.or(until).map(tokio::time::Instant::from_std);
+            let retry = self.retry_at.into_iter().chain([until]).flatten().min();
+            let retry = retry.map(tokio::time::Instant::from_std);
             let has_timer = retry.is_some();
             let retry = retry.unwrap_or_else(tokio::time::Instant::now);
             tokio::select! {
@@ -246,11 +254,30 @@ impl Writer {
                     None => until = Some(Instant::now() + FINISH_TIME),
                 },
                 stored = stored(&mut self.storing) => self.stored(stored),
-                () = tokio::time::sleep_until(retry), if has_timer => self.retry_at = None,
+                () = tokio::time::sleep_until(retry), if has_timer => self.retry(),
                 _ = prune.tick(), if until.is_none() => self.prune(),
             }
         }
         self.end();
+    }
+
+    /// What failed a while ago may be tried again.
+    fn retry(&mut self) {
+        let now = Instant::now();
+        for retry_at in &mut self.retry_at {
+            retry_at.take_if(|at| *at <= now);
+        }
+    }
+
+    /// The file, or the table, failed.
+    fn failed(&mut self, place: Place) {
+        self.retry_at[place as usize] = Some(Instant::now() + RETRY_AFTER);
+        self.options.books.0.fallbacks.fetch_add(1, Relaxed);
+    }
+
+    fn count_missing(&mut self) {
+        let missing = self.spill.take_missing();
+        self.options.books.0.lost.fetch_add(missing, Relaxed);
     }
 
     fn is_idle(&self) -> bool {
@@ -273,7 +300,7 @@ impl Writer {
 
     /// Puts what is held into the file.
     fn spill_held(&mut self) {
-        if self.held.is_empty() || self.retry_at.is_some() {
+        if self.held.is_empty() || self.retry_at[Place::File as usize].is_some() {
             return;
         }
         let fits =
@@ -297,7 +324,7 @@ impl Writer {
     }
 
     fn cannot_spill(&mut self, error: &io::Error) {
-        self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        self.failed(Place::File);
         let is_required = self.options.is_required;
         if is_required && !self.gate.is_shut() {
             self.gate.shut(true);
@@ -324,19 +351,20 @@ impl Writer {
 
     /// Gives the table something to do, if it has nothing.
     fn store_next(&mut self) {
-        if self.storing.is_some() || self.retry_at.is_some() && self.held.is_empty() {
+        if self.storing.is_some() || self.retry_at[Place::Table as usize].is_some() {
             return;
         }
         if self.queue.is_empty() && self.spill.behind() > 0 {
             match self.spill.read(STORED_ROWS_MAX) {
                 Ok(rows) => self.queue.extend(rows),
                 Err(error) => {
-                    self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                    self.retry_at[Place::Table as usize] = Some(Instant::now() + RETRY_AFTER);
                     if self.may_warn(Place::File) {
                         tracing::warn!(%error, "the rows in the file of the audit trail cannot be read");
                     }
                 }
             }
+            self.count_missing();
         }
         let were_held = self.queue.is_empty() && self.spill.behind() == 0;
         let from = if were_held {
@@ -382,7 +410,7 @@ impl Writer {
                 for row in rows.into_iter().rev() {
                     back.push_front(row);
                 }
-                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                self.failed(Place::Table);
                 if self.may_warn(Place::Table) {
                     tracing::warn!(%error, waiting = self.waiting(),
                         "the table of the audit trail takes no rows; they wait in a file beside it");

@@ -35,6 +35,7 @@ use kills::Switchboard;
 use serin_flags::{Environment, FlagKey, Reason, table::Forced};
 use serin_model::{
     decide::{Candidate, Command, Refusal, RefusalKind, Source, Start},
+    degraded::Dependency,
     event::{Actor, Recorded},
     manifest::Manifest,
     name::{RolloutId, ServiceName},
@@ -315,10 +316,13 @@ impl Control {
 
     /// What was counted since the process began.
     pub fn totals(&self) -> Totals {
-        self.totals
-            .lock()
-            .map(|totals| totals.clone())
-            .unwrap_or_default()
+        let totals = self.totals.lock().map(|totals| totals.clone());
+        let mut totals = totals.unwrap_or_default();
+        let fallbacks = self.books.fallbacks();
+        if fallbacks > 0 {
+            totals.add_degraded([(Dependency::Audit.label(), fallbacks)]);
+        }
+        totals
     }
 
     /// Asks the health monitor, with the time in seconds since 1970.

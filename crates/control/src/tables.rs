@@ -5,7 +5,7 @@ use crate::{Control, flags::FlagsNow};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use serin_flags::{Context, TenantId};
-use serin_model::state::State;
+use serin_model::{degraded::Dependency, state::State};
 use serin_store::{Audit, FlagsRow, KeyRow, StoreError};
 use serin_tenancy::KeyRecord;
 use std::{
@@ -180,7 +180,8 @@ impl Keeper {
             }
             Ok(()) => {}
             Err(error) => {
-                self.control.count_degraded([("audit", 1)]);
+                self.control
+                    .count_degraded([(Dependency::Audit.label(), 1)]);
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(%error, "the tables of keys and flags cannot be written; they are tried again");
                 }

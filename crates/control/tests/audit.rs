@@ -45,12 +45,16 @@ struct Trail {
 }
 
 async fn start(folder: &Path, is_required: bool) -> Trail {
+    start_with(folder, &folder.join("serin.audit-spill"), is_required).await
+}
+
+async fn start_with(folder: &Path, spill: &Path, is_required: bool) -> Trail {
     let tables = Audit::open(&folder.join("serin.audit.db")).await.unwrap();
     let books = Books::default();
     books.open(&tables);
     let recorder = Recorder::start(Options {
         tables: tables.clone(),
-        spill: folder.join("serin.audit-spill"),
+        spill: spill.to_owned(),
         is_required,
         retention: Duration::from_hours(24),
         key_uses: KeyUses::default(),
@@ -106,6 +110,15 @@ async fn lock(folder: &Path) -> sqlx::SqliteConnection {
         .await
         .unwrap();
     other
+}
+
+/// Lines that are in the files.
+fn lines(folder: &Path) -> usize {
+    let lines = |path: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.matches('\n').count()
+    };
+    spills(folder).iter().map(lines).sum()
 }
 
 fn spills(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -170,6 +183,81 @@ async fn what_the_store_does_not_take_waits_in_the_file_and_comes_back_in_order(
     let answer = trail.tables.ask(sql, &[]).await.unwrap();
     assert_eq!(answer.rows, [[Cell::Integer(30_000)]]);
     assert_eq!(trail.books.counted().lost, 0);
+}
+
+#[tokio::test]
+async fn a_table_that_fails_at_once_keeps_no_row_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let trail = start(folder.path(), true).await;
+    trail.tables.close().await;
+    for begin in (0..4000).step_by(10) {
+        trail.send(begin..begin + 10).await;
+    }
+    // Whatever kills the process now, they are there after it.
+    trail
+        .until("rows in the file", |_| lines(folder.path()) == 4000)
+        .await;
+    assert!(!trail.recorder.gate().is_shut());
+    assert!(trail.books.fallbacks() > 0);
+    drop(trail);
+
+    let trail = start(folder.path(), true).await;
+    trail.stored(4000).await;
+    assert_eq!(trail.numbers().await, (0..4000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_neither_the_table_nor_the_file_takes_waits_in_memory_within_its_bound() {
+    // Some, and more than are held.
+    for (is_required, sent) in [(true, 7000), (false, 60_000)] {
+        let folder = tempfile::tempdir().unwrap();
+        // Without this folder no file can be begun.
+        let gone = folder.path().join("gone");
+        std::fs::create_dir(&gone).unwrap();
+        let trail = start_with(folder.path(), &gone.join("spill"), is_required).await;
+        std::fs::remove_dir(&gone).unwrap();
+        let other = lock(folder.path()).await;
+        for begin in (0..sent).step_by(1000) {
+            trail.send(begin..begin + 1000).await;
+        }
+        trail
+            .until("all taken", |trail| {
+                let counted = trail.books.counted();
+                // 50,000, and those on their way into the table.
+                let is_bound = is_required || counted.waiting <= 55_000;
+                counted.waiting + counted.lost == u64::from(sent) && is_bound
+            })
+            .await;
+        assert_eq!(trail.recorder.gate().is_shut(), is_required);
+        assert!(trail.books.fallbacks() > 0);
+
+        std::fs::create_dir(&gone).unwrap();
+        other.close().await.unwrap();
+        trail
+            .until("all stored", |trail| {
+                let counted = trail.books.counted();
+                counted.stored + counted.lost == u64::from(sent)
+            })
+            .await;
+        // Not one is neither stored nor counted, and those that go are old.
+        let lost = trail.books.counted().lost;
+        if is_required {
+            assert_eq!(lost, 0);
+        } else {
+            assert!((5000..=10_000).contains(&lost), "{lost}");
+        }
+        let sql = "SELECT count(*), max(CAST(substr(endpoint, 2) AS INTEGER)) FROM audit_logs";
+        let answer = trail.tables.ask(sql, &[]).await.unwrap();
+        let stored = i64::from(sent) - i64::try_from(lost).unwrap();
+        let newest = i64::from(sent) - 1;
+        assert_eq!(
+            answer.rows,
+            [[Cell::Integer(stored), Cell::Integer(newest)]]
+        );
+        trail
+            .until("the gate open", |trail| !trail.recorder.gate().is_shut())
+            .await;
+    }
 }
 
 #[tokio::test]
