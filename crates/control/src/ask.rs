@@ -5,6 +5,7 @@ use crate::asker::{self, Asker};
 use futures_util::StreamExt;
 use reqwest::{Client, ClientBuilder, Response, StatusCode, header};
 use serde_json::{Value, json};
+use serin_tls::ClientConfig;
 use std::time::Duration;
 
 /// The version in which modern questions are asked.
@@ -19,19 +20,25 @@ const PAGES_MAX: usize = 100;
 /// Time for one question, unless a service's health check says otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client for questions: no redirects, no proxies.
+/// The client for questions to everybody whose certificate the system trusts.
 pub(crate) fn client() -> Client {
-    builder()
-        .tls_backend_preconfigured(asker::system_trust())
-        .build()
-        .unwrap_or_default()
+    // It cannot fail: what is set is ours.
+    client_with(asker::system_trust(), |builder| builder).unwrap_or_default()
 }
 
-pub(crate) fn builder() -> ClientBuilder {
-    Client::builder()
+/// A client for questions: it trusts those only, follows no redirects, knows no proxies, and waits no longer than [`TIMEOUT`] unless
+/// a question says otherwise. All clients of the control side are made here.
+pub(crate) fn client_with(
+    trust: ClientConfig,
+    more: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> reqwest::Result<Client> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(trust)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(TIMEOUT)
+        .timeout(TIMEOUT);
+    more(builder).build()
 }
 
 /// Which eras an endpoint speaks.

@@ -1,6 +1,6 @@
 //! Who asks endpoints: the common client, or where a service says how its endpoints are checked, one that checks them so.
 
-use crate::credentials;
+use crate::{ask, credentials};
 use reqwest::{
     Client, IntoUrl, Method, RequestBuilder, Url,
     dns::{Name, Resolve, Resolving},
@@ -51,25 +51,24 @@ impl Asker {
     }
 
     fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
-        match url.into_url() {
-            Ok(url) => {
-                let (client, url) = self.at(url);
+        match url.into_url().and_then(|url| self.at(url)) {
+            Ok((client, url)) => {
                 let request = client.request(method, url);
                 match &self.credential {
                     Some((name, value)) => request.header(name, value),
                     None => request,
                 }
             }
-            // The request then says that it is none.
+            // The request then says that it is none. Nobody is asked who would not be checked.
             Err(_) => self.plain.request(method, ""),
         }
     }
 
     /// With whom a URL is asked, and by which URL.
-    fn at(&self, url: Url) -> (Client, Url) {
+    fn at(&self, url: Url) -> reqwest::Result<(Client, Url)> {
         let is_plain = self.ca.is_none() && self.server_name.is_none();
         if is_plain || url.scheme() != "https" {
-            return (self.plain.clone(), url);
+            return Ok((self.plain.clone(), url));
         }
         let config = TRUSTS.config(self.ca.as_deref().map(Path::new));
         let config = config.map(|config| (*config).clone());
@@ -79,22 +78,19 @@ impl Asker {
             // Nobody is trusted then.
             serin_tls::trusts_nobody()
         });
-        let builder = super::ask::builder().tls_backend_preconfigured(config);
         let renamed = self
             .server_name
             .as_deref()
             .and_then(|name| rename(&url, name));
-        let (builder, url) = match renamed {
-            Some((url, host, place)) => {
-                let headers = HeaderMap::from_iter([(HOST, host)]);
-                let builder = builder
-                    .default_headers(headers)
-                    .dns_resolver(Arc::new(place));
-                (builder, url)
-            }
-            None => (builder, url),
+        let Some((url, host, place)) = renamed else {
+            return Ok((ask::client_with(config, |builder| builder)?, url));
         };
-        (builder.build().unwrap_or_else(|_| self.plain.clone()), url)
+        let client = ask::client_with(config, |builder| {
+            builder
+                .default_headers(HeaderMap::from_iter([(HOST, host)]))
+                .dns_resolver(Arc::new(place))
+        })?;
+        Ok((client, url))
     }
 }
 
@@ -154,13 +150,13 @@ mod tests {
             server_name: Some("mcp.example".into()),
             ..Upstream::default()
         };
-        let asker = Asker::new(Client::new(), &upstream);
+        let asker = Asker::new(ask::client(), &upstream);
         for (url, asked) in [
             ("http://10.0.0.1:80/mcp", "http://10.0.0.1/mcp"),
             ("https://10.0.0.1:8443/mcp", "https://mcp.example:8443/mcp"),
             ("https://[::1]/a?b", "https://mcp.example/a?b"),
         ] {
-            let (_, url) = asker.at(url.parse().unwrap());
+            let (_, url) = asker.at(url.parse().unwrap()).unwrap();
             assert_eq!(url.as_str(), asked);
         }
     }

@@ -301,7 +301,7 @@ mod tests {
         let path = folder.path().join("jwks.json");
         let source = format!("file:{}", path.display());
         let (report, mut found) = mpsc::channel(4);
-        let mut providers = Providers::new(Client::new(), report);
+        let mut providers = Providers::new(ask::client(), report);
         providers.pace = |_| Pace {
             every: Duration::from_millis(5),
             asked: Duration::from_millis(5),
@@ -346,7 +346,7 @@ mod tests {
                 silent_kept: kept.1,
             };
             let wish = Arc::new(Notify::new());
-            let watching = tokio::spawn(watch(Client::new(), source, pace, wish, report));
+            let watching = tokio::spawn(watch(ask::client(), source, pace, wish, report));
             assert_eq!(next(&mut found).await.unwrap().len(), 1);
             match gone {
                 Some(text) => write(&path, text),
