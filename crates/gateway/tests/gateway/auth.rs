@@ -2,6 +2,7 @@
 
 use crate::{
     gates::{call, gated, message, names, session},
+    kills::Switchboard,
     support::*,
 };
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -9,6 +10,12 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http_body_util::BodyExt as _;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use proptest::{
+    prelude::*,
+    sample::{select, subsequence},
+    strategy::ValueTree as _,
+    test_runner::TestRunner,
+};
 use serde_json::{Value, json};
 use serin_flags::Table;
 use serin_gateway::Signer;
@@ -509,6 +516,113 @@ async fn what_is_listed_is_what_can_be_called_whatever_the_scopes_and_the_role()
     let answer = legacy(&mut client, &keys[4], &session, &batch).await;
     assert_eq!(answer.status, 403, "{answer:?}");
     assert_eq!(server.count("tools/call"), before);
+}
+
+/// Callers, gates and kills of a service whose tools are `add`, `admin.drop` and `search`.
+#[derive(Clone, Debug)]
+struct World {
+    role: Role,
+    scopes: Vec<&'static str>,
+    read_only: Vec<&'static str>,
+    /// Which tools two flags gate, and whether they are on.
+    gates: [(Vec<&'static str>, bool); 2],
+    kills: Vec<&'static str>,
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    let some_of = |from: &[&'static str]| subsequence(from.to_vec(), 0..=2);
+    let scopes = [
+        "service:tools",
+        "service:other",
+        "tool:tools/add",
+        "tool:tools/a*",
+        "tool:*/search",
+        "category:tools/danger",
+        "admin:read",
+    ];
+    let gate = || (some_of(&["add", "a*", "search"]), any::<bool>());
+    let kills = [
+        "tool:tools/add",
+        "tool:*/search",
+        "tool:other/search",
+        "flag:one",
+        "flags",
+    ];
+    (
+        select(vec![Role::Admin, Role::User, Role::ReadOnly]),
+        some_of(&scopes),
+        some_of(&["add", "admin.drop", "search"]),
+        [gate(), gate()],
+        some_of(&kills),
+    )
+        .prop_map(|(role, scopes, read_only, gates, kills)| World {
+            role,
+            scopes,
+            read_only,
+            gates,
+            kills,
+        })
+}
+
+/// Worlds that are looked at.
+const WORLDS: usize = 60;
+
+#[tokio::test]
+async fn what_is_listed_is_what_can_be_called_whatever_has_a_say() {
+    let server = crate::gates::tools(false).await;
+    let board = Switchboard::default();
+    let gateway = board.start(vec![]);
+    let mut client = gateway.client().await;
+    // The same ones each time: what fails fails again.
+    let mut runner = TestRunner::deterministic();
+    let mut outcomes = [0; 2];
+    for _ in 0..WORLDS {
+        let world = worlds().new_tree(&mut runner).unwrap().current();
+        let mut callers = Callers::new(&["acme"]);
+        let key = callers.key("acme", world.role, &world.scopes);
+        let [one, two] = &world.gates;
+        let table = crate::gates::flags(&[("one", one.1), ("two", two.1)]);
+        let gates = [("one", &one.0), ("two", &two.0)].into_iter();
+        let gates = gates.filter(|(_, tools)| !tools.is_empty());
+        let gates: Vec<_> = gates
+            .map(|(flag, tools)| json!({ "flag": flag, "tools": tools }))
+            .collect();
+        let settings = json!({
+            "auth": "serin", "categories": { "danger": ["admin.*"] }, "gates": gates,
+        });
+        let mut service = gated(service(&[build("v1", &[&server])], None), settings, &table);
+        service.versions[0].read_only_tools =
+            world.read_only.iter().map(|&tool| tool.into()).collect();
+        world.kills.iter().for_each(|target| board.kill(target));
+        gateway.swap_all(vec![service], table, callers.directory());
+        let modern = list(&mut client, &key).await;
+        if modern.status == 403 {
+            // The service is beyond the caller, and so is whatever it has.
+            for tool in ["add", "admin.drop", "search"] {
+                let called = ask(&mut client, &key, "tools/call", Some(tool)).await;
+                assert_eq!(called.status, 403, "{world:?} {tool}");
+            }
+            world.kills.iter().for_each(|target| board.revive(target));
+            continue;
+        }
+        let listed = names(&modern);
+        let session = begin(&mut client, &key).await;
+        let older = legacy(&mut client, &key, &session, LIST).await;
+        assert_eq!(names(&older), listed, "{world:?}");
+        for tool in ["add", "admin.drop", "search"] {
+            let is_listed = listed.iter().any(|name| name == tool);
+            let modern = ask(&mut client, &key, "tools/call", Some(tool)).await;
+            let older = legacy(&mut client, &key, &session, &call(tool)).await;
+            for answer in [modern, older] {
+                let is_through = message(&answer)["result"].is_object();
+                assert_eq!(is_through, is_listed, "{world:?} {tool}: {answer:?}");
+                outcomes[usize::from(is_through)] += 1;
+            }
+        }
+        world.kills.iter().for_each(|target| board.revive(target));
+    }
+    let all: usize = outcomes.iter().sum();
+    assert!(outcomes.iter().all(|n| 5 * n >= all), "{outcomes:?}");
 }
 
 #[tokio::test]

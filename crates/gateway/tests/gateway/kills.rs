@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The latch of a gateway, and the book behind it.
 #[derive(Clone, Default)]
-struct Switchboard {
+pub(crate) struct Switchboard {
     latch: Arc<ArcSwap<Latch>>,
     kills: Arc<std::sync::Mutex<Kills>>,
 }
@@ -46,15 +46,15 @@ impl Switchboard {
         self.latch.store(Arc::new(kills.latch()));
     }
 
-    fn kill(&self, target: &str) {
+    pub(crate) fn kill(&self, target: &str) {
         self.put(target, Position::Killed, 0);
     }
 
-    fn revive(&self, target: &str) {
+    pub(crate) fn revive(&self, target: &str) {
         self.put(target, Position::Revived, 0);
     }
 
-    fn start(&self, services: Vec<ServiceRoute>) -> Running {
+    pub(crate) fn start(&self, services: Vec<ServiceRoute>) -> Running {
         let latch = self.latch.clone();
         Running::with(services, Keyring::ephemeral().unwrap(), |options| {
             options.latch = latch;
