@@ -19,7 +19,7 @@ impl Live for Loads {
         0
     }
 
-    fn turn(&self) -> u64 {
+    fn turn(&self, _: u64) -> u64 {
         0
     }
 }

@@ -9,7 +9,7 @@ mod rules;
 
 pub use self::{
     endpoint::{Live, Unloaded, choose},
-    rules::{RuleRoute, Rules},
+    rules::{RuleRoute, Ruled, Rules},
 };
 
 use crate::{name::EndpointId, service::VersionStage, snapshot::ServiceRoute};
@@ -33,7 +33,7 @@ pub enum Caller<'a> {
         /// The version chosen by hand.
         chosen: Option<usize>,
         /// The rule that fits.
-        rule: Option<&'a RuleRoute>,
+        rule: Option<Ruled<'a>>,
         /// Whether only stable speaks what this caller speaks.
         stable_only: bool,
     },
@@ -90,7 +90,7 @@ pub fn route(
             stable_only,
         } => {
             let ruled = rule.filter(|_| chosen.is_none() && !stable_only);
-            let ruled = ruled.and_then(|rule| rule.version(service, key, live));
+            let ruled = ruled.and_then(|ruled| ruled.rule.version(service, key, ruled.by, live));
             // The sides of a flag under release are told apart afterwards, by the flag.
             let is_split = service
                 .split

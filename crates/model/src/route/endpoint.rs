@@ -14,8 +14,9 @@ pub trait Live {
     fn standing(&self, endpoint: EndpointId) -> Standing;
     /// The time of its clock, in milliseconds.
     fn now_ms(&self) -> u64;
-    /// A number that is another one for each request, the next after the last: whose turn it is.
-    fn turn(&self) -> u64;
+    /// Whose turn it is in a cycle: the next number after the last that was given for the same `cycle`, a hash that names it. A count for
+    /// all cycles together would give each of them a part that depends on the others.
+    fn turn(&self, cycle: u64) -> u64;
 }
 
 /// Nothing is known: all endpoints do well and are idle.
@@ -31,7 +32,7 @@ impl Live for Unloaded {
         0
     }
 
-    fn turn(&self) -> u64 {
+    fn turn(&self, _: u64) -> u64 {
         0
     }
 }
