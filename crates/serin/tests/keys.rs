@@ -2,17 +2,23 @@
 
 mod support;
 
+use aws_lc_rs::{digest, hmac};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{
     fs,
     path::Path,
     process::{Output, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use support::{PATIENCE, Serin, command, stderr, stdout};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::timeout,
+};
 
 const FILE: &str = "services:\n  tools: { protocol: http, path: /tools, stable: v1, versions: { v1: { endpoints: [\"http://127.0.0.1:1/\"] } } }\n\
     tiers:\n  free: { limits: [ { rate: 100/hour } ] }\n";
@@ -268,6 +274,112 @@ async fn a_key_may_do_what_its_role_and_scopes_say() {
         "{}",
         stderr(&output)
     );
+}
+
+/// The address of a server that answers everything with 200.
+async fn answering() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while let Ok(1..) = stream.read(&mut [0; 16 * 1024]).await {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    let _ = stream.write_all(answer).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What becomes of a request with this key that is signed with this secret.
+async fn signed(serin: &Serin, key: &str, secret: &str, nonce: &str) -> StatusCode {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // Later than the second in which the gateway started.
+    let timestamp = since.as_secs() + 2;
+    let body = hex(digest::digest(&digest::SHA256, b"hello").as_ref());
+    let text = format!("serin1\n{timestamp}\n{nonce}\nPOST\n/web\n{body}");
+    let by = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let request = reqwest::Client::new()
+        .post(serin.url("/web"))
+        .bearer_auth(key)
+        .header("x-serin-timestamp", timestamp)
+        .header("x-serin-nonce", nonce)
+        .header(
+            "x-serin-signature",
+            hex(hmac::sign(&by, text.as_bytes()).as_ref()),
+        )
+        .body("hello");
+    request.send().await.unwrap().status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_signs_is_replaced_by_one_that_signs() {
+    let folder = TempDir::new().unwrap();
+    let url = answering().await;
+    let file = format!(
+        "services:\n  web:\n    protocol: http\n    path: /web\n    stable: v1\n    versions: {{ v1: {{ endpoints: [\"{url}\"] }} }}\n    \
+         settings: {{ auth: serin, signing: required }}\n"
+    );
+    let serin = Serin::start(folder.path(), &file).await;
+    serin.cli(&["tenant", "create", "acme"]).await;
+    let pair = |printed: &str| {
+        let (key, secret) = printed.trim_end().split_once('\n').expect("two lines");
+        (key.to_owned(), secret.to_owned())
+    };
+    let made = ["key", "create", "--tenant", "acme", "--signing"];
+    let (old, old_secret) = pair(&serin.cli(&made).await);
+    let rotated = ["key", "rotate", id(&old), "--overlap", "1h"];
+    let (new, new_secret) = pair(&serin.cli(&rotated).await);
+    assert_ne!(old_secret, new_secret);
+
+    // Within the overlap both open, each with its own secret, also after a power cut.
+    let serin = serin.kill_and_restart(folder.path()).await;
+    for (key, secret, nonce, status) in [
+        (&old, &old_secret, "nonce-0000000001", StatusCode::OK),
+        (&new, &new_secret, "nonce-0000000002", StatusCode::OK),
+        (
+            &new,
+            &old_secret,
+            "nonce-0000000003",
+            StatusCode::UNAUTHORIZED,
+        ),
+        (
+            &old,
+            &new_secret,
+            "nonce-0000000004",
+            StatusCode::UNAUTHORIZED,
+        ),
+    ] {
+        assert_eq!(signed(&serin, key, secret, nonce).await, status, "{nonce}");
+    }
+    let bare = reqwest::Client::new()
+        .post(serin.url("/web"))
+        .bearer_auth(&new);
+    let bare = bare.send().await.unwrap().status();
+    assert_eq!(bare, StatusCode::UNAUTHORIZED);
+    let shown = json_of(&serin, &["key", "show", id(&new), "--json"]).await;
+    assert_eq!(shown["signs"], true, "{shown}");
+
+    // Without an overlap the other ends at once.
+    let rotated = ["key", "rotate", id(&new), "--overlap", "0s"];
+    let (newest, newest_secret) = pair(&serin.cli(&rotated).await);
+    for (key, secret, nonce, status) in [
+        (
+            &new,
+            &new_secret,
+            "nonce-0000000005",
+            StatusCode::UNAUTHORIZED,
+        ),
+        (&newest, &newest_secret, "nonce-0000000006", StatusCode::OK),
+    ] {
+        assert_eq!(signed(&serin, key, secret, nonce).await, status, "{nonce}");
+    }
 }
 
 /// A row of a table of the audit file, as text; nothing while there is none.
