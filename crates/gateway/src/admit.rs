@@ -431,7 +431,7 @@ impl Admitted<'_> {
 
     fn destination(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
         let service = self.service;
-        route::route(service, caller, &self.core.shared.loads).map_err(|nowhere| match nowhere {
+        route::route(service, caller, &*self.core.shared.loads).map_err(|nowhere| match nowhere {
             Nowhere::EndpointGone => self.version_gone(Rejection::Session),
             Nowhere::NoEndpoints { version } => {
                 let version = service.versions.get(version).map(|v| v.name.as_str());

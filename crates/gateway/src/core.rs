@@ -97,7 +97,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) limiter: Limiter,
     /// How the endpoints do.
-    pub(crate) loads: Loads,
+    pub(crate) loads: Arc<Loads>,
     /// Open connections by core.
     pub(crate) connections: Vec<AtomicUsize>,
     /// What endpoints at `https://` are checked by.

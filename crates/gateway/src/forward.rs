@@ -331,7 +331,7 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                         left_out, "an endpoint cannot be reached");
                 });
                 tried.push(at);
-                let next = route::choose(version, outbound.key, &tried, &core.shared.loads);
+                let next = route::choose(version, outbound.key, &tried, &*core.shared.loads);
                 if let Some(next) = next.filter(|_| !to.pinned) {
                     observation.attempt_failed();
                     request = *unsent;

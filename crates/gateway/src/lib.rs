@@ -52,13 +52,13 @@ mod trials;
 pub use audit::AuditTo;
 pub use auth::sign::Signer;
 pub use limit::{Backend, BackendError, OnFailure};
+pub use loads::Loads;
 pub use seal::{Keyring, KeyringError};
 
 use crate::core::{Core, Phase, Shared};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use limit::Limiter;
-use loads::Loads;
 use observe::Counters;
 use serin_flags::{Environment, Latch};
 use serin_model::{observe::Sealed, route, snapshot::Snapshot};
@@ -150,6 +150,8 @@ pub struct Options {
     pub limiter: Option<Backend>,
     /// Where a row of each request goes, if one is kept.
     pub audit: Option<AuditTo>,
+    /// How the endpoints do: written by the gateway, read by whoever wants to know.
+    pub loads: Arc<Loads>,
 }
 
 impl Options {
@@ -190,6 +192,7 @@ impl Options {
             key_fetcher: None,
             limiter: None,
             audit: None,
+            loads: Arc::default(),
         }
     }
 }
@@ -233,10 +236,10 @@ impl Gateway {
         let limiter = Limiter::new(options.limiter.clone());
         let shared = Arc::new(Shared {
             limiter,
+            loads: options.loads.clone(),
             options,
             keys: Arc::new(keys),
             sessions: Arc::new(Sessions::new(incarnation)),
-            loads: Loads::default(),
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             trusts: Arc::default(),
         });

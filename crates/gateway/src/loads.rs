@@ -1,4 +1,5 @@
-//! How the endpoints do: what is under way at each, whose breaker is open, which is ejected. Shared by the cores.
+//! How the endpoints do: what is under way at each, whose breaker is open, which is ejected. Shared by the cores, and read by whoever
+//! wants to know.
 
 use serin_model::{
     name::EndpointId,
@@ -6,9 +7,9 @@ use serin_model::{
 };
 use serin_route::standing::Standing;
 
-/// How the endpoints do.
+/// How the endpoints do, as the gateway sees it while it serves.
 #[derive(Debug, Default)]
-pub(crate) struct Loads;
+pub struct Loads;
 
 impl Live for Loads {
     fn standing(&self, endpoint: EndpointId) -> Standing {
