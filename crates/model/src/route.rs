@@ -71,7 +71,7 @@ pub enum Nowhere {
 pub fn route(
     service: &ServiceRoute,
     caller: Caller<'_>,
-    live: &impl Live,
+    live: &(impl Live + ?Sized),
 ) -> Result<Destination, Nowhere> {
     match caller {
         Caller::Pinned(id) => {

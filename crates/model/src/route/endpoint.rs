@@ -42,7 +42,7 @@ pub fn choose(
     version: &VersionRoute,
     key: Option<&[u8]>,
     tried: &[usize],
-    _live: &impl Live,
+    _live: &(impl Live + ?Sized),
 ) -> Option<usize> {
     if let ([_], []) = (version.endpoints.as_slice(), tried) {
         return Some(0);

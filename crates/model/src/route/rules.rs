@@ -118,7 +118,7 @@ impl RuleRoute {
         service: &ServiceRoute,
         _key: Option<&[u8]>,
         _by: Option<&[u8]>,
-        live: &impl Live,
+        live: &(impl Live + ?Sized),
     ) -> Option<usize> {
         let _ = live.turn(self.cycle);
         self.places(service).next().map(|(version, _)| version)
