@@ -130,6 +130,15 @@ fn spills(folder: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
+/// The files as a process leaves them that is killed now.
+fn as_killed(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in spills(folder) {
+        std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
 #[tokio::test]
 async fn rows_come_into_the_table_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
@@ -273,11 +282,7 @@ async fn what_an_earlier_process_left_is_stored_first_and_once() {
             trail.books.counted().waiting == 400
         })
         .await;
-    // As a process that is killed leaves it: the file as it is now.
-    let copy = tempfile::tempdir().unwrap();
-    for file in spills(folder.path()) {
-        std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
-    }
+    let copy = as_killed(folder.path());
     other.close().await.unwrap();
     drop(trail);
 
@@ -286,6 +291,42 @@ async fn what_an_earlier_process_left_is_stored_first_and_once() {
     trail.stored(901).await;
     assert_eq!(trail.numbers().await, (0..901).collect::<Vec<_>>());
     assert_eq!(trail.books.counted().lost, 0);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_while_what_was_left_is_stored_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let trail = start(folder.path(), true).await;
+    let other = lock(folder.path()).await;
+    trail.send(0..400).await;
+    trail
+        .until("rows in the file", |_| lines(folder.path()) == 400)
+        .await;
+    let copy = as_killed(folder.path());
+    other.close().await.unwrap();
+    drop(trail);
+
+    // Neither the table nor a new file takes anything.
+    let file = copy.path().join("serin.audit.db");
+    Audit::open(&file).await.unwrap().close().await;
+    let other = lock(copy.path()).await;
+    let trail = start(copy.path(), true).await;
+    let in_the_way = copy.path().join("serin.audit-spill.00000002");
+    std::fs::create_dir(&in_the_way).unwrap();
+    trail.send(400..500).await;
+    trail
+        .until("the gate shut", |trail| {
+            trail.recorder.gate().is_shut() && trail.books.counted().waiting == 500
+        })
+        .await;
+    std::fs::remove_dir(&in_the_way).unwrap();
+    other.close().await.unwrap();
+    trail.stored(500).await;
+    assert_eq!(trail.numbers().await, (0..500).collect::<Vec<_>>());
+    assert_eq!(trail.books.counted().lost, 0);
+    trail
+        .until("the gate open", |trail| !trail.recorder.gate().is_shut())
+        .await;
 }
 
 #[tokio::test]
