@@ -52,6 +52,21 @@ pub struct Destination {
     pub by_split: Option<u64>,
 }
 
+/// Why a caller who may be assigned gets a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Only stable speaks what the caller speaks.
+    StableOnly,
+    /// It was chosen by hand.
+    Chosen,
+    /// The rule that fits leads there.
+    Rule,
+    /// The split of a rollout says so, by an affinity key of this hash.
+    Split(u64),
+    /// Nothing says otherwise.
+    Stable,
+}
+
 /// Why a request goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nowhere {
@@ -83,26 +98,8 @@ pub fn route(
                 by_split: None,
             })
         }
-        Caller::New {
-            key,
-            chosen,
-            rule,
-            stable_only,
-        } => {
-            let ruled = rule.filter(|_| chosen.is_none() && !stable_only);
-            let ruled = ruled.and_then(|ruled| ruled.rule.version(service, key, ruled.by, live));
-            // The sides of a flag under release are told apart afterwards, by the flag.
-            let is_split = service
-                .split
-                .as_ref()
-                .is_some_and(|split| split.flag.is_none());
-            let may_be_split = chosen.is_none() && ruled.is_none() && !stable_only && is_split;
-            let by_split = key.filter(|_| may_be_split).map(key_hash);
-            let version = match chosen {
-                _ if stable_only => service.stable,
-                Some(version) => version,
-                None => ruled.unwrap_or_else(|| service.assign(key)),
-            };
+        Caller::New { key, .. } => {
+            let (version, why) = assign(service, caller, live);
             let endpoint = service
                 .versions
                 .get(version)
@@ -112,10 +109,47 @@ pub fn route(
                 version,
                 endpoint,
                 pinned: false,
-                by_split,
+                by_split: match why {
+                    Why::Split(key_hash) => Some(key_hash),
+                    _ => None,
+                },
             })
         }
     }
+}
+
+/// The version of a caller, whatever its endpoints do, and why it is that one.
+pub fn assign(
+    service: &ServiceRoute,
+    caller: Caller<'_>,
+    live: &(impl Live + ?Sized),
+) -> (usize, Why) {
+    let Caller::New {
+        key,
+        chosen,
+        rule,
+        stable_only,
+    } = caller
+    else {
+        return (service.stable, Why::Stable);
+    };
+    if stable_only {
+        return (service.stable, Why::StableOnly);
+    }
+    if let Some(version) = chosen {
+        return (version, Why::Chosen);
+    }
+    let ruled = rule.and_then(|ruled| ruled.rule.version(service, key, ruled.by, live));
+    if let Some(version) = ruled {
+        return (version, Why::Rule);
+    }
+    // The sides of a flag under release are told apart afterwards, by the flag.
+    let is_split = (service.split.as_ref()).is_some_and(|split| split.flag.is_none());
+    let why = match key.filter(|_| is_split) {
+        Some(key) => Why::Split(key_hash(key)),
+        None => Why::Stable,
+    };
+    (service.assign(key), why)
 }
 
 /// The version and endpoint that an id names, as indices.
