@@ -247,7 +247,7 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             manifest,
             source,
             prune,
-        } => wish::apply(state, manifest, *source, *prune),
+        } => wish::apply(state, manifest, *source, *prune, now),
         Command::Start(start) => begin::begin(state, start),
         Command::SetFlag(wish) => flags::set_flag(state, wish),
         Command::SetOverride(wish) => flags::set_override(state, wish),

@@ -368,6 +368,55 @@ fn a_key_is_replaced_by_one_of_the_same_tenant() {
     assert!(world.run(&rotate(true)).is_some());
 }
 
+#[test]
+fn a_tier_stays_while_somebody_has_it_and_no_longer() {
+    let prune = || Command::Apply {
+        manifest: Box::default(),
+        source: Source::Request,
+        prune: true,
+    };
+    let with_a_key = || {
+        let mut world = World::new();
+        world.step(&Step::Tenant {
+            who: true,
+            new: true,
+            state: None,
+        });
+        world.step(&Step::Issue {
+            key: 0,
+            who: true,
+            life: 60,
+            tier: true,
+        });
+        let refusal = decide(&world.state, &prune(), world.now).unwrap_err();
+        assert!(refusal.help.contains("serin key revoke"), "{refusal:?}");
+        world
+    };
+    let mut world = with_a_key();
+    world.step(&Step::Revoke { key: 0 });
+    assert!(world.run(&prune()).is_some(), "the key was revoked");
+    let mut world = with_a_key();
+    world.step(&Step::Wait { seconds: 60 });
+    assert!(world.run(&prune()).is_some(), "the key has expired");
+    assert!(world.state.tenancy.tiers.is_empty());
+    // Of a tenant it is that has bought it, whatever its keys do.
+    let mut world = World::new();
+    let wish = SetTenant {
+        tenant: tenant(true),
+        is_new: true,
+        title: None,
+        tier: Some(Some("free".parse().unwrap())),
+        state: Some(TenantState::Suspended),
+        reason: String::new(),
+    };
+    world.run(&Command::SetTenant(Box::new(wish))).unwrap();
+    let refusal = decide(&world.state, &prune(), world.now).unwrap_err();
+    assert!(
+        refusal.help.contains("serin tenant set acme --tier"),
+        "{refusal:?}"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

@@ -75,6 +75,13 @@ pub struct KeyRecord {
     pub signs: bool,
 }
 
+impl KeyRecord {
+    /// Whether it is neither revoked nor expired. It opens nothing all the same while its tenant is suspended.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at > now
+    }
+}
+
 /// Who a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {

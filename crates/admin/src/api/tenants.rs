@@ -72,7 +72,7 @@ fn keys(known: &Known) -> BTreeMap<&TenantId, usize> {
     let now = Timestamp::now();
     let mut counts = BTreeMap::new();
     for key in known.tenancy.keys.values() {
-        if key.revoked_at.is_none() && key.expires_at > now {
+        if key.is_in_force(now) {
             *counts.entry(&key.tenant).or_default() += 1;
         }
     }

@@ -186,7 +186,7 @@ pub(super) fn revoke_key(
 /// How many keys of a tenant open something, or would if it were not suspended.
 fn in_force_of(state: &State, id: &TenantId, now: Timestamp) -> usize {
     let keys = state.tenancy.keys.values();
-    keys.filter(|key| key.tenant == *id && key.revoked_at.is_none() && key.expires_at > now)
+    keys.filter(|key| key.tenant == *id && key.is_in_force(now))
         .count()
 }
 

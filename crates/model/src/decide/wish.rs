@@ -9,6 +9,7 @@ use crate::{
     service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
     state::State,
 };
+use jiff::Timestamp;
 use serin_tenancy::TierName;
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub(super) fn apply(
     manifest: &Manifest,
     source: Source,
     prune: bool,
+    now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
     let before = match source {
         Source::Start => state.manifest_read.as_ref(),
@@ -110,11 +112,11 @@ pub(super) fn apply(
         let dropped = state.tenancy.tiers.keys();
         let dropped = dropped.filter(|name| !manifest.tiers.contains_key(*name));
         for name in dropped {
-            if let Some(who) = who_has(state, name) {
+            if let Some((who, help)) = who_has(state, name, now) {
                 return refuse(
                     RefusalKind::Conflict,
                     format!("tier `{name}` cannot be removed: {who} has it"),
-                    "give it another tier first",
+                    help,
                 );
             }
             events.push(Event::TierRemoved { name: name.clone() });
@@ -156,16 +158,21 @@ pub(super) fn apply(
     Ok(events)
 }
 
-/// A tenant or key that has a tier.
-fn who_has(state: &State, tier: &TierName) -> Option<String> {
+/// A tenant or key that has a tier, and what to do about it. A key that is over has nothing.
+fn who_has(state: &State, tier: &TierName, now: Timestamp) -> Option<(String, String)> {
     let mut tenants = state.tenancy.tenants.iter();
     let tenant = tenants.find(|(_, tenant)| tenant.tier.as_ref() == Some(tier));
     if let Some((id, _)) = tenant {
-        return Some(format!("tenant `{id}`"));
+        let help = format!("give it another first: `serin tenant set {id} --tier NAME`");
+        return Some((format!("tenant `{id}`"), help));
     }
     let mut keys = state.tenancy.keys.values();
-    let key = keys.find(|key| key.tier.as_ref() == Some(tier))?;
-    Some(format!("key {}", key.id))
+    let key = keys.find(|key| key.is_in_force(now) && key.tier.as_ref() == Some(tier))?;
+    let help = format!(
+        "keep the tier until nobody uses the key, then end it: `serin key revoke {}`",
+        key.id
+    );
+    Some((format!("key {}", key.id), help))
 }
 
 /// The service that the wish makes of what there is.
