@@ -1,6 +1,7 @@
 //! The routes, and their description: one list makes both.
 
 mod apply;
+mod describe;
 mod events;
 pub(crate) mod flags;
 mod health;
@@ -31,7 +32,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Everything under `/admin/v1` but the description itself.
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Described::openapi())
+    let mut routes = OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(service::status))
         .routes(routes!(service::services))
         .routes(routes!(service::service))
@@ -64,7 +65,9 @@ fn routes() -> OpenApiRouter<App> {
         .merge(kills::routes())
         .merge(keys::routes())
         .merge(tenants::routes())
-        .merge(ofrep::routes())
+        .merge(ofrep::routes());
+    describe::complete(routes.get_openapi_mut());
+    routes
 }
 
 pub(crate) fn router(app: App) -> Router {

@@ -277,6 +277,23 @@ async fn the_description_is_the_one_that_is_checked_in() {
     assert_eq!(served, serde_json::from_str::<Value>(&kept).unwrap());
 }
 
+/// What OpenAPI 3.1 asks for beyond the types: <https://spec.openapis.org/oas/v3.1.1#response-object> and `operationId`.
+#[test]
+fn every_response_is_described_and_every_operation_has_an_id_of_its_own() {
+    let description = serde_json::to_value(serin_admin::openapi()).unwrap();
+    let mut ids = BTreeSet::new();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap_or_default();
+            assert!(!id.is_empty() && ids.insert(id), "{method} {path}: {id:?}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let said = response["description"].as_str().unwrap_or_default();
+                assert!(!said.is_empty(), "{method} {path} {status}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_rollout_from_its_start_to_its_rollback() {
     let world = World::with_a_service().await;
