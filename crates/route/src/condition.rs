@@ -1,9 +1,43 @@
 //! What a rule asks of a request, and the first rule that fits.
+//!
+//! [`Condition`] is as somebody wrote it; [`problems()`] says what is wrong with it; a [`Matcher`] is a list of them made ready, which finds
+//! the first that holds, and tells which of them can never be reached.
+
+mod check;
+mod logic;
+mod matcher;
+mod problems;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    logic::{covers, may_overlap, never_holds},
+    matcher::Matcher,
+    problems::{Problem, problems, regexes},
+    values::cookies,
+};
 
 use http::HeaderMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+/// Deepest nesting of a condition: deeper ones are no longer read by people.
+pub const DEPTH_MAX: usize = 8;
+/// Most parts of a condition, tests and `all`, `any` and `not` together: each may be asked for a request.
+pub const PARTS_MAX: usize = 64;
+/// Longest text of a test, in bytes; longer values of headers are rare.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// Longest name of a header, cookie or parameter, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Most texts of a `one_of`: they are searched by halves, and compared with those of other rules when rules are taken.
+pub const TEXTS_MAX: usize = 1000;
+/// Most ranges of addresses of a test: they are gone through one by one.
+pub const NETS_MAX: usize = 256;
+/// Largest regular expression once it is compiled, and largest memory for what it has found out while it runs, on each core.
+pub const REGEX_BYTES_MAX: usize = 256 * 1024;
 
 /// What must be so of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +51,9 @@ pub enum Condition {
     Not(Box<Condition>),
     /// A header: any of its values.
     Header(Test),
-    /// A cookie.
+    /// A cookie: the first of its name.
     Cookie(Test),
-    /// A parameter of the query.
+    /// A parameter of the query, decoded: any of its values.
     Query(Test),
     /// The path, behind that of the service.
     Path(Test),
@@ -56,7 +90,8 @@ pub struct Test {
     /// It ends so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suffix: Option<String>,
-    /// All of it is described by this regular expression (of the crate `regex`, which takes linear time).
+    /// All of it is described by this regular expression (of the crate `regex`, which takes linear time), whose classes are those of
+    /// ASCII; `(?u)` at its beginning makes them those of Unicode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matches: Option<String>,
     /// It is one of these.
@@ -65,7 +100,7 @@ pub struct Test {
     /// It is there, or (`false`) is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
-    /// Upper and lower case are the same. Of hosts and methods of HTTP they always, respectively never, are.
+    /// Upper and lower case of ASCII are the same. Of hosts they always are, of methods never.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_case: bool,
 }

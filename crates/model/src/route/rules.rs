@@ -6,13 +6,19 @@ use crate::{
     service::VersionStage,
     snapshot::ServiceRoute,
 };
-use serin_route::{condition::Request, source::Source, weigh::Strategy};
-use std::sync::Arc;
+use foldhash::quality::FixedState;
+use serin_route::{
+    condition::{Matcher, Request},
+    source::Source,
+    weigh::{self, Strategy},
+};
+use std::{cmp::Reverse, hash::BuildHasher as _, sync::Arc};
 
 /// The rules of a service, ready to be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     rules: Arc<[RuleRoute]>,
+    matcher: Arc<Matcher>,
 }
 
 /// One of them.
@@ -22,8 +28,17 @@ pub struct RuleRoute {
     pub rule: Rule,
     /// What its strategy goes by instead of what the caller is known again by.
     source: Option<Source>,
-    /// Names its cycle of turns.
-    cycle: u64,
+    /// Where it leads.
+    to: Box<[Way]>,
+}
+
+/// One of the versions to which a rule leads.
+#[derive(Clone, Debug)]
+struct Way {
+    place: Place,
+    weight: u32,
+    /// Names it among all places of all rules: by this, not by the version that it is now, callers are drawn.
+    id: u64,
 }
 
 /// The rule that fits a request, and what the request has of what the rule goes by.
@@ -39,8 +54,10 @@ impl Rules {
     /// Of a list in any order; those that are off are left out.
     pub fn compile(rules: &[Rule]) -> Self {
         let mut rules: Vec<_> = rules.iter().filter(|rule| rule.enabled).collect();
-        rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        rules.sort_by_key(|rule| Reverse(rule.priority));
+        let conditions = rules.iter().map(|rule| rule.when.as_ref());
         Self {
+            matcher: Matcher::compile(conditions).into(),
             rules: rules.into_iter().map(RuleRoute::new).collect(),
         }
     }
@@ -52,12 +69,17 @@ impl Rules {
 
     /// Whether any of them asks which tools are called: the message has to be read before the rule can be found.
     pub fn ask_for_tools(&self) -> bool {
-        false
+        self.matcher.asks_tools()
     }
 
     /// The first that fits.
-    pub fn find(&self, _request: &Request<'_>) -> Option<&RuleRoute> {
-        None
+    pub fn find(&self, request: &Request<'_>) -> Option<&RuleRoute> {
+        self.rules.get(self.matcher.first(request)?)
+    }
+
+    /// Whether the condition of a rule of [`Self::iter`] at a place holds, even if one before it does.
+    pub fn fits(&self, at: usize, request: &Request<'_>) -> bool {
+        self.matcher.holds(at, request)
     }
 
     /// All of them that are on, the highest priority first.
@@ -80,10 +102,21 @@ impl RuleRoute {
             )
             | None => None,
         };
+        let way = |place: &Place, weight: u32| Way {
+            place: place.clone(),
+            weight,
+            id: key_hash(format!("{}\0{place}", rule.name).as_bytes()),
+        };
         Self {
             rule: rule.clone(),
             source,
-            cycle: key_hash(rule.name.as_bytes()),
+            to: match &rule.to {
+                Some(Target::One(place)) => [way(place, 1)].into(),
+                Some(Target::Weighted(places)) => {
+                    places.iter().map(|(at, n)| way(at, *n)).collect()
+                }
+                None => [].into(),
+            },
         }
     }
 
@@ -94,35 +127,72 @@ impl RuleRoute {
 
     /// Where it may lead now, with weights: indices of the service's versions. What is withdrawn or gone is stable instead. Empty if
     /// the rule leads nowhere.
-    pub fn places<'a>(
-        &'a self,
-        service: &'a ServiceRoute,
-    ) -> impl Iterator<Item = (usize, u32)> + 'a {
-        let places: Vec<(&Place, u32)> = match &self.rule.to {
-            Some(Target::One(place)) => vec![(place, 1)],
-            Some(Target::Weighted(places)) => places
-                .iter()
-                .map(|(place, weight)| (place, *weight))
-                .collect(),
-            None => vec![],
-        };
-        places
-            .into_iter()
-            .map(|(place, weight)| (locate(service, place), weight))
+    pub fn places(&self, service: &ServiceRoute) -> impl Iterator<Item = (usize, u32)> {
+        let places = self.to.iter();
+        places.map(|way| (locate(service, &way.place), way.weight))
     }
 
     /// The version it leads to; none if that is where the request would go without it. `key` is what the caller is known again by, `by`
-    /// the value of [`Self::source`].
+    /// the value of [`Self::source`]; whoever has neither gets stable, where that would decide.
     pub fn version(
         &self,
         service: &ServiceRoute,
-        _key: Option<&[u8]>,
-        _by: Option<&[u8]>,
+        key: Option<&[u8]>,
+        by: Option<&[u8]>,
         live: &(impl Live + ?Sized),
     ) -> Option<usize> {
-        let _ = live.turn(self.cycle);
-        self.places(service).next().map(|(version, _)| version)
+        let chosen = match &*self.to {
+            [] => return None,
+            [_] => Some(0),
+            several => self.choose(several, service, by.or(key), live),
+        };
+        let place = chosen.and_then(|chosen| self.to.get(chosen));
+        Some(place.map_or(service.stable, |way| locate(service, &way.place)))
     }
+
+    fn choose(
+        &self,
+        among: &[Way],
+        service: &ServiceRoute,
+        key: Option<&[u8]>,
+        live: &(impl Live + ?Sized),
+    ) -> Option<usize> {
+        let turn = || {
+            let cycle = (service.name.as_str(), &*self.rule.name);
+            live.turn(FixedState::default().hash_one(cycle))
+        };
+        match self.rule.strategy.as_ref().unwrap_or(&Strategy::Weighted) {
+            Strategy::RoundRobin => weigh::in_turn(turn(), among.iter().map(|way| way.weight)),
+            Strategy::LeastRequests => {
+                let loads = among.iter().map(|way| {
+                    let load = in_flight(service, locate(service, &way.place), live);
+                    (way.id, load, f64::from(way.weight))
+                });
+                weigh::least(turn(), loads)
+            }
+            Strategy::Percentage
+            | Strategy::Weighted
+            | Strategy::Header(_)
+            | Strategy::Cookie(_)
+            | Strategy::IpHash => {
+                let ways = among.iter().map(|way| (way.id, f64::from(way.weight)));
+                weigh::by_key(key_hash(key?), ways)
+            }
+        }
+    }
+}
+
+/// What is under way at a version.
+fn in_flight(service: &ServiceRoute, version: usize, live: &(impl Live + ?Sized)) -> u32 {
+    let endpoints = service
+        .versions
+        .get(version)
+        .map(|version| &version.endpoints);
+    let loads = endpoints
+        .into_iter()
+        .flatten()
+        .map(|endpoint| live.standing(endpoint.id).in_flight);
+    loads.fold(0, u32::saturating_add)
 }
 
 /// Which of the service's versions a place is now.
