@@ -11,9 +11,13 @@ use serin_model::{
     manifest::Manifest,
     name::{NAME_BYTES_MAX, ServiceName, VersionName},
     plan::Plan,
-    service::{ServiceSettings, ServiceSpec},
+    service::{HealthCheck, ServiceSettings, ServiceSpec},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 use url::Url;
 
 /// Least `body_bytes_max`: an `initialize` with its capabilities must fit.
@@ -29,6 +33,8 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Longest path of a service.
 const PATH_BYTES_MAX: usize = 255;
 /// Longest host name (RFC 1035, section 2.3.4).
+/// The statuses that HTTP has (RFC 9110, section 15).
+const STATUSES: RangeInclusive<u16> = 100..=599;
 const HOST_BYTES_MAX: usize = 253;
 /// Paths at which the gateway itself answers.
 const PATHS_RESERVED: [&str; 3] = ["/health", "/ready", "/api/health"];
@@ -320,6 +326,7 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
         );
     }
     let (health, at) = (&settings.health, at.key("health"));
+    check_expected(health, &at, report);
     if let Some(path) = &health.path
         && (!path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err())
     {
@@ -343,6 +350,35 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
         &at.key("timeout"),
         report,
     );
+
+/// The statuses at which a health path is fine.
+fn check_expected(health: &HealthCheck, at: &Path, report: &mut Report) {
+    let at = at.key("expected");
+    if !health.expected.is_empty() && health.path.is_none() {
+        report.error(
+            &at,
+            "statuses are expected of a path, and there is none",
+            "add `path: /health`, or leave `expected` away",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    for (index, status) in health.expected.iter().enumerate() {
+        let at = at.index(index);
+        if !STATUSES.contains(status) {
+            report.error(
+                &at,
+                format!("{status} is not an HTTP status"),
+                "write a number from 100 to 599, such as `expected: [200, 204]`",
+            );
+        } else if !seen.insert(status) {
+            report.error(
+                &at,
+                format!("{status} is here twice"),
+                "remove one of the two",
+            );
+        }
+    }
+}
     for (name, count) in [
         ("healthy_after", health.healthy_after),
         ("unhealthy_after", health.unhealthy_after),

@@ -374,15 +374,8 @@ impl Health {
                 version.stage,
                 VersionStage::Serving | VersionStage::Draining
             );
-            let all = version
-                .endpoints
-                .iter()
-                .all(|endpoint| is_down(&endpoint.id));
-            for endpoint in version
-                .endpoints
-                .iter()
-                .filter(|e| serves && is_down(&e.id))
-            {
+            let all = version.reachable().all(|endpoint| is_down(&endpoint.id));
+            for endpoint in version.reachable().filter(|e| serves && is_down(&e.id)) {
                 let since = *self.unhealthy_since.entry(endpoint.id).or_insert(now);
                 let (level, rest) = if all {
                     (Level::Critical, "and no other is left")

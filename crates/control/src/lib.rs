@@ -159,6 +159,26 @@ pub struct StartRequest {
 
 /// Wishes for newer keys that wait; more of them would say the same.
 const KEY_WISHES_MAX: usize = 16;
+/// What becomes of what a manifest does not name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Removal {
+    /// It is removed. Endpoints of a version always are.
+    pub prunes: bool,
+    /// Versions and endpoints are not drained before.
+    pub at_once: bool,
+}
+
+impl Removal {
+    fn command(self, manifest: Manifest) -> Command {
+        Command::Apply {
+            manifest: Box::new(manifest),
+            source: Source::Request,
+            prune: self.prunes,
+            at_once: self.at_once,
+        }
+    }
+}
+
 
 /// A plan, by name or in full.
 #[derive(Clone, Debug)]
@@ -357,31 +377,19 @@ impl Control {
         &self,
         actor: Actor,
         manifest: Manifest,
-        prune: bool,
+        removal: Removal,
     ) -> Result<Vec<Recorded>, ControlError> {
-        self.command(
-            actor,
-            Command::Apply {
-                manifest: Box::new(manifest),
-                source: Source::Request,
-                prune,
-            },
-        )
-        .await
+        self.command(actor, removal.command(manifest)).await
     }
 
     /// What applying a manifest would change, as events that do not happen.
     pub async fn diff(
         &self,
         manifest: Manifest,
-        prune: bool,
+        removal: Removal,
     ) -> Result<Vec<serin_model::event::Event>, ControlError> {
         let state = self.state().await?;
-        let command = Command::Apply {
-            manifest: Box::new(manifest),
-            source: Source::Request,
-            prune,
-        };
+        let command = removal.command(manifest);
         Ok(serin_model::decide::decide(
             &state,
             &command,

@@ -28,6 +28,7 @@ use serin_model::{
     observe::{Moved, OTHER_TOOL, Sealed, TOOL_LABELS_MAX},
     plan::RollbackStrategy,
     rollout::Rollout,
+    service::{Service, Version},
     snapshot::{Observed, Snapshot},
     state::State,
     switch::Action,
@@ -148,6 +149,7 @@ pub(crate) async fn spawn(
                 manifest,
                 source: Source::Start,
                 prune: false,
+                at_once: false,
             },
         )
         .await?;
@@ -246,13 +248,14 @@ impl Orchestrator {
                 mut command,
                 answer,
             } => {
-                if let Command::Promote {
-                    service,
-                    assessment,
-                    ..
-                } = command.as_mut()
-                {
-                    *assessment = self.assess(&service.clone()).map(Box::new);
+                match command.as_mut() {
+                    Command::Promote {
+                        service,
+                        assessment,
+                        ..
+                    } => *assessment = self.assess(&service.clone()).map(Box::new),
+                    Command::Drain(wish) => wish.unhealthy.clone_from(&self.observed.unhealthy),
+                    _ => {}
                 }
                 let done = self.carry_out(&actor, &command).await;
                 let is_read = matches!(*command, Command::ReadFlags(_)) && done.is_ok();
@@ -366,6 +369,8 @@ impl Orchestrator {
             } => {
                 tracing::info!(%endpoint, "an endpoint is healthy again");
                 self.observed.unhealthy.remove(&endpoint);
+                let now = Timestamp::now();
+                self.observed.healthy_since.insert(endpoint, now);
             }
             Found::Health {
                 endpoint,
@@ -374,6 +379,7 @@ impl Orchestrator {
             } => {
                 tracing::warn!(%endpoint, why, "an endpoint is unhealthy");
                 self.observed.unhealthy.insert(endpoint);
+                self.observed.healthy_since.remove(&endpoint);
                 self.guard_readiness(endpoint).await;
             }
         }
@@ -393,8 +399,7 @@ impl Orchestrator {
                 continue;
             };
             if candidate
-                .endpoints
-                .iter()
+                .reachable()
                 .all(|e| self.observed.unhealthy.contains(&e.id))
             {
                 let cause = format!("every endpoint of {} has failed its probes", rollout.to);
@@ -415,6 +420,7 @@ impl Orchestrator {
         self.look_at_dates(now);
         self.retry_taken_back().await;
         self.copy_kills().await;
+        self.end_drains().await;
         let state = Arc::clone(&self.state);
         for rollout in active(&state) {
             // What was taken back is not judged again, whatever the log says of it so far.
@@ -444,6 +450,12 @@ impl Orchestrator {
         self.pull_switches(now).await;
         self.publish_view();
         self.count(|totals| totals.tick_seconds.record(began.elapsed().as_secs_f64()));
+    }
+
+    /// Ends the drains whose time has come.
+    async fn end_drains(&mut self) {
+        let unhealthy = self.observed.unhealthy.clone();
+        self.decide_alone(&Command::EndDrains { unhealthy }).await;
     }
 
     /// Counts are stored before they are judged, so that a restart goes on with the same numbers. When the disk refuses, they are
@@ -645,7 +657,15 @@ impl Orchestrator {
     }
 
     fn apply(&mut self, recorded: &Recorded) {
+        let service = recorded.event.changes_service().cloned();
+        let endpoints = |state: &State| {
+            let service = state.services.get(service.as_ref()?)?;
+            Some(by_version(service))
+        };
+        let before = endpoints(&self.state).unwrap_or_default();
         Arc::make_mut(&mut self.state).apply(recorded);
+        let after = endpoints(&self.state).unwrap_or_default();
+        self.note_added(&before, after, recorded.at);
         let rollout = recorded
             .event
             .rollout()
@@ -667,6 +687,16 @@ impl Orchestrator {
             "{}",
             serin_model::words::event_in_words(&recorded.event)
         );
+    }
+
+    /// Endpoints that join others take their part by and by. The first of a version have nobody to leave it to meanwhile.
+    fn note_added(&mut self, before: &Endpoints, after: Endpoints, at: Timestamp) {
+        for (version, endpoints) in after {
+            let known = before.get(&version).filter(|known| !known.is_empty());
+            let added = known.map(|known| endpoints.difference(known));
+            let added = added.into_iter().flatten().map(|endpoint| (*endpoint, at));
+            self.observed.healthy_since.extend(added);
+        }
     }
 
     async fn retry_taken_back(&mut self) {
@@ -747,6 +777,9 @@ impl Orchestrator {
         self.observed
             .unhealthy
             .retain(|endpoint| known.contains(endpoint));
+        self.observed
+            .healthy_since
+            .retain(|endpoint, _| known.contains(endpoint));
         let sources = self.providers.follow(state);
         self.observed
             .token_keys
@@ -931,13 +964,26 @@ impl Orchestrator {
     }
 }
 
+/// The endpoints of the versions of a service.
+type Endpoints = BTreeMap<VersionName, BTreeSet<EndpointId>>;
+
+fn by_version(service: &Service) -> Endpoints {
+    let versions = service.versions.iter();
+    versions
+        .map(|(name, version)| {
+            let endpoints = version.reachable().map(|endpoint| endpoint.id);
+            (name.clone(), endpoints.collect())
+        })
+        .collect()
+}
+
 fn endpoints(state: &State) -> impl Iterator<Item = EndpointId> {
     let versions = state
         .services
         .values()
         .flat_map(|service| service.versions.values());
     versions
-        .flat_map(|version| &version.endpoints)
+        .flat_map(Version::reachable)
         .map(|endpoint| endpoint.id)
 }
 

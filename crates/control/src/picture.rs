@@ -11,7 +11,7 @@ use crate::{
 use jiff::Timestamp;
 use serin_flags::{Kills, Target};
 use serin_model::{
-    event::{Event, Recorded},
+    event::Recorded,
     name::{RolloutId, ServiceName},
     observe::Moved,
     rollout::Rollout,
@@ -38,11 +38,7 @@ pub(crate) struct Recent(BTreeMap<ServiceName, VecDeque<EventView>>);
 impl Recent {
     /// Remembers an event of a service.
     pub(crate) fn push(&mut self, recorded: &Recorded, rollout_of: Option<&ServiceName>) {
-        let service = match &recorded.event {
-            Event::ServiceCreated(service) | Event::ServiceChanged(service) => Some(&service.name),
-            Event::Reverted { service, .. } => Some(service),
-            _ => rollout_of,
-        };
+        let service = recorded.event.changes_service().or(rollout_of);
         let Some(service) = service else { return };
         let events = self.0.entry(service.clone()).or_default();
         events.push_back(EventView {
@@ -97,10 +93,12 @@ impl Sources<'_> {
                 id: endpoint.id,
                 url: endpoint.url.clone(),
                 healthy: !self.observed.unhealthy.contains(&endpoint.id),
+                drain: endpoint.drain.clone(),
             });
             VersionView {
                 name: name.clone(),
                 stage: version.stage,
+                drain: version.drain.clone(),
                 endpoints: endpoints.collect(),
                 tools: tools.map(|tools| tools.len()),
                 open_calls: open.calls,

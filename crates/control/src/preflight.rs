@@ -104,7 +104,7 @@ fn found(name: &str, result: PreflightResult, detail: impl Into<String>) -> Pref
 }
 
 async fn health(client: &Asker, service: &Service, candidate: &Version) -> PreflightCheck {
-    for endpoint in &candidate.endpoints {
+    for endpoint in candidate.reachable() {
         if let Err(why) = probe::once(client, service, &endpoint.url).await {
             return found("health", PreflightResult::Failed, why);
         }
@@ -112,14 +112,14 @@ async fn health(client: &Asker, service: &Service, candidate: &Version) -> Prefl
     found(
         "health",
         PreflightResult::Passed,
-        format!("{} endpoints answer", candidate.endpoints.len()),
+        format!("{} endpoints answer", candidate.reachable().count()),
     )
 }
 
 /// Every endpoint behind one URL must speak the same eras: clients remember what they found there.
 async fn eras(client: &Asker, stable: &Version, candidate: &Version) -> PreflightCheck {
     let mut first = None;
-    for endpoint in stable.endpoints.iter().chain(&candidate.endpoints) {
+    for endpoint in stable.reachable().chain(candidate.reachable()) {
         let eras = match ask::eras(client, &endpoint.url).await {
             Ok(eras) => eras,
             Err(error) => return found("eras", PreflightResult::Failed, error.to_string()),
@@ -150,7 +150,7 @@ async fn eras(client: &Asker, stable: &Version, candidate: &Version) -> Prefligh
 async fn tools(client: &Asker, stable: &Version, candidate: &Version) -> (PreflightCheck, bool) {
     let mut lists = Vec::new();
     for version in [stable, candidate] {
-        let Some(endpoint) = version.endpoints.first() else {
+        let Some(endpoint) = version.reachable().next() else {
             continue;
         };
         match ask::tools(client, &endpoint.url).await {
@@ -215,6 +215,7 @@ mod tests {
             metrics: metrics.map(str::to_owned),
             stage: serin_model::service::VersionStage::Serving,
             withdrawn_at: None,
+            drain: None,
         };
         let (v1, v2) = ("v1".parse().unwrap(), "v2".parse().unwrap());
         for (rules, candidate, expected) in [

@@ -6,7 +6,7 @@ use serde_json::Value;
 use serin_judge::Resources;
 use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
-    service::{Protocol, Service},
+    service::{HealthCheck, Protocol, Service},
     state::State,
 };
 use serin_tenancy::token::KeySet;
@@ -18,11 +18,17 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::AbortHandle,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, sleep_until},
 };
 
 /// How often the tools of a version are asked for again: they change with a deployment, not by themselves.
 const TOOLS_EVERY: Duration = Duration::from_mins(1);
+
+/// How soon an endpoint is asked again of which something hangs on the answer, unless its interval is shorter: the candidate of a
+/// rollout, which must not have callers for half a minute after it is gone; one that fails, which should be back soon; a new one.
+const SOON: Duration = Duration::from_secs(5);
+/// A timer rounds below this.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// What a probe found.
 #[derive(Debug)]
@@ -61,6 +67,7 @@ struct Target {
     version: VersionName,
     endpoint: EndpointId,
     url: String,
+    is_candidate: bool,
 }
 
 /// The probes of all endpoints. Dropping it ends them.
@@ -86,11 +93,14 @@ impl Probes {
     pub(crate) fn follow(&mut self, state: &State, unhealthy: &BTreeSet<EndpointId>) {
         let mut wanted = BTreeMap::new();
         for service in state.services.values() {
+            let rollout = state.active(&service.name);
             for (version, of) in &service.versions {
-                for endpoint in &of.endpoints {
-                    // What the probe needs of the service; its versions and stages come and go.
+                let is_candidate = rollout.is_some_and(|rollout| rollout.to == *version);
+                for endpoint in of.reachable() {
+                    // What the probe needs of the service; its versions, stages and rules come and go.
                     let service = Service {
                         versions: BTreeMap::new(),
+                        rules: Vec::new(),
                         stable: version.clone(),
                         ..service.clone()
                     };
@@ -102,6 +112,7 @@ impl Probes {
                             version,
                             endpoint: endpoint.id,
                             url,
+                            is_candidate,
                         },
                     );
                 }
@@ -141,26 +152,12 @@ impl Drop for Probes {
 async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc::Sender<Found>) {
     let settings = &target.service.settings;
     let (check, client) = (&settings.health, Asker::new(client, &settings.upstream));
-    let mut timer = interval(check.interval.max(Duration::from_millis(10)));
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut healthy, mut streak) = (known_healthy, 0_u32);
-    let mut tools_asked: Option<tokio::time::Instant> = None;
+    let mut course = Course::new(known_healthy, target.is_candidate);
+    let mut tools_asked: Option<Instant> = None;
     loop {
-        timer.tick().await;
+        let asked = Instant::now();
         let result = once(&client, &target.service, &target.url).await;
-        streak = if result.is_ok() == healthy {
-            0
-        } else {
-            streak + 1
-        };
-        let needed = if healthy {
-            check.unhealthy_after
-        } else {
-            check.healthy_after
-        };
-        if streak >= needed.max(1) {
-            healthy = !healthy;
-            streak = 0;
+        if let Some(healthy) = course.take(result.is_ok(), check) {
             let found = Found::Health {
                 endpoint: target.endpoint,
                 healthy,
@@ -172,7 +169,7 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
         }
         let due = tools_asked.is_none_or(|at| at.elapsed() >= TOOLS_EVERY);
         if target.service.protocol == Protocol::Mcp && result.is_ok() && due {
-            tools_asked = Some(tokio::time::Instant::now());
+            tools_asked = Some(Instant::now());
             if let Ok(tools) = ask::tools(&client, &target.url).await {
                 let (service, version) = (target.service.name.clone(), target.version.clone());
                 let name = |tool: &Value| Some(Arc::from(tool.get("name")?.as_str()?));
@@ -193,6 +190,65 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
                 }
             }
         }
+        sleep_until(asked + course.interval(check)).await;
+    }
+}
+
+/// How an endpoint has answered so far.
+#[derive(Debug)]
+struct Course {
+    healthy: bool,
+    /// Probes in a row that say otherwise.
+    against: u32,
+    /// Probes in a row that were answered, as far as they are counted.
+    answered: u32,
+    is_candidate: bool,
+}
+
+impl Course {
+    fn new(healthy: bool, is_candidate: bool) -> Self {
+        Self {
+            healthy,
+            against: 0,
+            answered: 0,
+            is_candidate,
+        }
+    }
+
+    /// Takes the answer to a probe; whether it is healthy now, if that has changed.
+    fn take(&mut self, is_answered: bool, check: &HealthCheck) -> Option<bool> {
+        self.answered = if is_answered {
+            self.answered.saturating_add(1)
+        } else {
+            0
+        };
+        if is_answered == self.healthy {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        let needed = if self.healthy {
+            check.unhealthy_after
+        } else {
+            check.healthy_after
+        };
+        if self.against < needed.max(1) {
+            return None;
+        }
+        self.healthy = is_answered;
+        self.against = 0;
+        Some(self.healthy)
+    }
+
+    /// Time from one probe to the next.
+    fn interval(&self, check: &HealthCheck) -> Duration {
+        let is_settled = self.healthy && self.answered >= check.healthy_after;
+        let interval = if is_settled && !self.is_candidate {
+            check.interval
+        } else {
+            check.interval.min(SOON)
+        };
+        interval.max(INTERVAL_MIN)
     }
 }
 
@@ -204,7 +260,7 @@ fn only_reads(tool: &Value) -> bool {
 
 /// Whether an endpoint answers; if not, why.
 ///
-/// With a path, that path must answer 2xx. Without one, any answer below 500 shows that the server is there: an MCP endpoint is
+/// With a path, that path must answer 2xx, or one of the statuses that are expected. Without one, any answer below 500 shows that the server is there: an MCP endpoint is
 /// asked `server/discover`, which a legacy server refuses with a 400 and no session is made.
 pub(crate) async fn once(client: &Asker, service: &Service, url: &str) -> Result<(), String> {
     let check = &service.settings.health;
@@ -222,10 +278,10 @@ pub(crate) async fn once(client: &Asker, service: &Service, url: &str) -> Result
     let status = response
         .map_err(|error| ask::no_answer(url, error).to_string())?
         .status();
-    let fine = if check.path.is_some() {
-        status.is_success()
-    } else {
-        !status.is_server_error()
+    let fine = match &check.path {
+        Some(_) if check.expected.is_empty() => status.is_success(),
+        Some(_) => check.expected.contains(&status.as_u16()),
+        None => !status.is_server_error(),
     };
     if fine {
         Ok(())
@@ -240,5 +296,56 @@ fn alive<T>(answer: Result<T, ask::AskError>) -> Result<(), String> {
         Ok(_) | Err(ask::AskError::NotMcp { .. }) => Ok(()),
         Err(ask::AskError::Status { status, .. }) if !status.is_server_error() => Ok(()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(interval_seconds: u64) -> HealthCheck {
+        HealthCheck {
+            interval: Duration::from_secs(interval_seconds),
+            ..HealthCheck::default()
+        }
+    }
+
+    #[test]
+    fn what_matters_is_asked_soon_and_the_rest_by_the_interval() {
+        let (slow, quick) = (check(30), check(1));
+        let seconds = |course: &Course, check| course.interval(check).as_secs();
+        let mut course = Course::new(true, false);
+        assert_eq!(seconds(&course, &slow), 5, "new");
+        // Healthy from the beginning, it is asked soon until it has answered twice.
+        assert_eq!(course.take(true, &slow), None);
+        assert_eq!(seconds(&course, &slow), 5);
+        assert_eq!(course.take(true, &slow), None);
+        assert_eq!(seconds(&course, &slow), 30);
+        // One failed probe is enough to look closer, and three make it unhealthy.
+        for (answered, changed, soon) in [
+            (false, None, 5),
+            (false, None, 5),
+            (false, Some(false), 5),
+            (true, None, 5),
+            (false, None, 5),
+            (true, None, 5),
+            (true, Some(true), 30),
+        ] {
+            assert_eq!(course.take(answered, &slow), changed);
+            assert_eq!(seconds(&course, &slow), soon);
+            assert_eq!(seconds(&course, &quick), 1, "never slower than asked for");
+        }
+        let mut candidate = Course::new(true, true);
+        for _ in 0..9 {
+            assert_eq!(candidate.take(true, &slow), None);
+            assert_eq!(seconds(&candidate, &slow), 5);
+        }
+    }
+
+    #[test]
+    fn a_restart_goes_on_from_what_is_known() {
+        let mut course = Course::new(false, false);
+        assert_eq!(course.take(true, &check(30)), None);
+        assert_eq!(course.take(true, &check(30)), Some(true));
     }
 }

@@ -49,7 +49,8 @@ impl Scrapes {
         let mut wanted = BTreeMap::new();
         for service in state.services.values() {
             for (version, of) in &service.versions {
-                if let Some(url) = &of.metrics {
+                let is_off = of.drain.as_ref().is_some_and(|drain| drain.is_over);
+                if let Some(url) = of.metrics.as_ref().filter(|_| !is_off) {
                     wanted.insert((service.name.clone(), version.clone()), url);
                 }
             }

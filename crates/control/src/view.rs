@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_judge::sequential::Proof;
 use serin_model::{
+    drain::Drain,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     rollout::Status,
     service::{Protocol, VersionStage},
@@ -58,6 +59,9 @@ pub struct VersionView {
     pub name: VersionName,
     /// Where it is in its life.
     pub stage: VersionStage,
+    /// It takes no new callers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// Where it runs.
     pub endpoints: Vec<EndpointView>,
     /// How many tools it lists, when that is known.
@@ -77,6 +81,9 @@ pub struct EndpointView {
     pub url: String,
     /// What its probes say.
     pub healthy: bool,
+    /// It takes no new callers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 /// A rollout.

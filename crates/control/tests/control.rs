@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use serin_control::{
-    Control, ControlError, Options, PlanChoice, StartRequest, TICK_MIN,
+    Control, ControlError, Options, PlanChoice, Removal, StartRequest, TICK_MIN,
     kills::Switchboard,
     view::{RolloutView, View},
 };
@@ -580,7 +580,7 @@ async fn an_endpoint_that_was_down_is_healthy_again_after_its_settings_changed()
     settings.connect_timeout = Duration::from_secs(3);
     plane
         .control
-        .apply(Actor::named("ops"), manifest, false)
+        .apply(Actor::named("ops"), manifest, Removal::default())
         .await
         .unwrap();
     assert!(
@@ -620,7 +620,7 @@ async fn a_candidate_whose_lists_fail_is_taken_back_though_it_has_no_trial() {
     manifest.services.get_mut(&shop()).unwrap().protocol = Protocol::Mcp;
     plane
         .control
-        .apply(Actor::named("ops"), manifest, false)
+        .apply(Actor::named("ops"), manifest, Removal::default())
         .await
         .unwrap();
     let restarted = Plane::reopen(folder.path()).await;

@@ -1,20 +1,23 @@
 //! Commands, and what follows from them: `decide` answers with events or with a refusal, and changes nothing itself.
 
 mod begin;
+mod drain;
 mod flags;
 mod tenancy;
 mod wish;
 
+pub use drain::DrainWish;
 pub use flags::{Expects, FlagFile, REASON_CHARS_MAX, SetFlag, SetOverride};
 pub use tenancy::{
     KEY_LIFE_MAX, KEYS_MAX, KEYS_OF_TENANT_MAX, SetTenant, TENANTS_MAX, TITLE_CHARS_MAX,
 };
 
 use crate::{
+    drain::Drained,
     event::{Actor, Event, Preflight, Recorded},
     flags::{FlagChange, Origin},
     manifest::Manifest,
-    name::{RolloutId, ServiceName, VersionName},
+    name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     rollout::{Rollout, Status},
     service::Service,
@@ -26,7 +29,8 @@ use serde::{Deserialize, Serialize};
 use serin_flags::{FlagKey, Kill, State as FlagState};
 use serin_judge::Assessment;
 use serin_tenancy::{KeyId, KeyRecord, TenantId};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
+use wish::Removal;
 
 /// What somebody wants, or what was observed.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +43,24 @@ pub enum Command {
         source: Source,
         /// Whether what it does not name is removed.
         prune: bool,
+        /// Versions and endpoints that are removed are gone at once, and not drained first.
+        at_once: bool,
+    },
+    /// Let a version or endpoint take no new callers; what is there finishes.
+    Drain(Box<DrainWish>),
+    /// Let it take callers again.
+    Undrain {
+        /// The service.
+        service: ServiceName,
+        /// What of it.
+        what: Drained,
+        /// Why.
+        reason: String,
+    },
+    /// End the drains whose time has come.
+    EndDrains {
+        /// The endpoints that fail their probes.
+        unhealthy: BTreeSet<EndpointId>,
     },
     /// Begin a rollout.
     Start(Box<Start>),
@@ -247,7 +269,21 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             manifest,
             source,
             prune,
-        } => wish::apply(state, manifest, *source, *prune, now),
+            at_once,
+        } => {
+            let removal = Removal {
+                prunes: *prune,
+                at_once: *at_once,
+            };
+            wish::apply(state, manifest, *source, removal, now)
+        }
+        Command::Drain(wish) => drain::begin(state, wish, now),
+        Command::Undrain {
+            service,
+            what,
+            reason,
+        } => drain::undo(state, service, what, reason),
+        Command::EndDrains { unhealthy } => Ok(drain::end(state, unhealthy, now)),
         Command::Start(start) => begin::begin(state, start),
         Command::SetFlag(wish) => flags::set_flag(state, wish),
         Command::SetOverride(wish) => flags::set_override(state, wish),

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{ApiSpec, ApiVersion},
+    drain::Part,
     flags::{FlagChange, OverrideChange},
     manifest::Manifest,
     name::{RolloutId, ServiceName, VersionName},
@@ -32,6 +33,27 @@ pub enum Event {
     ServiceRemoved {
         /// Its name.
         service: ServiceName,
+    },
+    /// A version or endpoint takes no new callers from now on; said again, it is the cap that changes.
+    DrainBegan {
+        /// What.
+        part: Part,
+        /// The cap.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// A drain is over: nothing goes there any more. What has left the manifest is gone.
+    DrainEnded {
+        /// Of what.
+        part: Part,
+    },
+    /// A version or endpoint takes callers again.
+    Undrained {
+        /// What.
+        part: Part,
+        /// Why.
+        reason: String,
     },
     /// A plan, new or replaced.
     PlanSet {
@@ -408,6 +430,9 @@ impl Event {
             Self::ServiceCreated(_) => "service_created",
             Self::ServiceChanged(_) => "service_changed",
             Self::ServiceRemoved { .. } => "service_removed",
+            Self::DrainBegan { .. } => "drain_began",
+            Self::DrainEnded { .. } => "drain_ended",
+            Self::Undrained { .. } => "undrained",
             Self::PlanSet { .. } => "plan_set",
             Self::PlanRemoved { .. } => "plan_removed",
             Self::FlagChanged(_) => "flag_changed",
@@ -468,6 +493,18 @@ impl Event {
         };
         let body: serde_json::Value = serde_json::from_str(body).map_err(failed)?;
         serde_json::from_value(serde_json::json!({ "kind": kind, "body": body })).map_err(failed)
+    }
+
+    /// The service of which it may add or remove versions and endpoints.
+    pub fn changes_service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::ServiceCreated(service) | Self::ServiceChanged(service) => Some(&service.name),
+            Self::DrainBegan { part, .. }
+            | Self::DrainEnded { part }
+            | Self::Undrained { part, .. } => Some(&part.service),
+            Self::ServiceRemoved { service } | Self::Reverted { service, .. } => Some(service),
+            _ => None,
+        }
     }
 
     /// The rollout it is about, if it is about one.

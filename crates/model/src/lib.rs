@@ -10,6 +10,7 @@ pub mod auth;
 pub mod course;
 pub mod decide;
 pub mod degraded;
+pub mod drain;
 pub mod event;
 pub mod flags;
 pub mod gate;

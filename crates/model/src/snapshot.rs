@@ -371,8 +371,7 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
         stage: version.stage,
         withdrawn_at: version.withdrawn_at,
         endpoints: version
-            .endpoints
-            .iter()
+            .reachable()
             .map(|e| EndpointRoute {
                 id: e.id,
                 url: e.url.clone(),
@@ -380,7 +379,7 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
                 healthy_since: observed.healthy_since.get(&e.id).copied(),
                 weight: e.weight,
                 response_timeout: e.response_timeout,
-                is_draining: e.is_draining,
+                is_draining: !version.takes_callers(e),
             })
             .collect(),
         balance: version.balance,

@@ -2,18 +2,19 @@
 
 use crate::{
     api::{ApiSpec, ApiVersion},
+    drain::{Drain, Part, PartEndpoint},
     event::{Event, Recorded, Started},
     flags::FlagState,
     manifest::Manifest,
-    name::{RolloutId, ServiceName, VersionName},
+    name::{EndpointId, RolloutId, ServiceName, VersionName},
     plan::{Plan, RollbackStrategy},
     rollout::{Ended, Rollout, Status, elapsed},
-    service::{Service, VersionStage},
+    service::{Endpoint, Service, Version, VersionStage},
     share::Share,
     switch::KillSwitch,
     tenancy::Tenancy,
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serin_flags::{FlagKey, Kills};
 use serin_judge::Assessment;
@@ -115,6 +116,13 @@ impl State {
                 self.services.remove(service);
                 self.rollouts.retain(|r| r.service != *service);
             }
+            Event::DrainBegan {
+                part,
+                until,
+                reason,
+            } => self.begin_drain(part, *until, reason, recorded),
+            Event::DrainEnded { part } => self.end_drain(part),
+            Event::Undrained { part, .. } => self.undrain(part),
             Event::PlanSet { name, plan } => {
                 self.plans.insert(name.clone(), plan.as_ref().clone());
             }
@@ -165,6 +173,7 @@ impl State {
                 if let Some(service) = self.services.get_mut(service) {
                     service.stable = to.clone();
                 }
+                self.open(service, to);
             }
             event => self.move_rollout(event, recorded),
         }
@@ -178,6 +187,105 @@ impl State {
             .map(|e| e.id.0);
         self.next_endpoint = ids.map(|id| id + 1).fold(self.next_endpoint, u32::max);
         self.services.insert(service.name.clone(), service.clone());
+    }
+
+    fn version(&mut self, service: &ServiceName, version: &VersionName) -> Option<&mut Version> {
+        let service = self.services.get_mut(service)?;
+        service.versions.get_mut(version)
+    }
+
+    /// Where it is written that a part is drained.
+    fn drain_of(&mut self, part: &Part) -> Option<&mut Option<Drain>> {
+        let version = self.version(&part.service, &part.version)?;
+        let Some(endpoint) = &part.endpoint else {
+            return Some(&mut version.drain);
+        };
+        let mut endpoints = version.endpoints.iter_mut();
+        let endpoint = endpoints.find(|known| known.id == endpoint.id)?;
+        Some(&mut endpoint.drain)
+    }
+
+    fn begin_drain(&mut self, part: &Part, until: Timestamp, reason: &str, recorded: &Recorded) {
+        let Some(drain) = self.drain_of(part) else {
+            return;
+        };
+        let before = drain.take();
+        *drain = Some(Drain {
+            since: before.as_ref().map_or(recorded.at, |drain| drain.since),
+            until,
+            reason: reason.to_owned(),
+            is_leaving: before.is_some_and(|drain| drain.is_leaving),
+            is_over: false,
+        });
+    }
+
+    fn end_drain(&mut self, part: &Part) {
+        let Some(Some(drain)) = self.drain_of(part) else {
+            return;
+        };
+        drain.is_over = true;
+        if !drain.is_leaving {
+            return;
+        }
+        let Some(service) = self.services.get_mut(&part.service) else {
+            return;
+        };
+        match (&part.endpoint, service.versions.get_mut(&part.version)) {
+            (None, _) => {
+                service.versions.remove(&part.version);
+            }
+            (Some(gone), Some(version)) => {
+                version.endpoints.retain(|endpoint| endpoint.id != gone.id);
+            }
+            (Some(_), None) => {}
+        }
+    }
+
+    fn undrain(&mut self, part: &Part) {
+        let was_over = self.drain_of(part).and_then(Option::take);
+        if !was_over.is_some_and(|drain| drain.is_over) {
+            return;
+        }
+        let (mut next, of) = (self.next_endpoint, part.endpoint.as_ref().map(|of| of.id));
+        if let Some(version) = self.version(&part.service, &part.version) {
+            let mut endpoints = version.endpoints.iter_mut();
+            for endpoint in endpoints
+                .by_ref()
+                .filter(|e| of.is_none_or(|id| id == e.id))
+            {
+                endpoint.id = EndpointId(next);
+                next += 1;
+            }
+        }
+        self.next_endpoint = next;
+    }
+
+    /// Whatever was drained of a version to which everybody returns: that waits for nobody. Its endpoints stay drained where there are
+    /// others.
+    fn open(&mut self, service: &ServiceName, version: &VersionName) {
+        let whole = Part {
+            service: service.clone(),
+            version: version.clone(),
+            endpoint: None,
+        };
+        self.undrain(&whole);
+        let Some(known) = self.version(service, version) else {
+            return;
+        };
+        if known.is_open() {
+            return;
+        }
+        let endpoint = |endpoint: &Endpoint| PartEndpoint {
+            id: endpoint.id,
+            url: endpoint.url.clone(),
+        };
+        let all: Vec<_> = known.endpoints.iter().map(endpoint).collect();
+        for endpoint in all {
+            self.undrain(&Part {
+                endpoint: Some(endpoint),
+                ..whole.clone()
+            });
+        }
     }
 
     fn start(&mut self, started: &Started, recorded: &Recorded) {

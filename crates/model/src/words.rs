@@ -8,10 +8,13 @@ pub use evidence::{
 };
 
 use crate::{
+    drain::Drain,
     event::{Event, PreflightResult, Started},
     flags::{FlagChange, Origin},
+    service::Service,
     tenancy::KeyChange,
 };
+use jiff::Timestamp;
 use serin_flags::{Kill, kill::Position};
 use serin_judge::sequential::Distrust;
 use serin_tenancy::TenantState;
@@ -34,8 +37,21 @@ pub fn event_in_words(event: &Event) -> String {
                 service.versions.len()
             )
         }
-        Event::ServiceChanged(service) => format!("service {} changed", service.name),
+        Event::ServiceChanged(service) => changed_in_words(service),
         Event::ServiceRemoved { service } => format!("service {service} removed"),
+        Event::DrainBegan {
+            part,
+            until,
+            reason,
+        } => format!(
+            "{part} takes no new callers, and is done at {}{}",
+            briefly(*until),
+            because(reason)
+        ),
+        Event::DrainEnded { part } => format!("{part} is drained"),
+        Event::Undrained { part, reason } => {
+            format!("{part} takes callers again{}", because(reason))
+        }
         Event::PlanSet { name, .. } => format!("plan {name} set"),
         Event::PlanRemoved { name } => format!("plan {name} removed"),
         Event::FlagChanged(change) => flag_in_words(change),
@@ -181,6 +197,30 @@ pub const fn distrust_in_words(why: Distrust) -> &'static str {
         }
         Distrust::StableBroken => "stable itself is broken, so being no worse than it says nothing",
     }
+}
+
+/// A service that was described anew, with what leaves it.
+fn changed_in_words(service: &Service) -> String {
+    let leaving = |drain: &Option<Drain>| drain.as_ref().is_some_and(|drain| drain.is_leaving);
+    let mut parts = Vec::new();
+    for (name, version) in &service.versions {
+        if leaving(&version.drain) {
+            parts.push(format!("version {name}"));
+            continue;
+        }
+        let gone = version.endpoints.iter().filter(|e| leaving(&e.drain));
+        parts.extend(gone.map(|endpoint| format!("{} of {name}", endpoint.url)));
+    }
+    let name = &service.name;
+    if parts.is_empty() {
+        return format!("service {name} changed");
+    }
+    format!("service {name} changed; leaving it: {}", parts.join(", "))
+}
+
+/// A time to the second.
+fn briefly(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn because(reason: &str) -> String {

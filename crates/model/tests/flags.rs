@@ -95,6 +95,7 @@ impl World {
                 manifest: Box::new(manifest),
                 source: Source::Start,
                 prune: false,
+                at_once: false,
             })
             .unwrap();
         world
@@ -169,6 +170,7 @@ impl World {
             manifest: Box::new(manifest),
             source: Source::Request,
             prune,
+            at_once: false,
         };
         self.run(&apply).map(|events| events.len())
     }

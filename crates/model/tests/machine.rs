@@ -61,6 +61,7 @@ impl World {
                 manifest,
                 source: Source::Start,
                 prune: false,
+                at_once: false,
             })
             .unwrap();
         world
@@ -311,6 +312,7 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
                 manifest,
                 source: Source::Request,
                 prune: *prune,
+                at_once: false,
             })
         }
     }
@@ -735,6 +737,7 @@ fn a_restart_with_the_same_file_changes_nothing_even_after_a_promotion() {
         manifest: Box::new(manifest()),
         source: Source::Start,
         prune: false,
+        at_once: false,
     };
     assert_eq!(world.run(&again).unwrap(), vec![]);
     assert_eq!(world.state.services[&tools()].stable.as_str(), "v2");
@@ -755,6 +758,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             manifest: Box::new(changed),
             source: Source::Request,
             prune: false,
+            at_once: false,
         })
         .unwrap();
     let ids = |world: &World| -> Vec<u32> {
@@ -771,6 +775,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             manifest: Box::new(manifest()),
             source: Source::Request,
             prune: false,
+            at_once: true,
         })
         .unwrap();
     assert_eq!(ids(&world), [0, 1]);
@@ -787,6 +792,7 @@ fn two_services_may_not_claim_the_same_path() {
         manifest: Box::new(changed),
         source: Source::Request,
         prune: false,
+        at_once: false,
     };
     assert_eq!(world.run(&apply), Err(RefusalKind::Conflict));
 }

@@ -123,6 +123,7 @@ impl World {
             manifest: Box::new(manifest),
             source: Source::Start,
             prune: false,
+            at_once: false,
         });
         world
     }
@@ -374,6 +375,7 @@ fn a_tier_stays_while_somebody_has_it_and_no_longer() {
         manifest: Box::default(),
         source: Source::Request,
         prune: true,
+        at_once: false,
     };
     let with_a_key = || {
         let mut world = World::new();

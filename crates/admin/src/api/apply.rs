@@ -10,6 +10,7 @@ use crate::{
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use serin_config::{Diagnostic, read_manifest};
+use serin_control::Removal;
 use serin_model::{event::Event, words::event_in_words};
 use utoipa::{IntoParams, ToSchema};
 
@@ -24,6 +25,18 @@ pub(super) struct How {
     /// Also remove what the manifest does not name.
     #[serde(default)]
     prune: bool,
+    /// Versions and endpoints that are removed are gone at once; otherwise they take no new callers for an hour and are gone then.
+    #[serde(default)]
+    now: bool,
+}
+
+impl How {
+    const fn removal(&self) -> Removal {
+        Removal {
+            prunes: self.prune,
+            at_once: self.now,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -67,7 +80,7 @@ pub(super) async fn apply(
 ) -> Result<Response, Problem> {
     caller.check_operator("applying a manifest")?;
     let read = read_manifest(&text, BODY_NAME)?;
-    let events = app.control.apply(actor, read.value, how.prune).await?;
+    let events = app.control.apply(actor, read.value, how.removal()).await?;
     Ok(fresh(&Applied {
         done: Done::of(&events),
         warnings: read.warnings,
@@ -86,7 +99,7 @@ pub(super) async fn diff(
     Text(text): Text,
 ) -> Result<Response, Problem> {
     let read = read_manifest(&text, BODY_NAME)?;
-    let events = app.control.diff(read.value, how.prune).await?;
+    let events = app.control.diff(read.value, how.removal()).await?;
     let changes = events.iter().map(event_in_words).collect();
     Ok(fresh(&Drift {
         changes,

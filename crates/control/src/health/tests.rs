@@ -49,6 +49,7 @@ impl World {
             manifest: Box::new(manifest),
             source: Source::Start,
             prune: false,
+            at_once: false,
         });
         world.look();
         world

@@ -374,7 +374,7 @@ fn is_down(watched: &Target, state: &State, observed: &Observed) -> bool {
                 Target::Version { version, .. } => name.as_str() == &**version,
                 _ => serves,
             };
-            for endpoint in version.endpoints.iter().filter(|_| is_meant) {
+            for endpoint in version.reachable().filter(|_| is_meant) {
                 any = true;
                 if !observed.unhealthy.contains(&endpoint.id) {
                     return false;

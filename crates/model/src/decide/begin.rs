@@ -1,6 +1,8 @@
 //! The beginning of a rollout.
 
-use super::{Candidate, Refusal, RefusalKind, Start, flags, listed, refuse, service};
+use super::{
+    Candidate, Refusal, RefusalKind, Start, drain::refuse_drained, flags, listed, refuse, service,
+};
 use crate::{
     event::{Event, FlagRelease, PreflightResult, Started},
     name::VersionName,
@@ -96,6 +98,7 @@ fn of_version(service: &Service, to: &VersionName) -> Result<VersionName, Refusa
             "add one under `endpoints:` and run `serin apply -f FILE`",
         );
     }
+    refuse_drained(service, to)?;
     Ok(to.clone())
 }
 

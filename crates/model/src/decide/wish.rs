@@ -2,10 +2,12 @@
 
 use super::{Refusal, RefusalKind, Source, listed, refuse};
 use crate::{
+    drain::Drain,
     event::Event,
     manifest::Manifest,
     name::{EndpointId, ServiceName, VersionName},
     rollout::Rollout,
+    rule::{Place, Rule, Target},
     service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
     state::State,
 };
@@ -13,14 +15,32 @@ use jiff::Timestamp;
 use serin_tenancy::TierName;
 use std::collections::BTreeMap;
 
+/// What becomes of what a manifest does not name.
+#[derive(Clone, Copy)]
+pub(super) struct Removal {
+    /// Versions that it does not name are removed; endpoints always are.
+    pub(super) prunes: bool,
+    /// Without being drained first.
+    pub(super) at_once: bool,
+}
+
+impl Removal {
+    /// The drain of what is removed; nothing if it is gone now.
+    fn drain(self, before: Option<&Drain>, now: Timestamp) -> Option<Drain> {
+        let is_over = before.is_some_and(|drain| drain.is_over);
+        (!self.at_once && !is_over).then(|| Drain::leaving(before, now))
+    }
+}
+
 /// The events that make of the state what a manifest describes. Applying it again gives none.
 pub(super) fn apply(
     state: &State,
     manifest: &Manifest,
     source: Source,
-    prune: bool,
+    removal: Removal,
     now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
+    let prune = removal.prunes;
     let before = match source {
         Source::Start => state.manifest_read.as_ref(),
         Source::Request => None,
@@ -47,7 +67,13 @@ pub(super) fn apply(
             continue;
         }
         let live = state.services.get(name);
-        let wanted = describe_service(state, name, spec, live, prune, &mut next_endpoint)?;
+        let wanted = describe_service(
+            state,
+            spec,
+            (name, live),
+            (removal, now),
+            &mut next_endpoint,
+        )?;
         if live == Some(&wanted) {
             continue;
         }
@@ -178,17 +204,16 @@ fn who_has(state: &State, tier: &TierName, now: Timestamp) -> Option<(String, St
 /// The service that the wish makes of what there is.
 fn describe_service(
     state: &State,
-    name: &ServiceName,
     spec: &ServiceSpec,
-    live: Option<&Service>,
-    prune: bool,
+    (name, live): (&ServiceName, Option<&Service>),
+    (removal, now): (Removal, Timestamp),
     next_endpoint: &mut u32,
 ) -> Result<Service, Refusal> {
     let stable = live.map_or(&spec.stable, |live| &live.stable).clone();
     let mut versions: BTreeMap<_, _> = live.map(|live| live.versions.clone()).unwrap_or_default();
     let rollout = state.active(name);
     refuse_name_of_release(spec, rollout)?;
-    if prune {
+    if removal.prunes {
         // With a flag, it is no version of its own.
         let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
         if let Some(used) = [Some(&stable), candidate]
@@ -202,7 +227,13 @@ fn describe_service(
                 "keep it in the file, or move its callers away first",
             );
         }
-        versions.retain(|version, _| spec.versions.contains_key(version));
+        versions.retain(|version, known| {
+            if spec.versions.contains_key(version) {
+                return true;
+            }
+            known.drain = removal.drain(known.drain.as_ref(), now);
+            known.drain.is_some()
+        });
     }
     for (version, wanted) in &spec.versions {
         let known = versions.get(version);
@@ -221,10 +252,19 @@ fn describe_service(
                 url: spec.url.clone(),
                 weight: spec.weight,
                 response_timeout: spec.response_timeout,
-                is_draining: same.is_some_and(|same| same.is_draining),
+                drain: same.and_then(|same| kept(same.drain.as_ref())),
             }
         });
-        let endpoints = endpoints.collect();
+        let mut endpoints: Vec<_> = endpoints.collect();
+        for gone in known.into_iter().flat_map(|known| &known.endpoints) {
+            if endpoints.iter().any(|endpoint| endpoint.id == gone.id) {
+                continue;
+            }
+            if let drain @ Some(_) = removal.drain(gone.drain.as_ref(), now) {
+                let gone = gone.clone();
+                endpoints.push(Endpoint { drain, ..gone });
+            }
+        }
         let stage = match known {
             Some(known) => known.stage,
             None if *version == stable => VersionStage::Serving,
@@ -232,6 +272,7 @@ fn describe_service(
         };
         let metrics = wanted.metrics.clone();
         let withdrawn_at = known.and_then(|known| known.withdrawn_at);
+        let drain = known.and_then(|known| kept(known.drain.as_ref()));
         versions.insert(
             version.clone(),
             Version {
@@ -242,6 +283,7 @@ fn describe_service(
                 metrics,
                 stage,
                 withdrawn_at,
+                drain,
             },
         );
     }
@@ -252,6 +294,8 @@ fn describe_service(
             listed("versions", versions.keys().map(VersionName::as_str)),
         );
     }
+    refuse_closing(name, &versions, &stable, rollout)?;
+    refuse_lost_places(name, &spec.rules, &versions)?;
     Ok(Service {
         name: name.clone(),
         protocol: spec.protocol,
@@ -266,6 +310,80 @@ fn describe_service(
         rules: spec.rules.clone(),
         settings: spec.settings.clone(),
     })
+}
+
+/// The drain of what the manifest names: what is back is not leaving.
+fn kept(drain: Option<&Drain>) -> Option<Drain> {
+    drain.filter(|drain| !drain.is_leaving).cloned()
+}
+
+/// Stable and the candidate must have an endpoint that takes callers.
+fn refuse_closing(
+    service: &ServiceName,
+    versions: &BTreeMap<VersionName, Version>,
+    stable: &VersionName,
+    rollout: Option<&Rollout>,
+) -> Result<(), Refusal> {
+    let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
+    for name in [Some(stable), candidate].into_iter().flatten() {
+        let version = versions.get(name).filter(|version| !version.is_open());
+        if version.is_some_and(|version| !version.endpoints.is_empty()) {
+            return refuse(
+                RefusalKind::Conflict,
+                format!(
+                    "version `{name}` of service `{service}` would have no endpoint that takes callers: those that stay are drained"
+                ),
+                format!("let one take callers again first: `serin undrain {service} URL`"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Rules and fallbacks must lead to versions that stay.
+fn refuse_lost_places(
+    service: &ServiceName,
+    rules: &[Rule],
+    versions: &BTreeMap<VersionName, Version>,
+) -> Result<(), Refusal> {
+    let is_leaving = |version: &Version| version.drain.as_ref().is_some_and(|d| d.is_leaving);
+    let stays = |name: &VersionName| versions.get(name).is_some_and(|v| !is_leaving(v));
+    let lost = |what: String, name: &VersionName| {
+        let known = versions.iter().filter(|(_, version)| !is_leaving(version));
+        let gone = if versions.contains_key(name) {
+            "is removed from the manifest"
+        } else {
+            "does not exist"
+        };
+        refuse(
+            RefusalKind::Conflict,
+            format!("{what} of service `{service}` leads to version `{name}`, which {gone}"),
+            format!(
+                "keep the version in the file, or lead elsewhere; {}",
+                listed("versions", known.map(|(name, _)| name.as_str()))
+            ),
+        )
+    };
+    for rule in rules {
+        let places: Vec<_> = match &rule.to {
+            Some(Target::One(place)) => vec![place],
+            Some(Target::Weighted(places)) => places.keys().collect(),
+            None => vec![],
+        };
+        for place in places {
+            if let Place::Version(name) = place
+                && !stays(name)
+            {
+                return lost(format!("rule `{}`", rule.name), name);
+            }
+        }
+    }
+    for (version, of) in versions.iter().filter(|(_, version)| !is_leaving(version)) {
+        if let Some(name) = of.fallback.iter().find(|name| !stays(name)) {
+            return lost(format!("the fallback of version `{version}`"), name);
+        }
+    }
+    Ok(())
 }
 
 /// While a flag is released, stable with the flag has a name among the versions.
