@@ -442,6 +442,10 @@ impl Admitted<'_> {
                 );
                 Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, text).of(&service.name)
             }
+            Nowhere::Unusable { version } => {
+                let version = service.versions.get(version).map(|v| v.name.as_str());
+                Refusal::unusable(&service.name, version.unwrap_or_default())
+            }
         })
     }
 

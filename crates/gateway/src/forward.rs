@@ -2,6 +2,7 @@
 
 use crate::{
     access::{View, Viewer},
+    affinity,
     audit::Trail,
     auth,
     body::{Listener, Minter, Reading, Recheck, Relay, ToClient, ToUpstream, Upload, joined},
@@ -331,7 +332,8 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                         left_out, "an endpoint cannot be reached");
                 });
                 tried.push(at);
-                let next = route::choose(version, outbound.key, &tried, &*core.shared.loads);
+                let next =
+                    route::choose(service, version, outbound.key, &tried, &*core.shared.loads);
                 if let Some(next) = next.filter(|_| !to.pinned) {
                     observation.attempt_failed();
                     request = *unsent;
@@ -410,6 +412,7 @@ pub(crate) async fn answer(
     let mut life = inbound.life;
     let (mut head, mut upstream) = inbound.response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
+    affinity::remove_set_cookies(service, &mut head.headers);
     headers::name_version(
         &mut head.headers,
         inbound.version.clone(),
@@ -786,7 +789,7 @@ fn recheck_of(
             .is_some_and(|place| place.endpoint != endpoint);
         lives_elsewhere
             || core.with_snapshot(|snapshot| {
-                let service = snapshot.services.iter().find(|s| s.name == name);
+                let service = snapshot.service(&name);
                 let at = service.and_then(|s| Some((s, route::locate(s, endpoint)?)));
                 at.is_none_or(|(service, (version, _))| route::is_withdrawn(service, version))
             })

@@ -11,6 +11,10 @@ use std::borrow::Cow;
 const RETRY_AFTER_SECONDS: u32 = 30;
 /// When a client may ask again whether requests can be recorded: somebody has to free a disk first.
 const UNRECORDED_RETRY_SECONDS: u32 = 10;
+/// When a client may ask again whether an endpoint may be used: after two of the health checks that make one healthy.
+const UNUSABLE_RETRY_SECONDS: u32 = 10;
+/// When a client may ask again whether there is room: calls end all the time.
+const OVERLOADED_RETRY_SECONDS: u32 = 1;
 
 /// How a refusal is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +156,28 @@ impl Refusal {
         Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
             .retry_after(UNRECORDED_RETRY_SECONDS)
             .counted(Rejection::Audit)
+    }
+
+    /// No endpoint of a version may be used, and the service says not to try one all the same.
+    pub(crate) fn unusable(service: &ServiceName, version: &str) -> Self {
+        let text = format!(
+            "no endpoint of version `{version}` of service `{service}` can be used for now; nothing was sent, try again later"
+        );
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            .retry_after(UNUSABLE_RETRY_SECONDS)
+            .counted(Rejection::Unusable)
+            .of(service)
+    }
+
+    /// So much is under way already that there is no room for one more.
+    pub(crate) fn overloaded(service: &ServiceName, what: &str) -> Self {
+        let text = format!(
+            "{what} has as many calls under way as it takes; nothing was sent, try again later"
+        );
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            .retry_after(OVERLOADED_RETRY_SECONDS)
+            .counted(Rejection::Overload)
+            .of(service)
     }
 
     /// What it says, for people: of a JSON-RPC error its message, of a problem document its detail.

@@ -265,6 +265,8 @@ pub enum Rejection {
     Version,
     /// Too much at once.
     Overload,
+    /// None of the version's endpoints may be used.
+    Unusable,
     /// A flag hides it.
     Flag,
     /// It is killed.
@@ -290,6 +292,7 @@ impl Rejection {
             Self::Session => "session",
             Self::Version => "version",
             Self::Overload => "overload",
+            Self::Unusable => "unusable",
             Self::Flag => "flag",
             Self::Kill => "kill",
             Self::Auth => "auth",

@@ -5,14 +5,16 @@
 //! that fits, the split by affinity key. Within the version [`endpoint`] says which of its endpoints.
 
 mod endpoint;
+pub mod explain;
 mod rules;
 
 pub use self::{
-    endpoint::{Live, Unloaded, choose},
+    endpoint::{Live, Unloaded, among, choose, choose_any, fall_back, pick, seats},
     rules::{RuleRoute, Ruled, Rules},
 };
 
 use crate::{name::EndpointId, service::VersionStage, snapshot::ServiceRoute};
+use serin_route::standing::OnFailure;
 
 /// The hash of an affinity key, the same on every core and node.
 pub fn key_hash(key: &[u8]) -> u64 {
@@ -50,6 +52,8 @@ pub struct Destination {
     pub pinned: bool,
     /// The split decided it, by a key of this hash: the caller counts as one of its keys.
     pub by_split: Option<u64>,
+    /// Index of the version in whose place this one is: none of its endpoints may be used.
+    pub instead_of: Option<usize>,
 }
 
 /// Why a caller who may be assigned gets a version.
@@ -77,6 +81,11 @@ pub enum Nowhere {
         /// Index in the service's versions.
         version: usize,
     },
+    /// None of its endpoints may be used, and the service refuses rather than try one all the same.
+    Unusable {
+        /// Index in the service's versions.
+        version: usize,
+    },
 }
 
 /// Decides.
@@ -96,25 +105,49 @@ pub fn route(
                 endpoint,
                 pinned: true,
                 by_split: None,
+                instead_of: None,
             })
         }
         Caller::New { key, .. } => {
-            let (version, why) = assign(service, caller, live);
-            let endpoint = service
-                .versions
-                .get(version)
-                .and_then(|version| choose(version, key, &[], live))
-                .ok_or(Nowhere::NoEndpoints { version })?;
+            let (assigned, why) = assign(service, caller, live);
+            let (version, endpoint) = place(service, assigned, key, why != Why::Chosen, live)?;
+            let by_split = match why {
+                Why::Split(key_hash) if version == assigned => Some(key_hash),
+                _ => None,
+            };
             Ok(Destination {
                 version,
                 endpoint,
                 pinned: false,
-                by_split: match why {
-                    Why::Split(key_hash) => Some(key_hash),
-                    _ => None,
-                },
+                by_split,
+                instead_of: (version != assigned).then_some(assigned),
             })
         }
+    }
+}
+
+/// The version and endpoint for a caller who was given a version: one of its own endpoints that may be used, or that of a fallback
+/// version, or any.
+fn place(
+    service: &ServiceRoute,
+    assigned: usize,
+    key: Option<&[u8]>,
+    may_fall_back: bool,
+    live: &(impl Live + ?Sized),
+) -> Result<(usize, usize), Nowhere> {
+    let nowhere = Nowhere::NoEndpoints { version: assigned };
+    let version = service.versions.get(assigned).ok_or(nowhere)?;
+    if let Some(endpoint) = choose(service, version, key, &[], live) {
+        return Ok((assigned, endpoint));
+    }
+    let fallback = may_fall_back.then(|| fall_back(service, version, key, &[], live));
+    if let Some(found) = fallback.flatten() {
+        return Ok(found);
+    }
+    let any = choose_any(service, version, key, &[], live).ok_or(nowhere)?;
+    match service.settings.on_failure {
+        OnFailure::FailOpen => Ok((assigned, any)),
+        OnFailure::FailClosed => Err(Nowhere::Unusable { version: assigned }),
     }
 }
 
@@ -203,7 +236,7 @@ pub(crate) mod tests {
         VersionRoute::new(name.parse().unwrap(), ids.iter().map(endpoint).collect())
     }
 
-    fn service(share: f64) -> ServiceRoute {
+    pub(crate) fn service(share: f64) -> ServiceRoute {
         let versions = vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])];
         ServiceRoute {
             split: Some(Split {
@@ -227,7 +260,7 @@ pub(crate) mod tests {
     }
 
     fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {
-        super::choose(version, key, tried, &Unloaded)
+        super::choose(&service(0.0), version, key, tried, &Unloaded)
     }
 
     fn new(key: Option<&[u8]>) -> Caller<'_> {
@@ -340,8 +373,12 @@ pub(crate) mod tests {
 
     #[test]
     fn with_no_healthy_endpoint_any_is_used() {
-        let mut version = version("v1", &[1, 2]);
-        version.endpoints.iter_mut().for_each(|e| e.healthy = false);
-        assert!(choose(&version, None, &[]).is_some());
+        let mut service = service(0.0);
+        let endpoints = &mut service.versions[0].endpoints;
+        endpoints.iter_mut().for_each(|e| e.healthy = false);
+        assert!(route(&service, new(None)).is_ok());
+        service.settings.on_failure = OnFailure::FailClosed;
+        let refused = route(&service, new(None));
+        assert_eq!(refused, Err(Nowhere::Unusable { version: 0 }));
     }
 }
