@@ -7,6 +7,7 @@
 //!
 //! Pure but for [`Config::load`], which reads one file.
 
+mod affinity;
 mod api;
 mod audit;
 mod auth;

@@ -316,15 +316,7 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
         &at.key("body_bytes_max"),
         report,
     );
-    if let Some(header) = &settings.affinity_header
-        && http::HeaderName::try_from(header.as_str()).is_err()
-    {
-        report.error(
-            &at.key("affinity_header"),
-            format!("`{}` is not a header name", short(header)),
-            "write letters, digits and `-`, such as `X-User-Id`",
-        );
-    }
+    crate::affinity::check_affinity(settings, at, report);
     let (health, at) = (&settings.health, at.key("health"));
     check_expected(health, &at, report);
     if let Some(path) = &health.path
