@@ -50,6 +50,11 @@ impl Share {
         f64::from(self.0) / f64::from(WHOLE)
     }
 
+    /// In hundredths of a percent.
+    pub const fn hundredths(self) -> u16 {
+        self.0
+    }
+
     /// Whether the affinity key gets the candidate. Nested: who is in at a share is in at every greater one, so raising
     /// the share moves callers one way only. The hash is BLAKE3, the same on every node and in every release.
     pub fn includes(self, rollout: RolloutId, affinity_key: &[u8]) -> bool {
@@ -57,8 +62,8 @@ impl Share {
     }
 }
 
-/// The place of an affinity key in a rollout, from 0 to 9999.
-fn bucket(rollout: RolloutId, affinity_key: &[u8]) -> u16 {
+/// The place of an affinity key in a rollout, from 0 to 9999: it is below so many at a share of so many hundredths of a percent.
+pub fn bucket(rollout: RolloutId, affinity_key: &[u8]) -> u16 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(rollout.0.as_bytes());
     hasher.update(affinity_key);

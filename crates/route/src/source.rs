@@ -176,6 +176,41 @@ impl Source {
     }
 }
 
+/// By what callers are known again, as it is configured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'s> {
+    /// The short form of one header: where it is written, the list is not.
+    pub header: Option<&'s str>,
+    /// The sources, in their order.
+    pub list: &'s [Source],
+}
+
+impl<'s> Sources<'s> {
+    /// These.
+    pub fn new(list: &'s [Source]) -> Self {
+        Self { header: None, list }
+    }
+
+    /// The first that a request has; `give` is asked for a cookie where one is missing.
+    pub fn first<'a>(
+        self,
+        who: &Who<'a>,
+        give: impl FnMut(&Cookie) -> Option<String>,
+    ) -> Option<Known<'a>> {
+        match self.header {
+            Some(name) => header_value(who.headers, name).map(Known::Header),
+            None => first(self.list, who, give),
+        }
+    }
+}
+
+/// Makes a key another one in each period: the split and the judge then take the caller for a new one.
+pub fn renew(key: &mut Vec<u8>, since_1970: Duration, period: Duration) {
+    let number = since_1970.as_millis() / period.as_millis().max(1);
+    key.push(b'p');
+    key.extend_from_slice(&number.to_be_bytes());
+}
+
 /// The first of some sources that a request has. Who comes without a cookie of these is known by the one that `give` gives, if it does.
 pub fn first<'a>(
     sources: &[Source],
@@ -318,6 +353,19 @@ mod tests {
     fn bearer(payload: &str, signature: &str) -> String {
         let payload = BASE64_URL_SAFE_NO_PAD.encode(payload);
         format!("Bearer eyJhbGciOiJub25lIn0.{payload}.{signature}")
+    }
+
+    #[test]
+    fn a_renewed_key_is_another_one_in_each_period() {
+        let at = |seconds| {
+            let mut key = b"caller".to_vec();
+            let period = Duration::from_mins(1);
+            renew(&mut key, Duration::from_secs(seconds), period);
+            key
+        };
+        assert_eq!(at(60), at(119));
+        assert_ne!(at(60), at(120));
+        assert_ne!(at(0), at(60));
     }
 
     fn default_key(pairs: &[(&'static str, &str)]) -> Vec<u8> {
