@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let snapshot = Snapshot {
         position: 1,
-        services: vec![Arc::new(service)],
+        services: [Arc::new(service)].into_iter().collect(),
         ..Snapshot::default()
     };
     let mut options = Options::for_listener(listener.local_addr()?);

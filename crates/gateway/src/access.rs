@@ -284,8 +284,7 @@ impl View {
         read: impl FnOnce(&Viewer, &ServiceRoute, &Rules) -> T,
     ) -> Option<T> {
         let (service, flags) = core.with_snapshot(|snapshot| {
-            let mut services = snapshot.services.iter();
-            let service = services.find(|service| service.name == self.service);
+            let service = snapshot.service(&self.service);
             Some((service?.clone(), snapshot.flags.clone()))
         })?;
         if let Some((version, _)) = route::locate(&service, self.endpoint) {

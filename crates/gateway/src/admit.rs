@@ -342,13 +342,11 @@ impl Admitted<'_> {
         let latch = core.latch();
         let now = core.with_snapshot(|snapshot| {
             let is_same = |service: &&Arc<ServiceRoute>| {
-                (&service.name, &service.path, service.protocol)
-                    == (&before.name, &before.path, before.protocol)
+                (&service.path, service.protocol) == (&before.path, before.protocol)
             };
             let is_newer = snapshot.position != self.position;
-            let now = is_newer.then(|| snapshot.services.iter().find(is_same));
-            let now = now.flatten();
-            now.cloned()
+            let now = is_newer.then(|| snapshot.service(&before.name));
+            now.flatten().filter(is_same).cloned()
         });
         if let Some(now) = now {
             self.service = self.newer.get_or_init(|| now);

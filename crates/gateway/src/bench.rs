@@ -111,7 +111,7 @@ pub fn time_of_a_limit(checks: usize, keys: usize, clock: impl Fn() -> Duration)
     ];
     let name = route.name.clone();
     let snapshot = Arc::new(Snapshot {
-        services: vec![Arc::new(route)],
+        services: [Arc::new(route)].into_iter().collect(),
         ..Snapshot::default()
     });
     let callers: Vec<_> = (0..keys)

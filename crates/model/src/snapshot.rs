@@ -1,5 +1,9 @@
 //! The routing table by which the data plane decides: immutable, made by the control plane, swapped as a whole.
 
+mod services;
+
+pub use services::Services;
+
 use crate::{
     access::Gates,
     api::{ApiSpec, ApiVersion},
@@ -17,7 +21,6 @@ use serin_flags::{Environment, Release, Table, table::Forced};
 use serin_route::weigh::Balance;
 use serin_tenancy::{Directory, token::KeySet};
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -29,8 +32,8 @@ use std::{
 pub struct Snapshot {
     /// The last event that is in it.
     pub position: u64,
-    /// The services, longest path first, so that the first that fits is the right one.
-    pub services: Vec<Arc<ServiceRoute>>,
+    /// The services.
+    pub services: Services,
     /// The flags.
     pub flags: Arc<Table>,
     /// Who may call.
@@ -177,15 +180,12 @@ impl Snapshot {
     /// The table that follows from the state and what is observed.
     pub fn build(state: &State, observed: &Observed) -> Self {
         let flags = table(state, observed);
-        let mut services: Vec<_> = state
-            .services
-            .values()
-            .map(|s| Arc::new(route(state, s, observed, &flags)))
-            .collect();
-        services.sort_by_key(|service| (Reverse(service.path.len()), service.hosts.is_empty()));
+        let services = state.services.values();
         Self {
             position: state.position,
-            services,
+            services: services
+                .map(|s| Arc::new(route(state, s, observed, &flags)))
+                .collect(),
             flags_revision: revision((state.flags.revision, observed.flags_in_doubt), &flags),
             flags: Arc::new(flags),
             tenancy: Arc::clone(state.tenancy.directory()),
@@ -195,9 +195,12 @@ impl Snapshot {
 
     /// The service for a request: the longest path that is a whole-segment prefix, on a host the service admits.
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<ServiceRoute>> {
-        self.services
-            .iter()
-            .find(|service| service.admits(host, path))
+        self.services.find(host, path)
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceRoute>> {
+        self.services.named(name)
     }
 }
 
@@ -255,11 +258,6 @@ impl ServiceRoute {
             credential: None,
             tokens: None,
         }
-    }
-
-    fn admits(&self, host: Option<&str>, path: &str) -> bool {
-        let rest = path.strip_prefix(self.path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && self.admits_host(host)
     }
 
     /// Whether it is reached under a host.

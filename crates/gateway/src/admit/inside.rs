@@ -175,8 +175,7 @@ impl Asker {
 
     fn service(&self, core: &Core) -> Result<(Arc<ServiceRoute>, u64), Refusal> {
         let found = core.with_snapshot(|snapshot| {
-            let mut services = snapshot.services.iter();
-            let service = services.find(|service| service.name == self.service);
+            let service = snapshot.service(&self.service);
             Some((service?.clone(), snapshot.position))
         });
         found.ok_or_else(|| {

@@ -41,16 +41,14 @@ pub(crate) fn resource_path(path: &str) -> Option<&str> {
 
 /// The service that a request asks about: the one at this path, or, without a path, the only one that has anything to say.
 fn find<'a>(snapshot: &'a Snapshot, host: &str, path: &str) -> Option<&'a Arc<ServiceRoute>> {
-    let is_on_host = |service: &&Arc<ServiceRoute>| {
-        service.hosts.is_empty() || service.hosts.iter().any(|h| h.eq_ignore_ascii_case(host))
-    };
-    let mut on_host = snapshot.services.iter().filter(is_on_host);
-    let exact = on_host.clone().find(|service| service.path == path);
+    let exact = snapshot.services.at(Some(host), path);
     if exact.is_some() || !path.is_empty() {
         return exact;
     }
-    let speaks = |service: &&Arc<ServiceRoute>| tokens(service).is_some() || passes_on(service);
-    let mut speaking = on_host.by_ref().filter(speaks);
+    let speaks = |service: &&Arc<ServiceRoute>| {
+        service.admits_host(Some(host)) && (tokens(service).is_some() || passes_on(service))
+    };
+    let mut speaking = snapshot.services.iter().filter(speaks);
     speaking.next().filter(|_| speaking.next().is_none())
 }
 

@@ -111,8 +111,7 @@ impl Plans {
 
 /// The rules for all callers of a service.
 fn of_all(snapshot: &Snapshot, service: &ServiceName) -> ByTier {
-    let mut services = snapshot.services.iter();
-    let route = services.find(|route| route.name == *service);
+    let route = snapshot.service(service);
     ByTier {
         own: route.and_then(|route| Rules::new(None, service, &route.settings.limits)),
         ..ByTier::default()

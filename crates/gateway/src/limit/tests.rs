@@ -32,7 +32,7 @@ fn snapshot(limits: &serde_json::Value, tiers: &[(&str, serde_json::Value)]) -> 
     let tiers: BTreeMap<TierName, Arc<Tier>> = tiers.iter().map(tier).collect();
     let directory = Directory::new(&BTreeMap::new(), &BTreeMap::new(), &tiers);
     Arc::new(Snapshot {
-        services: vec![Arc::new(route)],
+        services: [Arc::new(route)].into_iter().collect(),
         tenancy: Arc::new(directory),
         ..Snapshot::default()
     })

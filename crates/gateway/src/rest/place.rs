@@ -90,8 +90,7 @@ impl Place {
         host: &str,
     ) -> Option<&'s Arc<ServiceRoute>> {
         let spec = self.spec()?;
-        let mut services = snapshot.services.iter();
-        let service = services.find(|service| service.name == spec.service);
+        let service = snapshot.service(&spec.service);
         service.filter(|service| service.admits_host(Some(host)))
     }
 
