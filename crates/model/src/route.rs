@@ -4,11 +4,13 @@
 //! In this order: a live session or a value that an endpoint minted (nobody else could read it), a version chosen by hand, the rule
 //! that fits, the split by affinity key. Within the version [`endpoint`] says which of its endpoints.
 
+mod chosen;
 mod endpoint;
 pub mod explain;
 mod rules;
 
 pub use self::{
+    chosen::{Misfit, chosen_version},
     endpoint::{Live, Unloaded, among, choose, choose_any, fall_back, pick, seats},
     rules::{RuleRoute, Ruled, Rules},
 };

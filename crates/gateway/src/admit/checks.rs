@@ -9,7 +9,12 @@ use serin_mcp::{
     era::{Era, ProtocolVersion},
     error::GatewayError,
 };
-use serin_model::{access, observe::Rejection, snapshot::ServiceRoute};
+use serin_model::{
+    access,
+    observe::Rejection,
+    route::{self, Misfit},
+    snapshot::ServiceRoute,
+};
 use serin_tenancy::{Principal, Role};
 
 /// Most names that a refusal lists.
@@ -243,36 +248,23 @@ pub(super) fn chosen_version(
         };
         Err(refusal.counted(Rejection::Version).of(&service.name))
     };
-    if overrides.version
-        && let Some(value) = headers.get(&headers::VERSION)
-    {
-        let wanted = value.to_str().unwrap_or_default();
-        let found = service
-            .versions
-            .iter()
-            .position(|v| v.name.as_str() == wanted);
-        if found.is_some() {
-            return Ok(found);
+    let said = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let (version, canary) = (said(&headers::VERSION), said(&headers::CANARY));
+    match route::chosen_version(service, version, canary) {
+        Ok(chosen) => Ok(chosen),
+        Err(Misfit::Canary) => refuse("`X-Canary` must be `true` or `false`".to_owned()),
+        Err(Misfit::Version) => {
+            let names = service.versions.iter().take(LISTED_MAX);
+            let names: Vec<_> = names.map(|v| format!("`{}`", v.name)).collect();
+            let wanted = headers::text(headers, &headers::VERSION).unwrap_or_default();
+            let wanted: String = wanted.chars().take(100).collect();
+            refuse(format!(
+                "service `{}` has no version `{wanted}`; `X-Serin-Version` may be {}",
+                service.name,
+                names.join(", ")
+            ))
         }
-        let names = service.versions.iter().take(LISTED_MAX);
-        let names: Vec<_> = names.map(|v| format!("`{}`", v.name)).collect();
-        let wanted: String = wanted.chars().take(100).collect();
-        return refuse(format!(
-            "service `{}` has no version `{wanted}`; `X-Serin-Version` may be {}",
-            service.name,
-            names.join(", ")
-        ));
     }
-    if overrides.canary
-        && let Some(value) = headers.get(&headers::CANARY)
-    {
-        return match value.as_bytes() {
-            b"true" => Ok(service.split.as_ref().map(|split| split.candidate)),
-            b"false" => Ok(Some(service.stable)),
-            _ => refuse("`X-Canary` must be `true` or `false`".to_owned()),
-        };
-    }
-    Ok(None)
 }
 
 pub(super) fn era_of(headers: &HeaderMap) -> Option<Era> {
