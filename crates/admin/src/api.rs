@@ -11,7 +11,9 @@ mod pages;
 mod report;
 mod rollout;
 mod service;
+pub mod routes;
 mod tenants;
+pub mod status;
 
 use crate::{App, access, metrics, ofrep, problem::Problem};
 use axum::{
@@ -33,7 +35,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 /// Everything under `/admin/v1` but the description itself.
 fn routes() -> OpenApiRouter<App> {
     let mut routes = OpenApiRouter::with_openapi(Described::openapi())
-        .routes(routes!(service::status))
+        .routes(routes!(status::status))
+        .routes(routes!(routes::explain_query, routes::explain_body))
         .routes(routes!(service::services))
         .routes(routes!(service::service))
         .routes(routes!(rollout::show, rollout::start))

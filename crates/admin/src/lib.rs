@@ -14,10 +14,11 @@ pub mod problem;
 mod serve;
 
 pub use access::{Access, TOKEN_CHARS, Token, TokenError};
-pub use api::openapi;
+pub use api::{openapi, routes, status};
 pub use serve::{Listener, serve};
 
 use axum::Router;
+use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use serin_control::Control;
 use std::sync::Arc;
@@ -48,6 +49,9 @@ pub(crate) struct App {
 }
 
 /// The router by itself: what [`serve`] serves.
+    pub(crate) build: Build,
+    /// When the process began.
+    pub(crate) began: Timestamp,
 pub fn router(control: Control, access: Access, build: Build, stop: CancellationToken) -> Router {
     let registry = Arc::new(metrics::registry(control.clone(), build));
     api::router(App {
@@ -59,3 +63,5 @@ pub fn router(control: Control, access: Access, build: Build, stop: Cancellation
         writes: Arc::default(),
     })
 }
+        build,
+        began: Timestamp::now(),

@@ -43,6 +43,7 @@ use serin_model::{
     plan::Plan,
     replay::{Replay, Replayer},
     snapshot::Snapshot,
+    route::{Live, Unloaded},
     state::State,
 };
 use serin_store::{Blocks, Log};
@@ -141,6 +142,7 @@ pub struct Control {
     key_fetcher: mpsc::Sender<String>,
     signing: Option<Arc<Master>>,
 }
+    live: Arc<dyn Live + Send + Sync>,
 
 /// The wish for a rollout, as somebody asks for it.
 #[derive(Clone, Debug)]
@@ -244,6 +246,7 @@ impl Control {
             key_fetcher,
             signing: None,
         })
+            live: Arc::new(Unloaded),
     }
 
     /// Who fetches the keys of identity providers anew, by where they are.
@@ -261,6 +264,17 @@ impl Control {
     }
 
     /// The secret by which requests with a key are signed, if there can be one.
+    /// The same, with how the endpoints do, as the data plane sees it.
+    #[must_use]
+    pub fn with_live(self, live: Arc<dyn Live + Send + Sync>) -> Self {
+        Self { live, ..self }
+    }
+
+    /// How the endpoints do, as the data plane sees it.
+    pub fn live(&self) -> Arc<dyn Live + Send + Sync> {
+        Arc::clone(&self.live)
+    }
+
     pub fn signing_secret(&self, key: KeyId) -> Option<SigningSecret> {
         Some(self.signing.as_ref()?.secret(key))
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// What is done by a request that is no mere question. Every other method and path is closed to keys, so that a route that is forgotten
 /// here is closed and not open.
-const DEEDS: [(&str, &str, AdminAction); 35] = {
+const DEEDS: [(&str, &str, AdminAction); 36] = {
     use AdminAction::{Apply, Approve, Flags, Keys, Kill, Read, Rollback, Rollout};
     [
         ("POST", "/admin/v1/services/{service}/rollout", Rollout),
@@ -76,6 +76,7 @@ const DEEDS: [(&str, &str, AdminAction); 35] = {
         ("DELETE", "/admin/v1/tenants/{name}", Keys),
         ("POST", "/admin/v1/apply", Apply),
         ("POST", "/admin/v1/diff", Read),
+        ("POST", "/admin/v1/routes:explain", Read),
     ]
 };
 

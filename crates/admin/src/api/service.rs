@@ -1,4 +1,4 @@
-//! What there is: services, plans, and the whole picture.
+//! What there is: services and plans.
 
 use super::fresh;
 use crate::{
@@ -8,12 +8,6 @@ use crate::{
 };
 use axum::{extract::State, response::Response};
 use serin_model::name::ServiceName;
-
-/// Everything, at one moment.
-#[utoipa::path(get, path = "/admin/v1/status", tag = "services", responses((status = OK, description = "The whole picture", body = Object)))]
-pub(super) async fn status(State(app): State<App>) -> Response {
-    fresh(app.control.view().as_ref())
-}
 
 /// The services with their versions and rollouts.
 #[utoipa::path(get, path = "/admin/v1/services", tag = "services", responses((status = OK, description = "The services", body = Vec<Object>)))]

@@ -120,6 +120,7 @@ impl Server {
         };
         let control = Control::start(options).await.map_err(not_started)?;
         let control = control.with_signing(Arc::clone(&files.signing));
+        let control = control.with_live(gateway_options.loads.clone());
         doubts::log(&control).await;
         let recorder = recorder(config.audit, config.store.path(), &files.audit, &control)?;
         gateway_options.audit = recorder.as_ref().map(|recorder| AuditTo {

@@ -1,0 +1,463 @@
+//! Where a request would go, and why: asked of the same functions, and of the same loads, by which the gateway routes.
+
+use super::{fresh, service::no_service};
+use crate::{App, access::Caller, extract::Input, problem::Problem};
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_mcp::era::{Era, ProtocolVersion};
+use serin_model::{
+    name::ServiceName,
+    route::{
+        Misfit, chosen_version,
+        explain::{Explanation, Question, explain},
+        served_by,
+    },
+    service::Protocol,
+    snapshot::{ServiceRoute, Snapshot},
+};
+use serin_route::{condition, source::Who};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+use utoipa::{IntoParams, ToSchema};
+
+/// Most headers, cookies and tools of a request that is asked about: the gateway takes no more headers either.
+const PARTS_MAX: usize = 100;
+/// The host unless one is given.
+const HOST: &str = "localhost";
+
+/// A request that is asked about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = RouteQuestion)]
+pub struct Asked {
+    /// The service; without it, the one at `host` and `path`.
+    #[schema(value_type = Option<String>)]
+    pub service: Option<ServiceName>,
+    /// The method: `POST` to an MCP service, else `GET`.
+    pub method: Option<String>,
+    /// The host, `localhost` unless given.
+    pub host: Option<String>,
+    /// The path, from the root; that of the service unless given. What stands behind a `?` is its query.
+    pub path: Option<String>,
+    /// The query.
+    pub query: Option<String>,
+    /// Its headers, each as `Name: value`.
+    pub headers: Vec<String>,
+    /// Its cookies, each as `name=value`.
+    pub cookies: Vec<String>,
+    /// The tenant; without it, what the service's `tenant_header` says.
+    pub tenant: Option<String>,
+    /// Who of the tenant the caller proved to be: the id of a key, or the subject of a token.
+    pub subject: Option<String>,
+    /// The role of the caller's key.
+    pub role: Option<String>,
+    /// The tools that it calls.
+    pub tools: Vec<String>,
+    /// The client's address, `127.0.0.1` unless given.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    /// The version chosen by hand, whatever the service admits.
+    pub version: Option<String>,
+    /// The id of the session to which it belongs.
+    pub session: Option<String>,
+}
+
+/// The same as parameters of a query.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes the parameters")]
+pub(super) struct Parameters {
+    /// The service; without it, the one at `host` and `path`.
+    service: Option<String>,
+    /// The method: `POST` to an MCP service unless given, else `GET`.
+    method: Option<String>,
+    /// The host, `localhost` unless given.
+    host: Option<String>,
+    /// The path, from the root; that of the service unless given.
+    path: Option<String>,
+    /// The query.
+    query: Option<String>,
+    /// A header, as `Name: value`; may come often.
+    header: Option<String>,
+    /// A cookie, as `name=value`; may come often.
+    cookie: Option<String>,
+    /// The tenant.
+    tenant: Option<String>,
+    /// Who of the tenant the caller proved to be.
+    subject: Option<String>,
+    /// The role of the caller's key.
+    role: Option<String>,
+    /// A tool that it calls; may come often.
+    tool: Option<String>,
+    /// The client's address, `127.0.0.1` unless given.
+    address: Option<String>,
+    /// The version chosen by hand.
+    version: Option<String>,
+    /// The id of the session to which it belongs.
+    session: Option<String>,
+}
+
+/// Where it goes, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Where it goes, and why.
+    #[serde(flatten)]
+    pub explanation: Explanation,
+    /// What cannot be known, or was left out of account.
+    pub notes: Vec<String>,
+}
+
+/// Where a request would go, and why: which rules were asked, by what its caller is known again, which bucket, version and endpoint.
+/// Nothing is sent anywhere. Only operators see what the rules say that do not fit: they may name other tenants.
+#[utoipa::path(
+    get, path = "/admin/v1/routes:explain", tag = "services", params(Parameters),
+    responses(
+        (status = OK, description = "Where it goes, and why", body = Object),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn explain_query(
+    State(app): State<App>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let asked = Asked::from_query(&query.unwrap_or_default())?;
+    answer(&app, &caller, &asked)
+}
+
+/// The same for a request in a body.
+#[utoipa::path(
+    post, path = "/admin/v1/routes:explain", tag = "services", request_body = Asked,
+    responses(
+        (status = OK, description = "Where it goes, and why", body = Object),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn explain_body(
+    State(app): State<App>,
+    caller: Caller,
+    Input(asked): Input<Asked>,
+) -> Result<Response, Problem> {
+    answer(&app, &caller, &asked)
+}
+
+impl Asked {
+    fn from_query(query: &str) -> Result<Self, Problem> {
+        let mut asked = Self::default();
+        let mut single = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let value = value.into_owned();
+            match &*name {
+                "header" => asked.headers.push(value),
+                "cookie" => asked.cookies.push(value),
+                "tool" => asked.tools.push(value),
+                _ => {
+                    if single.iter().any(|(known, _)| *known == name) {
+                        return Err(wrong(format!("`{}` is there twice", cut(&name))));
+                    }
+                    single.push((name, value));
+                }
+            }
+        }
+        for (name, value) in single {
+            let field = match &*name {
+                "service" => {
+                    let name = value.parse().map_err(|error| wrong(format!("{error}")))?;
+                    asked.service = Some(name);
+                    continue;
+                }
+                "address" => {
+                    let no_address = |_| wrong(format!("`{}` is no address", cut(&value)));
+                    asked.address = Some(value.parse().map_err(no_address)?);
+                    continue;
+                }
+                "method" => &mut asked.method,
+                "host" => &mut asked.host,
+                "path" => &mut asked.path,
+                "query" => &mut asked.query,
+                "tenant" => &mut asked.tenant,
+                "subject" => &mut asked.subject,
+                "role" => &mut asked.role,
+                "version" => &mut asked.version,
+                "session" => &mut asked.session,
+                _ => return Err(wrong(format!("there is no parameter `{}`", cut(&name)))),
+            };
+            *field = Some(value);
+        }
+        Ok(asked)
+    }
+
+    /// The headers of the request, cookies among them.
+    fn headers(&self) -> Result<HeaderMap, Problem> {
+        if self.headers.len() + self.cookies.len() + self.tools.len() > PARTS_MAX {
+            return Err(wrong(format!(
+                "a request has at most {PARTS_MAX} headers, cookies and tools"
+            )));
+        }
+        let mut headers = HeaderMap::new();
+        for pair in &self.headers {
+            let read = pair.split_once(':').and_then(|(name, value)| {
+                let name: HeaderName = name.trim().parse().ok()?;
+                Some((name, HeaderValue::from_str(value.trim()).ok()?))
+            });
+            let Some((name, value)) = read else {
+                return Err(wrong(format!(
+                    "`{}` is no header; write `Name: value`",
+                    cut(pair)
+                )));
+            };
+            headers.append(name, value);
+        }
+        for cookie in &self.cookies {
+            let value = HeaderValue::from_str(cookie).ok();
+            let Some(value) = value.filter(|_| cookie.contains('=')) else {
+                return Err(wrong(format!(
+                    "`{}` is no cookie; write `name=value`",
+                    cut(cookie)
+                )));
+            };
+            headers.append(header::COOKIE, value);
+        }
+        Ok(headers)
+    }
+
+    /// The path and the query.
+    fn target<'a>(&'a self, service: Option<&'a ServiceRoute>) -> (&'a str, Option<&'a str>) {
+        let own = service.map_or("/", |service| service.path.as_str());
+        let path = self.path.as_deref().unwrap_or(own);
+        match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, self.query.as_deref()),
+        }
+    }
+}
+
+fn answer(app: &App, caller: &Caller, asked: &Asked) -> Result<Response, Problem> {
+    if let (Some(only), Some(tenant)) = (caller.only(), &asked.tenant)
+        && only.as_str() != tenant
+    {
+        return Err(crate::access::forbidden(format!(
+            "what is of tenant `{}` is not for this key",
+            cut(tenant)
+        ))
+        .help("name the tenant of the key, or take a key of role admin"));
+    }
+    let now = app.control.flags();
+    let service = find(app, &now.snapshot, asked)?;
+    let mut explained = explained(app, &service, asked)?;
+    if caller.only().is_some() {
+        for rule in &mut explained.explanation.rules {
+            if !rule.fits {
+                "it does not fit".clone_into(&mut rule.why);
+            }
+        }
+    }
+    Ok(fresh(&explained))
+}
+
+/// The service by its name, else by host and path, as the gateway finds it.
+fn find(app: &App, snapshot: &Snapshot, asked: &Asked) -> Result<Arc<ServiceRoute>, Problem> {
+    if let Some(name) = &asked.service {
+        let found = snapshot
+            .services
+            .iter()
+            .find(|service| service.name == *name);
+        return found.cloned().ok_or_else(|| no_service(app, name));
+    }
+    let host = asked.host.as_deref().unwrap_or(HOST);
+    let (path, _) = asked.target(None);
+    let found = snapshot.find(Some(host), path);
+    found.cloned().ok_or_else(|| {
+        let what = format!("no service is at `{}` on host `{}`", cut(path), cut(host));
+        Problem::not_found(what).help("name a service, or a path below that of one; `serin service list` shows them. The paths of the public API (`/v1/...`) stand for calls of tools: name their service and tool")
+    })
+}
+
+fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explained, Problem> {
+    let sent = asked.headers()?;
+    let (path, query) = asked.target(Some(service));
+    let Some(rest) = path.strip_prefix(service.path.as_str()) else {
+        return Err(wrong(format!(
+            "path `{}` is not below that of service `{}`, `{}`",
+            cut(path),
+            service.name,
+            service.path
+        )));
+    };
+    let mut notes = Vec::new();
+    let seen = seen(&sent, &mut notes);
+    let tenant = tenant(service, asked, &sent);
+    let host = asked.host.as_deref().unwrap_or(HOST);
+    let host = without_port(host).to_ascii_lowercase();
+    let tools: Vec<&str> = asked.tools.iter().map(String::as_str).collect();
+    let method = asked.method.as_deref().unwrap_or(match service.protocol {
+        Protocol::Mcp => "POST",
+        Protocol::Http => "GET",
+    });
+    let address = asked.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let request = condition::Request {
+        headers: &seen,
+        method,
+        host: &host,
+        path: rest,
+        query,
+        tenant,
+        role: asked.role.as_deref(),
+        tools: &tools,
+        address,
+    };
+    let principal = tenant.zip(asked.subject.as_deref());
+    let since_1970 = Timestamp::now().as_duration();
+    let question = Question {
+        request,
+        who: Who {
+            headers: &sent,
+            tenant,
+            principal,
+            address,
+        },
+        begins_session: begins_session(service, asked, &sent, &mut notes),
+        chosen: chosen(service, asked, &sent)?,
+        since_1970: Duration::try_from(since_1970).unwrap_or_default(),
+    };
+    let now = app.control.flags();
+    let (name, environment) = (service.name.as_str(), now.table().environment);
+    if let Some(stop) = now.latch.stops_service(environment, name, tenant) {
+        notes.push(format!(
+            "503 before anything is routed: {} is killed{}",
+            stop.scope,
+            tried(stop.one_in)
+        ));
+    }
+    for tool in &tools {
+        if let Some(stop) = now.latch.stops_tool(name, tool) {
+            let tried = tried(stop.one_in);
+            notes.push(format!("tool `{}` is killed{tried}", cut(tool)));
+        }
+    }
+    let is_killed = |version: usize| {
+        [version, served_by(service, version)].iter().any(|at| {
+            let version = service.versions.get(*at);
+            version.is_some_and(|v| now.latch.stops_version(name, v.name.as_str()).is_some())
+        })
+    };
+    Ok(Explained {
+        explanation: explain(service, &question, &is_killed, &*app.control.live()),
+        notes,
+    })
+}
+
+fn tried(one_in: Option<u32>) -> String {
+    one_in.map_or_else(String::new, |one_in| {
+        format!("; 1 in {one_in} calls is let through to try it")
+    })
+}
+
+/// What conditions see of the headers: nothing that the gateway itself or a proxy says.
+fn seen(sent: &HeaderMap, notes: &mut Vec<String>) -> HeaderMap {
+    let mut seen = sent.clone();
+    let is_ours = |name: &HeaderName| name.as_str().starts_with("x-serin-");
+    let is_of_proxies = |name: &HeaderName| {
+        name.as_str().starts_with("x-forwarded-")
+            || matches!(name.as_str(), "forwarded" | "x-real-ip")
+    };
+    for name in sent.keys() {
+        if is_of_proxies(name) {
+            notes.push(format!("header `{name}` counts only from a trusted proxy, and was left out; give the client's address and host themselves"));
+        }
+        if is_ours(name) || is_of_proxies(name) {
+            seen.remove(name);
+        }
+    }
+    seen
+}
+
+fn tenant<'a>(service: &ServiceRoute, asked: &'a Asked, sent: &'a HeaderMap) -> Option<&'a str> {
+    let header = service.settings.tenant_header.as_deref();
+    asked
+        .tenant
+        .as_deref()
+        .or_else(|| sent.get(header?)?.to_str().ok())
+}
+
+/// Whether a session begins with it; what cannot be known of one that is there is noted.
+fn begins_session(
+    service: &ServiceRoute,
+    asked: &Asked,
+    sent: &HeaderMap,
+    notes: &mut Vec<String>,
+) -> bool {
+    let version = sent
+        .get("mcp-protocol-version")
+        .and_then(|version| version.to_str().ok());
+    let era = version.and_then(|version| ProtocolVersion::parse(version).ok());
+    if service.protocol == Protocol::Http || era.is_some_and(|version| version.era() == Era::Modern)
+    {
+        return false;
+    }
+    if asked.session.is_some() || sent.contains_key("mcp-session-id") {
+        notes.push("a session that is there stays where it lives: that is sealed in its id, which the gateway alone can open. Refusals and limits of rules hold for it; where a rule, a share or a choice by hand leads is said here for a session that begins now".to_owned());
+    } else if version.is_none() {
+        notes.push("taken for the beginning of a session; with header `MCP-Protocol-Version: 2026-07-28` it is a stateless call".to_owned());
+    }
+    true
+}
+
+/// The version chosen by hand: as asked, else as the headers say that the service admits.
+fn chosen(
+    service: &ServiceRoute,
+    asked: &Asked,
+    sent: &HeaderMap,
+) -> Result<Option<usize>, Problem> {
+    let unknown = |wanted: &str| {
+        let names: Vec<_> = service.versions.iter().map(|v| v.name.as_str()).collect();
+        Problem::bad_request(format!(
+            "service `{}` has no version `{}`",
+            service.name,
+            cut(wanted)
+        ))
+        .help(format!("the versions are: {}", names.join(", ")))
+    };
+    if let Some(wanted) = &asked.version {
+        let mut versions = service.versions.iter();
+        let found = versions.position(|version| version.name.as_str() == wanted);
+        return found.map(Some).ok_or_else(|| unknown(wanted));
+    }
+    let said = |name: &str| sent.get(name).map(HeaderValue::as_bytes);
+    let (version, canary) = (said("x-serin-version"), said("x-canary"));
+    chosen_version(service, version, canary).map_err(|misfit| match misfit {
+        Misfit::Version => unknown(&String::from_utf8_lossy(version.unwrap_or_default())),
+        Misfit::Canary => wrong("`X-Canary` must be `true` or `false`".to_owned()),
+    })
+}
+
+/// A host without its port; an IPv6 address stays in its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    }
+}
+
+fn wrong(what: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_request", what)
+        .help("`GET /admin/v1/openapi.json` describes every parameter")
+}
+
+/// As much of outside text as a message carries.
+fn cut(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    text.chars().take(CHARS_MAX).collect()
+}
