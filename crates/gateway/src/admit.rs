@@ -7,15 +7,17 @@ mod legacy;
 mod limits;
 mod mcp;
 mod modern;
+mod rules;
 
 pub(crate) use self::inside::{Account, Asker, Saying, Spot};
 
-use self::checks::{
-    admits_host, check_head, check_origin, chosen_version, health, host, no_service,
+use self::{
+    checks::{admits_host, check_head, check_origin, chosen_version, health, host, no_service},
+    rules::Ruling,
 };
 use crate::{
     access::Rules,
-    affinity,
+    affinity::{self, Gifts},
     audit::Trail,
     auth,
     body::{ToClient, ToUpstream},
@@ -38,6 +40,7 @@ use serin_model::{
     service::Protocol,
     snapshot::ServiceRoute,
 };
+use serin_route::source::{renew, unless_said};
 use serin_tenancy::{Directory, Principal};
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -55,11 +58,12 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<ToClient> {
     let busy = connection.begin();
-    let standing = Cell::default();
+    let (standing, gifts) = (Cell::default(), Gifts::default());
     let (parts, body) = request.into_parts();
     let trail = trail(&core, &connection, &parts);
     let request = Request::from_parts(parts, body);
-    let mut response = match handle(&core, &connection, request, &standing, &trail).await {
+    let mut response = match handle(&core, &connection, request, (&standing, &gifts), &trail).await
+    {
         Ok(response) => response,
         Err(refusal) => {
             if let Some(why) = refusal.counted {
@@ -73,6 +77,7 @@ pub(crate) async fn serve(
     if let Some(standing) = standing.get() {
         standing.write(response.headers_mut());
     }
+    gifts.write(response.headers_mut());
     response.map(|body| body.with(busy).recorded(trail))
 }
 
@@ -121,6 +126,13 @@ struct Admitted<'a> {
     tenant: Option<Box<str>>,
     /// The flags and kills, where they have a say.
     rules: Option<Rules>,
+    /// What the rules of the service say to it.
+    ruling: Ruling<'a>,
+    /// Where a rule led the request of REST on whose behalf it is.
+    led: Option<usize>,
+    /// The cookies that its caller is given, and below which path.
+    gifts: &'a Gifts,
+    below: &'a str,
     /// The core's alarm when the kills were read.
     alarm: u64,
     /// What stops that let some calls through said to this one.
@@ -133,7 +145,7 @@ async fn handle(
     core: &Rc<Core>,
     connection: &Rc<Connection>,
     request: Request<Incoming>,
-    standing: &Cell<Option<limit::Standing>>,
+    (standing, gifts): (&Cell<Option<limit::Standing>>, &Gifts),
     trail: &Trail,
 ) -> Answered {
     let (parts, body) = request.into_parts();
@@ -169,6 +181,7 @@ async fn handle(
             directory,
             host,
             standing,
+            gifts,
             trail,
         };
         (found, place)
@@ -187,6 +200,7 @@ struct Found<'a> {
     directory: Option<Arc<Directory>>,
     host: Authority,
     standing: &'a Cell<Option<limit::Standing>>,
+    gifts: &'a Gifts,
     trail: &'a Trail,
 }
 
@@ -204,6 +218,7 @@ async fn admit(
         directory,
         host,
         standing,
+        gifts,
         trail,
     } = found;
     let (alarm, latch) = (core.alarm(), core.latch());
@@ -267,6 +282,10 @@ async fn admit(
         method: parts.method,
         owner: principal.as_deref().map(Owner::of),
         rules: Rules::of(core, service, latch, principal.as_deref(), only.as_deref()),
+        ruling: Ruling::default(),
+        led: None,
+        gifts,
+        below: place.map_or(&service.path, |place| &place.prefix),
         principal,
         only,
         is_inside: false,
@@ -282,13 +301,16 @@ async fn admit(
         complete: Instant::now(),
     };
     admitted.check_stopped()?;
+    let is_rest = place.is_some_and(rest::Place::is_rest);
+    let has_message = admitted.method == Method::POST || is_rest;
+    admitted.check_rule_by_head(has_message && service.protocol == Protocol::Mcp)?;
     admitted.signed = admitted.signed(&parts.uri);
     if let Some(place) = place.filter(|place| place.is_rest()) {
         let body = admitted.rest_body(place, body).await?;
         admitted.look_again()?;
         admitted.check_signature(&body)?;
-        admitted.count_rest(place, &body).await?;
-        let asker = admitted.asker(connection);
+        let outside = admitted.count_rest(place, &body).await?;
+        let asker = admitted.asker(connection, outside);
         let headers = &admitted.headers;
         return rest::serve(core, place, asker, headers, &body, trail).await;
     }
@@ -299,6 +321,7 @@ async fn admit(
             let body = if admitted.signed.is_some() {
                 let body = admitted.collect(body).await?;
                 admitted.look_again()?;
+                admitted.check_rule(None)?;
                 admitted.check_signature(&body)?;
                 ToUpstream::full(body)
             } else {
@@ -319,17 +342,18 @@ async fn admit(
 impl Admitted<'_> {
     /// What keeps the caller on one version, until callers are assigned anew.
     pub(super) fn affinity_key(&self) -> Vec<u8> {
-        let settings = &self.service.settings;
-        let mut key = affinity::key(
-            &self.headers,
-            settings.affinity_header.as_deref(),
-            self.principal.as_deref(),
-            self.connection,
-            &self.core.options().trusted_proxies,
-        );
-        if let Some(renew) = self.service.split.as_ref().and_then(|split| split.renew) {
+        let who = self.who();
+        let said = self
+            .sources()
+            .first(&who, |cookie| self.gifts.give(cookie, self.below));
+        self.renewed(said.unwrap_or_else(|| unless_said(&who)).key())
+    }
+
+    /// A key, until callers are assigned anew.
+    pub(super) fn renewed(&self, mut key: Vec<u8>) -> Vec<u8> {
+        if let Some(period) = self.service.split.as_ref().and_then(|split| split.renew) {
             let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            affinity::renew(&mut key, since_1970, renew);
+            renew(&mut key, since_1970, period);
         }
         key
     }
@@ -350,6 +374,7 @@ impl Admitted<'_> {
         });
         if let Some(now) = now {
             self.service = self.newer.get_or_init(|| now);
+            self.ruling = Ruling::default();
             let principal = self.principal.as_deref();
             auth::look_again(core, self.service, principal)?;
             self.chosen = chosen_version(self.service, &self.headers, principal)?;
@@ -367,6 +392,11 @@ impl Admitted<'_> {
     /// Makes a client's headers those of a request to an endpoint, with the proven tenant and the credential for it.
     pub(super) fn for_endpoint(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
         headers::for_endpoint(headers, self.connection, self.host);
+        affinity::remove_cookies(self.service, headers);
+        if self.service.protocol == Protocol::Mcp {
+            // Ours; that of the server takes its place.
+            headers.remove(&headers::SESSION_ID);
+        }
         if let Some(principal) = &self.principal {
             auth::name_tenant(self.service, principal, headers);
         }
@@ -480,13 +510,8 @@ impl Admitted<'_> {
 
     /// Plain HTTP: assigned by affinity key, streamed both ways. So are requests of MCP that have no message.
     pub(super) async fn plain(&mut self, body: ToUpstream, era: CallEra) -> Answered {
-        let key = self.affinity_key();
-        let to = self.route(Caller::New {
-            key: Some(&key),
-            chosen: self.chosen,
-            rule: None,
-            stable_only: false,
-        })?;
+        let (key, by) = (self.affinity_key(), self.ruled_by());
+        let to = self.route(self.new_caller(&key, by.as_deref()))?;
         let is_mcp = era != CallEra::None;
         let viewer = if is_mcp {
             Some(self.any_viewer(None, era))

@@ -1,112 +1,198 @@
-//! Affinity: what keeps a caller without a session on one version. The order is that of `decisions.md`: a configured
-//! header, who proved who they are, the principal of a JWT, a hash of `Authorization`, the client's address.
+//! Affinity: what keeps a caller without a session on one version. What a request has of that says [`serin_route::source`]; here is whose
+//! address it comes from, and the cookies that callers are given.
 
 use crate::{connection::Connection, headers};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
-use serde::Deserialize;
-use serin_tenancy::Principal;
-use std::{borrow::Cow, net::IpAddr, time::Duration};
+use serin_model::{service::ServiceSettings, snapshot::ServiceRoute};
+use serin_route::source::{self, Cookie, Known, Source, Sources, Who};
+use std::{cell::RefCell, net::IpAddr};
 use uuid::Uuid;
 
-/// Longest JWT payload that is looked into, in base64 characters.
-const JWT_PAYLOAD_MAX: usize = 8 * 1024;
+/// Random bytes of a cookie: nobody guesses that of another.
+const COOKIE_RANDOM_BYTES: usize = 16;
 /// Most hops of `X-Forwarded-For` that are looked at, from the right.
 const HOPS_MAX: usize = 32;
 
-/// The affinity key of a caller.
-pub(crate) fn key(
-    headers: &HeaderMap,
-    affinity_header: Option<&str>,
-    principal: Option<&Principal>,
-    connection: &Connection,
-    trusted: &[IpNet],
-) -> Vec<u8> {
-    let tagged = |tag: u8, value: &[u8]| {
-        let mut key = Vec::with_capacity(1 + value.len());
-        key.push(tag);
-        key.extend_from_slice(value);
-        key
-    };
-    if let Some(value) = affinity_header.and_then(|name| headers.get(name)) {
-        return tagged(b'h', value.as_bytes());
-    }
-    if let Some(principal) = principal {
-        return tagged(b'p', of_principal(principal).as_bytes());
-    }
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        return match claimed(value.as_bytes()) {
-            Some((issuer, subject)) => {
-                let mut key = tagged(b'j', issuer.as_bytes());
-                key.push(0);
-                key.extend_from_slice(subject.as_bytes());
-                key
-            }
-            None => tagged(b'a', blake3::hash(value.as_bytes()).as_bytes()),
-        };
-    }
-    match client_address(headers, connection, trusted) {
-        IpAddr::V4(address) => tagged(b'i', &address.octets()),
-        IpAddr::V6(address) => tagged(b'i', &address.octets()),
+/// By what callers of a service are known again.
+pub(crate) fn sources(settings: &ServiceSettings) -> Sources<'_> {
+    Sources {
+        header: settings.affinity_header.as_deref(),
+        list: &settings.affinity,
     }
 }
 
 /// What the limits of a caller go by who did not prove who they are. Not what a token claims, as for the affinity key: who forges one
-/// would use up what is another's.
-pub(crate) fn limit_key(
-    headers: &HeaderMap,
-    affinity_header: Option<&str>,
-    connection: &Connection,
-    trusted: &[IpNet],
-) -> Vec<u8> {
-    let has_header = affinity_header.is_some_and(|name| headers.contains_key(name));
-    match headers.get(header::AUTHORIZATION) {
-        Some(value) if !has_header => {
-            [b"a", &blake3::hash(value.as_bytes()).as_bytes()[..]].concat()
-        }
-        _ => key(headers, affinity_header, None, connection, trusted),
-    }
+/// would use up what is another's. And no cookie: who leaves it out would begin anew.
+pub(crate) fn limit_key(sources: Sources<'_>, who: &Who<'_>) -> Vec<u8> {
+    let mut list = sources.list.iter();
+    let known = match sources.header {
+        Some(name) => source::header_value(who.headers, name).map(Known::Header),
+        None => list.find_map(|source| match source {
+            Source::Header(_) => source.of(who),
+            Source::Cookie(_) | Source::Tenant | Source::Principal | Source::Address => None,
+        }),
+    };
+    known
+        .or_else(|| source::credential(who.headers))
+        .unwrap_or(Known::Address(who.address))
+        .key()
 }
 
 /// What keeps a caller in one bucket of a flag: the text behind the affinity key, so that who asks for flags by other ways with the
-/// same text gets the same answers. A session comes before the address, which many may share.
+/// same text gets the same answers. A session comes before the address, which many may share, unless that is what is configured; and it
+/// is there in each of its requests, which a cookie that was given is not.
 pub(crate) fn targeting_key(
-    headers: &HeaderMap,
-    affinity_header: Option<&str>,
-    principal: Option<&Principal>,
+    sources: Sources<'_>,
+    who: &Who<'_>,
     session: Option<Uuid>,
-    connection: &Connection,
-    trusted: &[IpNet],
+    gifts: &Gifts,
 ) -> String {
-    if let Some(value) = affinity_header.and_then(|name| headers.get(name)) {
-        return String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let given = |cookie: &Cookie| {
+        session
+            .is_none()
+            .then(|| gifts.given(&cookie.name))
+            .flatten()
+    };
+    let known = sources.first(who, given);
+    match (known.unwrap_or_else(|| source::unless_said(who)), session) {
+        (Known::Address(_), Some(session)) if !sources.list.contains(&Source::Address) => {
+            session.to_string()
+        }
+        (known, _) => known.text(),
     }
-    if let Some(principal) = principal {
-        return of_principal(principal);
+}
+
+/// The cookies that a caller is given with the answer.
+#[derive(Default)]
+pub(crate) struct Gifts(RefCell<Vec<Gift>>);
+
+struct Gift {
+    name: Box<str>,
+    value: Box<str>,
+    header: HeaderValue,
+}
+
+impl Gifts {
+    /// Gives a caller a cookie, the same one however often it is asked for; its value. `below` is the path unless the cookie says one.
+    /// Nothing where the system has no randomness or the cookie cannot be written: the caller is then known by something else.
+    pub(crate) fn give(&self, cookie: &Cookie, below: &str) -> Option<String> {
+        if let Some(value) = self.given(&cookie.name) {
+            return Some(value);
+        }
+        let mut random = [0; COOKIE_RANDOM_BYTES];
+        getrandom::fill(&mut random).ok()?;
+        let value = BASE64_URL_SAFE_NO_PAD.encode(random);
+        let header = HeaderValue::from_str(&cookie.set(&value, below)).ok()?;
+        self.0.borrow_mut().push(Gift {
+            name: cookie.name.as_str().into(),
+            value: value.as_str().into(),
+            header,
+        });
+        Some(value)
     }
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        return match claimed(value.as_bytes()) {
-            Some((_, subject)) => subject,
-            None => blake3::hash(value.as_bytes()).to_hex().to_string(),
+
+    /// The value of a cookie that was given.
+    pub(crate) fn given(&self, name: &str) -> Option<String> {
+        let gifts = self.0.borrow();
+        let gift = gifts.iter().find(|gift| *gift.name == *name)?;
+        Some(gift.value.as_ref().into())
+    }
+
+    /// Adds them to the headers of a request of our own on behalf of the caller, who has them by then.
+    pub(crate) fn bring(&self, headers: &mut HeaderMap) {
+        for gift in self.0.borrow().iter() {
+            let pair = format!("{}={}", gift.name, gift.value);
+            if let Ok(pair) = HeaderValue::try_from(pair) {
+                headers.append(header::COOKIE, pair);
+            }
+        }
+    }
+
+    /// Says them in an answer that a version gave: what was routed nowhere has nothing to come back to. Whoever keeps answers must not
+    /// give one caller's to others.
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        let gifts = self.0.into_inner();
+        if gifts.is_empty() || !headers.contains_key(&headers::VERSION) {
+            return;
+        }
+        for gift in gifts {
+            headers.append(header::SET_COOKIE, gift.header);
+        }
+        let is_kept_apart = |value: &HeaderValue| {
+            let directives = value.as_bytes().split(|byte| *byte == b',');
+            let mut directives = directives.map(<[u8]>::trim_ascii);
+            directives.any(|directive| {
+                directive.eq_ignore_ascii_case(b"private")
+                    || directive.eq_ignore_ascii_case(b"no-store")
+            })
         };
-    }
-    match session {
-        Some(session) => session.to_string(),
-        None => client_address(headers, connection, trusted).to_string(),
+        if !(headers.get_all(header::CACHE_CONTROL).iter()).any(is_kept_apart) {
+            let private = HeaderValue::from_static("private");
+            headers.append(header::CACHE_CONTROL, private);
+        }
     }
 }
 
-/// Who it is, of whom. A tenant has no slash in its name.
-fn of_principal(principal: &Principal) -> String {
-    format!("{}/{}", principal.tenant, principal.subject)
+/// Whether a cookie is one of those by which the gateway knows the callers of a service again.
+fn is_ours(service: &ServiceRoute, name: &str) -> bool {
+    let is_named =
+        |source: &Source| matches!(source, Source::Cookie(cookie) if cookie.name == name);
+    service.settings.affinity.iter().any(is_named)
+        || service.rules.iter().any(|rule| {
+            rule.source().is_some_and(is_named) || rule.rule.affinity.iter().any(is_named)
+        })
 }
 
-/// Makes a key another one in each period: the split and the judge then take the caller for a new one.
-pub(crate) fn renew(key: &mut Vec<u8>, since_1970: Duration, period: Duration) {
-    let number = since_1970.as_millis() / period.as_millis().max(1);
-    key.push(b'p');
-    key.extend_from_slice(&number.to_be_bytes());
+/// Takes the gateway's own cookies out of a request: its endpoint gets all others, as they were sent.
+pub(crate) fn remove_cookies(service: &ServiceRoute, headers: &mut HeaderMap) {
+    let name_of = |pair: &str| pair.split_once('=').map(|(name, _)| name.trim().to_owned());
+    let is_ours = |pair: &str| name_of(pair).is_some_and(|name| is_ours(service, &name));
+    let has_ours = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default();
+        text.split(';').any(is_ours)
+    };
+    if !(headers.get_all(header::COOKIE).iter()).any(has_ours) {
+        return;
+    }
+    let sent: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    headers.remove(header::COOKIE);
+    for value in sent {
+        if !has_ours(&value) {
+            headers.append(header::COOKIE, value);
+            continue;
+        }
+        let text = value.to_str().unwrap_or_default();
+        let others: Vec<&str> = text.split(';').filter(|pair| !is_ours(pair)).collect();
+        let others = others.join(";");
+        if let Ok(others) = HeaderValue::from_str(others.trim())
+            && !others.is_empty()
+        {
+            headers.append(header::COOKIE, others);
+        }
+    }
+}
+
+/// Takes cookies out of an answer by which a server would choose who keeps coming to it.
+pub(crate) fn remove_set_cookies(service: &ServiceRoute, headers: &mut HeaderMap) {
+    let sets_ours = |value: &HeaderValue| {
+        let name = value.as_bytes().split(|byte| *byte == b'=').next();
+        let name = name.map(<[u8]>::trim_ascii).unwrap_or_default();
+        std::str::from_utf8(name).is_ok_and(|name| is_ours(service, name))
+    };
+    if !(headers.get_all(header::SET_COOKIE).iter()).any(sets_ours) {
+        return;
+    }
+    let sent: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for value in sent.into_iter().filter(|value| !sets_ours(value)) {
+        headers.append(header::SET_COOKIE, value);
+    }
 }
 
 /// The client's address: the peer's, or, behind trusted proxies, the right-most of `X-Forwarded-For` that is none of them.
@@ -143,36 +229,9 @@ pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-#[derive(Deserialize)]
-struct Claims<'a> {
-    #[serde(borrow, default)]
-    iss: Cow<'a, str>,
-    #[serde(borrow)]
-    sub: Cow<'a, str>,
-}
-
-/// Issuer and subject of a bearer JWT. The signature is not checked: whoever forges a token chooses a version for
-/// themselves, no more, and the server will refuse it.
-fn claimed(authorization: &[u8]) -> Option<(String, String)> {
-    let (scheme, token) = authorization.split_at_checked("bearer ".len())?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return None;
-    }
-    let mut parts = token.split(|byte| *byte == b'.');
-    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
-    if payload.len() > JWT_PAYLOAD_MAX || parts.next().is_some() {
-        return None;
-    }
-    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
-    let claims: Claims<'_> = serde_json::from_slice(&payload).ok()?;
-    Some((claims.iss.into_owned(), claims.sub.into_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
-    use proptest::prelude::*;
 
     fn peer(address: &str, is_trusted: bool) -> Connection {
         Connection::new(
@@ -188,55 +247,6 @@ mod tests {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         headers
-    }
-
-    fn bearer(payload: &str, signature: &str) -> String {
-        let payload = BASE64_URL_SAFE_NO_PAD.encode(payload);
-        format!("Bearer eyJhbGciOiJub25lIn0.{payload}.{signature}")
-    }
-
-    fn key_of(pairs: &[(&'static str, &str)]) -> Vec<u8> {
-        key(
-            &with(pairs),
-            Some("x-tenant"),
-            None,
-            &peer("192.0.2.1", false),
-            &[],
-        )
-    }
-
-    #[test]
-    fn the_order_is_header_principal_authorization_address() {
-        let jwt = bearer(r#"{"iss":"a","sub":"b"}"#, "x");
-        let all = [("x-tenant", "t"), ("authorization", &*jwt)];
-        assert_eq!(key_of(&all), b"ht");
-        assert_eq!(key_of(&all[1..]), b"ja\0b");
-        assert_eq!(
-            key_of(&[("authorization", "Bearer opaque")]).first(),
-            Some(&b'a')
-        );
-        assert_eq!(key_of(&[]), [b'i', 192, 0, 2, 1]);
-    }
-
-    #[test]
-    fn a_refreshed_token_is_the_same_caller() {
-        let first = bearer(r#"{"iss":"a","sub":"b","exp":1}"#, "x");
-        let later = bearer(r#"{"iss":"a","sub":"b","exp":2}"#, "y");
-        assert_eq!(
-            key_of(&[("authorization", &first)]),
-            key_of(&[("authorization", &later)])
-        );
-        let other = bearer(r#"{"iss":"a","sub":"c"}"#, "x");
-        assert_ne!(
-            key_of(&[("authorization", &first)]),
-            key_of(&[("authorization", &other)])
-        );
-    }
-
-    #[test]
-    fn secrets_do_not_stand_in_keys() {
-        let key = key_of(&[("authorization", "Basic c2VjcmV0")]);
-        assert!(memchr::memmem::find(&key, b"c2VjcmV0").is_none());
     }
 
     #[test]
@@ -271,30 +281,6 @@ mod tests {
                 want,
                 "{address}"
             );
-        }
-    }
-
-    #[test]
-    fn a_renewed_key_is_another_one_in_each_period() {
-        let at = |seconds| {
-            let mut key = b"caller".to_vec();
-            renew(
-                &mut key,
-                Duration::from_secs(seconds),
-                Duration::from_mins(1),
-            );
-            key
-        };
-        assert_eq!(at(60), at(119));
-        assert_ne!(at(60), at(120));
-        assert_ne!(at(0), at(60));
-    }
-
-    proptest! {
-        #[test]
-        fn outside_credentials_never_panic(value: Vec<u8>) {
-            let _ = claimed(&value);
-            let _ = claimed(&[b"Bearer ", value.as_slice()].concat());
         }
     }
 }

@@ -254,6 +254,7 @@ mod tests {
                 is_tester: false,
                 side: None,
                 by_split: false,
+                key: None,
                 upstream: None,
                 init: None,
             })

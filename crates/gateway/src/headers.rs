@@ -15,7 +15,7 @@ pub(crate) static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 pub(crate) static NAME: HeaderName = HeaderName::from_static("mcp-name");
 pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Where frameworks look for another method than the request's. In other spellings they go no further, so nobody has to look there.
@@ -121,17 +121,19 @@ fn remove_our_keys(headers: &mut HeaderMap) {
 
 /// Takes out what only a trusted proxy may say, of which servers believe all: `X-Forwarded-Prefix` and `-Port` as well.
 fn remove_what_proxies_say(headers: &mut HeaderMap) {
-    let is_said = |name: &HeaderName| name.as_str().starts_with("x-forwarded-");
     let said: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| is_said(name))
+        .filter(|name| is_said_by_proxies(name))
         .cloned()
         .collect();
     for name in said {
         headers.remove(name);
     }
-    headers.remove(header::FORWARDED);
-    headers.remove(&REAL_IP);
+}
+
+/// Whether a header is for proxies to say.
+pub(crate) fn is_said_by_proxies(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || name == header::FORWARDED || name == REAL_IP
 }
 
 /// Takes out what a server takes for a header that the gateway sets, checks or takes out: CGI and WSGI map `-` and `_` to one character,

@@ -15,7 +15,11 @@ pub(crate) use rules::{Plan, Plans, Request};
 use buckets::Buckets;
 use foldhash::quality::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serin_model::degraded::{Dependency, Outage};
+use serin_model::{
+    degraded::{Dependency, Outage},
+    name::ServiceName,
+    rule::RuleLimit,
+};
 use serin_tenancy::{Limit, Per, Taken};
 use std::{
     hash::{BuildHasher as _, Hasher as _},
@@ -112,17 +116,44 @@ impl Limiter {
         tool: Option<&str>,
         count: u32,
     ) -> Want {
-        let parts: [&[u8]; 3] = match rule.per {
-            Per::Key => [caller.tenant.as_bytes(), &[caller.kind], caller.subject],
-            Per::Tenant => [caller.tenant.as_bytes(), &[], &[]],
-            Per::Service => [&[], &[], &[]],
-        };
         Want {
-            key: self.hashing.key(rule.id, &parts, tool),
+            key: self.key(rule.id, rule.per, caller, tool),
             limit: rule.limit,
             count,
             label: rule.label(),
         }
+    }
+
+    /// What is wanted of the bucket that a rule of a service has for its own requests.
+    pub(crate) fn want_of_rule(
+        &self,
+        service: &ServiceName,
+        rule: &str,
+        limit: &RuleLimit,
+        caller: &Caller<'_>,
+        count: u32,
+    ) -> Want {
+        let id = rules::id_of_rule(service, rule, limit.per);
+        Want {
+            key: self.key(id, limit.per, caller, None),
+            limit: Limit {
+                rate: limit.rate,
+                burst: limit.burst.unwrap_or(limit.rate.count),
+            },
+            count,
+            label: "rule",
+        }
+    }
+
+    /// Names the bucket of those whose requests are counted together.
+    fn key(&self, id: u128, per: Per, caller: &Caller<'_>, tool: Option<&str>) -> u128 {
+        let kind = [caller.kind];
+        let parts: [&[u8]; 3] = match per {
+            Per::Key => [caller.tenant.as_bytes(), &kind, caller.subject],
+            Per::Tenant => [caller.tenant.as_bytes(), &[], &[]],
+            Per::Service => [&[], &[], &[]],
+        };
+        self.hashing.key(id, &parts, tool)
     }
 
     /// Takes all of it out of the buckets here, or nothing.

@@ -32,6 +32,7 @@ const IS_TESTER: u8 = 1;
 const BY_SPLIT: u8 = 2;
 const HAS_SIDE: u8 = 4;
 const SIDE_IS_ON: u8 = 8;
+const HAS_KEY: u8 = 16;
 
 /// The side of a flag under release that a tester chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub(crate) struct Side {
 /// What a session id of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
-    /// The session; also its affinity key.
+    /// The session; also its affinity key, unless its caller was known by another.
     pub(crate) session: Uuid,
     /// Where it was made.
     pub(crate) endpoint: EndpointId,
@@ -58,6 +59,8 @@ pub(crate) struct Token {
     pub(crate) is_tester: bool,
     /// The split of a rollout gave it its version.
     pub(crate) by_split: bool,
+    /// The hash of that other key, by which the versions are compared.
+    pub(crate) key: Option<u64>,
     /// The side of a flag that its tester chose: both sides have the same endpoints.
     pub(crate) side: Option<Side>,
     /// The server's own session id, if it gave one.
@@ -93,7 +96,7 @@ impl Token {
             init.len() <= INIT_BYTES_MAX && upstream_length <= UPSTREAM_BYTES_BESIDE_INIT_MAX
         };
         let init = self.init.as_deref().filter(fits).unwrap_or_default();
-        let mut out = Vec::with_capacity(72 + upstream_length + init.len());
+        let mut out = Vec::with_capacity(80 + upstream_length + init.len());
         out.extend_from_slice(self.session.as_bytes());
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         out.extend_from_slice(&self.incarnation.to_be_bytes());
@@ -105,10 +108,14 @@ impl Token {
             bit(self.is_tester, IS_TESTER)
                 | bit(self.by_split, BY_SPLIT)
                 | bit(self.side.is_some(), HAS_SIDE)
-                | bit(side_is_on, SIDE_IS_ON),
+                | bit(side_is_on, SIDE_IS_ON)
+                | bit(self.key.is_some(), HAS_KEY),
         );
         if let Some(side) = &self.side {
             out.extend_from_slice(side.rollout.0.as_bytes());
+        }
+        if let Some(key) = self.key {
+            out.extend_from_slice(&key.to_be_bytes());
         }
         // Once the length of a tenant, which its owner has taken the place of.
         out.push(0);
@@ -136,6 +143,12 @@ impl Token {
             };
             (Some(side), raw)
         };
+        let (key, raw) = if flags & HAS_KEY == 0 {
+            (None, raw)
+        } else {
+            let (key, raw) = raw.split_first_chunk()?;
+            (Some(u64::from_be_bytes(*key)), raw)
+        };
         let (&0, raw) = raw.split_first()? else {
             return None;
         };
@@ -156,6 +169,7 @@ impl Token {
             expires_seconds: u64::from_be_bytes(*expires),
             is_tester: flags & IS_TESTER != 0,
             by_split: flags & BY_SPLIT != 0,
+            key,
             side,
             upstream,
             init: if init.is_empty() {
@@ -437,6 +451,7 @@ mod tests {
             expires_seconds: 1000,
             is_tester: false,
             by_split: true,
+            key: None,
             side: None,
             upstream: upstream.map(Into::into),
             init: init.map(Into::into),
@@ -449,10 +464,12 @@ mod tests {
             upstream in prop::option::of("[!-~]{0,512}"),
             init in prop::option::of("\\{[a-zü]{0,200}\\}"),
             side in prop::option::of(any::<(u128, bool)>()),
+            key: Option<u64>,
         ) {
             let keys = Keyring::ephemeral().unwrap();
             let mut token = token(upstream, init);
             token.side = side.map(|(rollout, is_on)| Side { rollout: RolloutId(Uuid::from_u128(rollout)), is_on });
+            token.key = key;
             let text = token.seal(&keys, ("tools", None)).unwrap();
             prop_assert!(text.len() < 1500);
             let back = Token::open(&keys, ("tools", None), text.as_bytes(), 999);
@@ -468,6 +485,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_before_keys_still_opens() {
+        // As version 0.5 wrote it: no key, and the length of a tenant.
+        let mut raw = [5_u128.to_be_bytes().as_slice(), &7_u32.to_be_bytes()].concat();
+        for number in [11, 900_000, 1000_u64] {
+            raw.extend_from_slice(&number.to_be_bytes());
+        }
+        raw.extend_from_slice(&[BY_SPLIT, 0, 0, 2]);
+        raw.extend_from_slice(b"s1{}");
+        let want = token(Some("s1".into()), Some("{}".into()));
+        assert_eq!(Token::decode(&raw), Some(want.clone()));
+        assert_eq!(
+            want.encode(),
+            Some(raw),
+            "those without a key are as they were"
+        );
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_out_or_refused() {
         let keys = Keyring::ephemeral().unwrap();
         let back = |token: &Token| {
@@ -479,6 +514,7 @@ mod tests {
         let id = |n| Some("u".repeat(n));
         let mut most = token(id(UPSTREAM_BYTES_BESIDE_INIT_MAX), init(INIT_BYTES_MAX));
         let rollout = RolloutId(Uuid::from_u128(1));
+        most.key = Some(1);
         most.side = Some(Side {
             rollout,
             is_on: true,

@@ -258,6 +258,18 @@ pub fn leads_up(path: &str) -> bool {
         && readings(path).is_none_or(|readings| readings.iter().any(|reading| reading.leads_up))
 }
 
+/// How else than as it is written a server may read a path. What can be read in ever more ways leads up.
+pub fn other_readings(path: &str) -> Vec<String> {
+    let is_plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_/".contains(&byte);
+    if path.bytes().all(is_plain) && !path.contains("//") {
+        return Vec::new();
+    }
+    let paths = readings(path).unwrap_or_default().into_iter();
+    let paths = paths.map(|reading| format!("/{}", reading.segments.join("/")));
+    paths.filter(|reading| reading != path).collect()
+}
+
 /// Percent-encoding taken off; what is not UTF-8 then is not what any gate names.
 fn unescaped(path: &str) -> String {
     let hex = |byte: u8| char::from(byte).to_digit(16);

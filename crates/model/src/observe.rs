@@ -279,6 +279,8 @@ pub enum Rejection {
     RateLimit,
     /// It could not be recorded, and must be.
     Audit,
+    /// A rule of its service refuses it.
+    Rule,
 }
 
 impl Rejection {
@@ -299,6 +301,7 @@ impl Rejection {
             Self::Scope => "scope",
             Self::RateLimit => "rate_limit",
             Self::Audit => "audit",
+            Self::Rule => "rule",
         }
     }
 }

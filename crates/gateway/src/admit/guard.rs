@@ -201,9 +201,9 @@ impl Admitted<'_> {
         self.is_guarded() || self.principal.is_some()
     }
 
-    /// Whether bodies are looked into, for that or because calls of tools are limited.
+    /// Whether bodies are looked into, for that or because limits or rules ask which tools are called.
     pub(super) fn is_read(&self) -> bool {
-        self.is_checked() || self.limits.by_tool()
+        self.is_checked() || self.limits.by_tool() || self.service.rules.ask_for_tools()
     }
 
     /// The caller in the words of flags, if they are asked.
@@ -217,15 +217,8 @@ impl Admitted<'_> {
 
     /// The same, whether they are asked now or may be later.
     pub(super) fn any_viewer(&self, session: Option<Uuid>, era: CallEra) -> Viewer {
-        let settings = &self.service.settings;
-        let targeting_key = affinity::targeting_key(
-            &self.headers,
-            settings.affinity_header.as_deref(),
-            self.principal.as_deref(),
-            session,
-            self.connection,
-            &self.core.options().trusted_proxies,
-        );
+        let sources = affinity::sources(&self.service.settings);
+        let targeting_key = affinity::targeting_key(sources, &self.who(), session, self.gifts);
         let session = session.map(|session| session.to_string());
         Viewer::new(
             self.service,

@@ -1,10 +1,20 @@
 //! Messages of the gateway's own, on behalf of a caller who was admitted: REST asks so. Each goes the way of any other message, through
 //! the routing table, flags, kills and limits as they are by then; only who the caller is, is not asked again.
 
-use super::{Admitted, Answered, checks::chosen_version};
+use super::{
+    Admitted, Answered,
+    checks::chosen_version,
+    rules::{Outside, Ruling},
+};
 use crate::{
-    access::Rules, audit::Trail, connection::Connection, core::Core, headers, limit,
-    refusal::Refusal, route::Caller, seal::Owner,
+    access::Rules,
+    affinity::{self, Gifts},
+    audit::Trail,
+    connection::Connection,
+    core::Core,
+    headers, limit,
+    refusal::Refusal,
+    seal::Owner,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -68,6 +78,8 @@ pub(crate) struct Asker {
     tenant: Option<Box<str>>,
     /// The version of the API that was asked, where it has not all tools.
     only: Option<Arc<ApiSpec>>,
+    /// What the rules of the service ask of the request, if there are any.
+    outside: Option<Box<Outside>>,
     /// Tells callers apart who must not share a session.
     pub(crate) caller: [u8; 32],
 }
@@ -77,6 +89,8 @@ pub(crate) struct Asker {
 pub(crate) struct Account {
     pub(crate) trail: Trail,
     standing: Cell<Option<limit::Standing>>,
+    /// The caller has brought its cookies, if only by now.
+    gifts: Gifts,
 }
 
 impl Account {
@@ -93,6 +107,8 @@ pub(crate) struct Saying {
     pub(crate) era: Era,
     pub(crate) method: Method,
     pub(crate) session: Option<HeaderValue>,
+    /// Where a rule leads its caller.
+    pub(crate) led: Option<VersionName>,
     /// Those that the message needs, beside the types of its body and answer.
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
@@ -107,11 +123,13 @@ pub(crate) struct Spot {
     pub(crate) step: Option<(RolloutId, u32)>,
     /// The version was chosen by hand.
     pub(crate) is_tester: bool,
+    /// A rule led there.
+    pub(crate) is_ruled: bool,
 }
 
 impl Admitted<'_> {
     /// The caller, for messages of our own.
-    pub(super) fn asker(&self, connection: &Rc<Connection>) -> Asker {
+    pub(super) fn asker(&self, connection: &Rc<Connection>, outside: Option<Outside>) -> Asker {
         let mut headers = self.headers.clone();
         headers::remove_hop_by_hop(&mut headers);
         for name in OF_THE_REQUEST {
@@ -123,7 +141,12 @@ impl Admitted<'_> {
             headers.remove(name);
         }
         headers.remove(&headers::LAST_EVENT_ID);
-        let caller = self.caller(&headers);
+        // Whoever is given a cookie brings it in all messages of the request, the first one included.
+        let _ = (self.affinity_key(), self.ruled_by());
+        let mut told_apart = headers.clone();
+        affinity::remove_cookies(self.service, &mut told_apart);
+        let caller = self.caller(&told_apart);
+        self.gifts.bring(&mut headers);
         Asker {
             connection: Rc::clone(connection),
             service: self.service.name.clone(),
@@ -132,6 +155,7 @@ impl Admitted<'_> {
             principal: self.principal.clone(),
             tenant: self.tenant.clone(),
             only: self.only.clone(),
+            outside: outside.map(Box::new),
             caller,
         }
     }
@@ -199,13 +223,8 @@ impl Asker {
         let mut headers = self.headers.clone();
         headers.remove(header::ACCEPT);
         let admitted = self.admit(core, (&service, position), &newer, &account, headers)?;
-        let key = admitted.affinity_key();
-        let to = admitted.destination(Caller::New {
-            key: Some(&key),
-            chosen: admitted.chosen,
-            rule: None,
-            stable_only: false,
-        })?;
+        let (key, by) = (admitted.affinity_key(), admitted.ruled_by());
+        let to = admitted.destination(admitted.new_caller(&key, by.as_deref()))?;
         let version = service.versions.get(to.version);
         let endpoint = version.and_then(|version| version.endpoints.get(to.endpoint));
         let (Some(version), Some(endpoint)) = (version, endpoint) else {
@@ -219,6 +238,7 @@ impl Asker {
             endpoint: endpoint.id,
             step: split.map(|split| (split.rollout, split.step)),
             is_tester: admitted.chosen.is_some(),
+            is_ruled: admitted.chosen.is_none() && admitted.is_ruled(),
         })
     }
 
@@ -244,6 +264,10 @@ impl Asker {
         let newer = OnceCell::new();
         let mut admitted = self.admit(core, (&service, position), &newer, account, headers)?;
         admitted.method = saying.method;
+        admitted.led = saying.led.and_then(|led| {
+            let mut versions = service.versions.iter();
+            versions.position(|version| version.name == led)
+        });
         admitted.check_stopped()?;
         match saying.session {
             Some(session) if admitted.method == Method::DELETE => {
@@ -266,7 +290,7 @@ impl Asker {
     ) -> Result<Admitted<'a>, Refusal> {
         let (alarm, latch) = (core.alarm(), core.latch());
         let principal = self.principal.clone();
-        Ok(Admitted {
+        let mut admitted = Admitted {
             core,
             connection: &self.connection,
             service,
@@ -285,6 +309,10 @@ impl Asker {
                 principal.as_deref(),
                 self.only.as_deref(),
             ),
+            ruling: Ruling::default(),
+            led: None,
+            gifts: &account.gifts,
+            below: &service.path,
             principal,
             only: self.only.clone(),
             is_inside: true,
@@ -298,6 +326,10 @@ impl Asker {
             alarm,
             passes: RefCell::default(),
             complete: Instant::now(),
-        })
+        };
+        if let Some(outside) = &self.outside {
+            admitted.find_rule_inside(outside);
+        }
+        Ok(admitted)
     }
 }

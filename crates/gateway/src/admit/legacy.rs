@@ -1,6 +1,9 @@
 //! Legacy MCP (to 2025-11-25): sessions, behind tokens of ours.
 
-use super::{Admitted, Answered, mcp::asks};
+use super::{
+    Admitted, Answered,
+    mcp::{asks, without_session},
+};
 use crate::{
     access::Closed,
     body::ToUpstream,
@@ -21,6 +24,7 @@ use serin_mcp::{
     error::GatewayError,
 };
 use serin_model::observe::{CallEra, Rejection};
+use serin_route::source::Sources;
 use std::{borrow::Cow, rc::Rc};
 use uuid::Uuid;
 
@@ -34,15 +38,13 @@ impl Admitted<'_> {
         let session = Uuid::new_v4();
         let version = message.protocol_version.as_deref();
         let version = version.and_then(|version| ProtocolVersion::parse(version).ok());
-        // Whoever calls REST has one version, in the sessions that we open for them too.
-        let key = self.is_inside.then(|| self.affinity_key());
-        let key = key.as_deref().unwrap_or(session.as_bytes());
-        let to = self.route(Caller::New {
-            key: Some(key),
-            chosen: self.chosen,
-            rule: None,
-            stable_only: version == Some(ProtocolVersion::V2024_11_05),
-        })?;
+        let (known, by) = (self.session_key(), self.ruled_by());
+        let key = known.as_deref().unwrap_or(session.as_bytes());
+        let caller = match version {
+            Some(ProtocolVersion::V2024_11_05) => without_session(key),
+            _ => self.new_caller(key, by.as_deref()),
+        };
+        let to = self.route(caller)?;
         let viewer = self.viewer(Some(session), CallEra::Legacy);
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
         let closed = match (&viewer, &self.rules) {
@@ -88,6 +90,7 @@ impl Admitted<'_> {
                     .saturating_add(self.service.settings.session_ttl.as_secs()),
                 is_tester: self.chosen.is_some(),
                 by_split: to.by_split.is_some(),
+                key: known.as_deref().map(route::key_hash),
                 side: self.side_of_tester(to.version),
                 upstream: match &upstream {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),
@@ -248,7 +251,22 @@ impl Admitted<'_> {
     fn compared(&self, token: &Token) -> Option<u64> {
         let split = self.service.split.as_ref()?;
         (token.by_split && began_in(split, token.issued_ms))
-            .then(|| route::key_hash(token.session.as_bytes()))
+            .then(|| (token.key).unwrap_or_else(|| route::key_hash(token.session.as_bytes())))
+    }
+
+    /// The affinity key of a session that begins, if it is not its own: what is there of what is configured. Only where nothing is there,
+    /// its caller is given a cookie: the session itself is what keeps it in one place. Whoever calls REST has one version, in the sessions
+    /// that we open for them too.
+    fn session_key(&self) -> Option<Vec<u8>> {
+        if self.is_inside {
+            return Some(self.affinity_key());
+        }
+        let list = Sources::new(self.sources().list);
+        let who = self.who();
+        let known = list
+            .first(&who, |_| None)
+            .or_else(|| list.first(&who, |cookie| self.gifts.give(cookie, self.below)))?;
+        Some(self.renewed(known.key()))
     }
 
     /// The side of the flag under release to which a tester's choice led.

@@ -1,6 +1,6 @@
 //! What limits say to a request: after its caller is known, and before it goes anywhere.
 
-use super::Admitted;
+use super::{Admitted, rules::Outside};
 use crate::{
     affinity, headers,
     limit::{self, Caller, Over, Request},
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serin_flags::Context;
 use serin_mcp::envelope::{Envelope, Kind, Message};
 use serin_model::observe::Rejection;
-use serin_tenancy::Principal;
+use serin_tenancy::{Per, Principal};
 use std::borrow::Cow;
 
 /// Seconds after which a caller may ask again when the limiter cannot be asked: by then it is, or its failure is known.
@@ -52,8 +52,8 @@ impl Admitted<'_> {
 
     /// Whether a body says something that limits ask for: which tools, or how many calls.
     pub(super) fn is_counted_by(&self, body: &[u8]) -> bool {
-        !self.limits.is_empty()
-            && (self.limits.by_tool() || body.trim_ascii_start().first() == Some(&b'['))
+        let is_limited = !self.limits.is_empty() || self.ruling.limits().next().is_some();
+        is_limited && (self.limits.by_tool() || body.trim_ascii_start().first() == Some(&b'['))
     }
 
     /// Takes the request out of its caller's buckets.
@@ -64,7 +64,8 @@ impl Admitted<'_> {
         &self,
         envelope: Option<&Envelope<'_>>,
     ) -> Result<(), Refusal> {
-        if self.limits.is_empty() || self.is_counted.replace(true) {
+        let is_limited = !self.limits.is_empty() || self.ruling.limits().next().is_some();
+        if !is_limited || self.is_counted.replace(true) {
             return Ok(());
         }
         let (core, service) = (self.core, self.service);
@@ -96,20 +97,20 @@ impl Admitted<'_> {
         Err(refusal.counted(Rejection::RateLimit).of(&service.name))
     }
 
-    /// Takes a request of REST out of its caller's buckets, before a server hears of it.
+    /// Takes a request of REST out of its caller's buckets, before a server hears of it; what rules ask of it, for its messages.
     ///
     /// # Errors
-    /// As of [`Self::check_limits`].
+    /// As of [`Self::check_limits`], or a rule refuses it.
     pub(super) async fn count_rest(
         &mut self,
         place: &rest::Place,
         body: &[u8],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Outside>, Refusal> {
         self.find_limits();
-        // From here on it is a message.
-        self.method = Method::POST;
-        if self.limits.is_empty() && !self.trail.is_kept() {
-            return Ok(());
+        if self.limits.is_empty() && !self.trail.is_kept() && self.service.rules.is_empty() {
+            // From here on it is a message.
+            self.method = Method::POST;
+            return Ok(None);
         }
         let message = rest::asked(place, body);
         let envelope = message.as_ref();
@@ -117,7 +118,11 @@ impl Admitted<'_> {
         if let Some(envelope) = &envelope {
             self.trail.asks(envelope);
         }
-        self.check_limits(envelope.as_ref()).await
+        self.check_rule(envelope.as_ref())?;
+        let outside = self.outside(envelope.as_ref());
+        self.method = Method::POST;
+        self.check_limits(envelope.as_ref()).await?;
+        Ok(outside)
     }
 
     /// What the request wants of which buckets.
@@ -152,13 +157,11 @@ impl Admitted<'_> {
             Some(Principal { subject, key, .. }) => {
                 (subject.as_bytes(), if key.is_some() { b'k' } else { b't' })
             }
-            None if self.limits.by_key() => {
-                limit_key = affinity::limit_key(
-                    &self.headers,
-                    self.service.settings.affinity_header.as_deref(),
-                    self.connection,
-                    &self.core.options().trusted_proxies,
-                );
+            None if self.limits.by_key()
+                || (self.ruling.limits()).any(|(_, limit)| limit.per == Per::Key) =>
+            {
+                let sources = affinity::sources(&self.service.settings);
+                limit_key = affinity::limit_key(sources, &self.who());
                 (&*limit_key, b'a')
             }
             None => (&[][..], b'a'),
@@ -170,6 +173,15 @@ impl Admitted<'_> {
         };
         let limiter = &self.core.shared.limiter;
         self.limits.wants(limiter, &caller, &request, wants);
+        for (rule, limit) in self.ruling.limits() {
+            wants.push(limiter.want_of_rule(
+                &self.service.name,
+                rule,
+                limit,
+                &caller,
+                request.count,
+            ));
+        }
     }
 }
 
@@ -188,6 +200,7 @@ fn too_many(over: &Over) -> Refusal {
         "key" => "this caller",
         "tenant" => "this tenant",
         "service" => "this service",
+        "rule" => "this kind of request",
         _ => "this tool",
     };
     let status = StatusCode::TOO_MANY_REQUESTS;

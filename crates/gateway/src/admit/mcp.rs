@@ -32,7 +32,7 @@ impl Admitted<'_> {
             // 2026-07-28 has no sessions; one of ours would mean nothing to the server.
             self.headers.remove(&headers::SESSION_ID);
         }
-        let session = self.headers.remove(&headers::SESSION_ID);
+        let session = self.headers.get(&headers::SESSION_ID).cloned();
         self.check_transport(session.is_some())?;
         if self.is_limited() && !matches!(self.rest, "" | "/") {
             // What a server has below its path are no messages of MCP, by which scopes could be asked.
@@ -50,6 +50,7 @@ impl Admitted<'_> {
                 let body = self.collect(body).await?;
                 self.complete = Instant::now();
                 self.look_again()?;
+                self.check_rule_by_head(true)?;
                 self.check_signature(&body)?;
                 self.find_limits();
                 self.message(era, session, body).await
@@ -191,6 +192,7 @@ impl Admitted<'_> {
         let envelope = self.read(&shared)?;
         self.trail.asks(&envelope);
         self.check_reading(&envelope)?;
+        self.check_rule(Some(&envelope))?;
         self.check_limits(Some(&envelope)).await?;
         let is_modern = |message: &Message<'_>| {
             let version = message.meta_protocol_version.as_deref();
@@ -243,7 +245,7 @@ impl Admitted<'_> {
 
 /// Where legacy messages without a session of ours go. HTTP+SSE of 2024-11-05 has its stream in one request and its
 /// messages in others, which must meet: at stable, which alone is asked to speak it, and at one endpoint of it.
-fn without_session(key: &[u8]) -> Caller<'_> {
+pub(super) fn without_session(key: &[u8]) -> Caller<'_> {
     Caller::New {
         key: Some(key),
         chosen: None,

@@ -44,6 +44,7 @@ impl Admitted<'_> {
             self.check_reading(envelope)?;
             self.check_headers(envelope)?;
         }
+        self.check_rule(envelope.as_ref())?;
         self.check_limits(envelope.as_ref()).await?;
         if let Some(envelope) = &envelope {
             let unsealed = self.unseal(envelope)?;
@@ -54,7 +55,7 @@ impl Admitted<'_> {
         let method =
             method.or_else(|| message.and_then(|message| message.method.as_deref().map(Cow::from)));
         let method = method.as_deref().unwrap_or_default();
-        let key = self.affinity_key();
+        let (key, by) = (self.affinity_key(), self.ruled_by());
         let is_listening = method == "subscriptions/listen";
         let viewer = if is_listening {
             Some(self.any_viewer(None, CallEra::Modern))
@@ -73,12 +74,7 @@ impl Admitted<'_> {
         }
         let caller = match pinned {
             Some(endpoint) => Caller::Pinned(endpoint),
-            None => Caller::New {
-                key: Some(&key),
-                chosen: self.chosen,
-                rule: None,
-                stable_only: false,
-            },
+            None => self.new_caller(&key, by.as_deref()),
         };
         let to = self.route(caller)?;
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));

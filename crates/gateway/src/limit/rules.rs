@@ -212,15 +212,25 @@ fn scope(tier: Option<&TierName>, service: &ServiceName, rule: &LimitRule) -> Ve
         (Some(_), Per::Key) => "tier",
         (Some(tier), Per::Tenant | Per::Service) => &format!("tier {}", tier.as_str()),
     };
-    let per = match rule.per {
-        Per::Key => "key",
-        Per::Tenant => "tenant",
-        Per::Service => "service",
-    };
+    let per = name_of(rule.per);
     let path = rule.path.as_deref().unwrap_or_default();
     let lists = [&rule.tools, &rule.methods].map(|list| list.join("\u{1f}"));
     let parts = [origin, service.as_str(), per, path, &lists[0], &lists[1]];
     parts.join("\u{1e}").into_bytes()
+}
+
+fn name_of(per: Per) -> &'static str {
+    match per {
+        Per::Key => "key",
+        Per::Tenant => "tenant",
+        Per::Service => "service",
+    }
+}
+
+/// Which limit that of a rule is: the same while its rate changes.
+pub(super) fn id_of_rule(service: &ServiceName, rule: &str, per: Per) -> u128 {
+    let parts = ["rule", service.as_str(), name_of(per), rule];
+    first_half(&blake3::hash(parts.join("\u{1e}").as_bytes()))
 }
 
 /// As many bits as a key has.

@@ -162,6 +162,7 @@ fn end(core: &Rc<Core>, kept: Rc<Kept>) {
             era: Era::Legacy,
             method: Method::DELETE,
             session: Some(session.id.clone()),
+            led: None,
             headers: version(&session.version),
             body: String::new(),
         };
@@ -244,7 +245,8 @@ impl Client {
         let spot = self.asker.spot(&self.core)?;
         match self.era(&spot).await? {
             Era::Modern => {
-                let started = self.modern(question, Some(&self.account)).await?;
+                let account = Some(&self.account);
+                let started = self.modern(&spot, question, account).await?;
                 if matches!(
                     started.status(),
                     StatusCode::NOT_FOUND
@@ -272,7 +274,7 @@ impl Client {
             progress: false,
             mirrored: &[],
         };
-        let started = self.modern(&discover, None).await?;
+        let started = self.modern(spot, &discover, None).await?;
         let status = started.status();
         // It refuses this caller, in whatever era.
         if matches!(
@@ -293,6 +295,7 @@ impl Client {
 
     async fn modern(
         &self,
+        spot: &Spot,
         question: &Question<'_>,
         account: Option<&Account>,
     ) -> Result<Started, Refusal> {
@@ -313,6 +316,7 @@ impl Client {
             era: Era::Modern,
             method: Method::POST,
             session: None,
+            led: led(spot),
             headers,
             body: body(id, question, &meta),
         };
@@ -344,7 +348,10 @@ impl Client {
                 id: memory.next_id(),
                 is_answered: true,
             };
-            let opened = kept.session.get_or_try_init(|| Box::pin(self.open())).await;
+            let opened = kept
+                .session
+                .get_or_try_init(|| Box::pin(self.open(spot)))
+                .await;
             let session = match opened {
                 Ok(session) => session,
                 Err(refusal) => {
@@ -383,7 +390,7 @@ impl Client {
     }
 
     /// Opens a session (2025-11-25, "Lifecycle"). It says that it can nothing: whoever calls REST cannot be asked.
-    async fn open(&self) -> Result<Session, Refusal> {
+    async fn open(&self, spot: &Spot) -> Result<Session, Refusal> {
         let id = self.core.rest.next_id();
         let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": who() });
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": "initialize", "params": params });
@@ -391,6 +398,7 @@ impl Client {
             era: Era::Legacy,
             method: Method::POST,
             session: None,
+            led: led(spot),
             headers: HeaderMap::new(),
             body: body.to_string(),
         };
@@ -440,11 +448,17 @@ fn version(version: &HeaderValue) -> HeaderMap {
     headers
 }
 
+/// The version to which a rule has led: asked again, it may lead to another, whose turn it is then.
+fn led(spot: &Spot) -> Option<VersionName> {
+    spot.is_ruled.then(|| spot.version.clone())
+}
+
 fn in_session(session: &Session, body: String) -> Saying {
     Saying {
         era: Era::Legacy,
         method: Method::POST,
         session: Some(session.id.clone()),
+        led: None,
         headers: version(&session.version),
         body,
     }
