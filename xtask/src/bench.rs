@@ -63,7 +63,7 @@ pub(crate) struct Args {
     /// Only these
     #[arg(long, value_enum)]
     only: Vec<Kind>,
-    /// Only what single parts cost: judging, recording an outcome, asking flags and kills
+    /// Only what single parts cost: judging, recording an outcome, asking flags and kills, finding a service
     #[arg(long)]
     parts: bool,
 }

@@ -1,4 +1,5 @@
-//! What single parts of Serin cost, by their own examples: judging, recording an outcome, asking flags and kills, and looking at limits.
+//! What single parts of Serin cost, by their own examples: judging, recording an outcome, asking flags and kills, looking at limits, and
+//! finding a service.
 
 use std::process::Command;
 
@@ -22,13 +23,18 @@ const LATCH_NS_MAX: f64 = 20.0;
 /// The most that looking whether a caller is over three limits may take, with 10,000 keys, in nanoseconds.
 const LIMITING_NS_MAX: f64 = 300.0;
 
+/// The most that finding a service among 1,000 may take, beside finding the only one. A search through them would take hundreds of times as
+/// long; what is left are nanoseconds, of caches that a larger table does not fit into.
+const FINDING_TIMES_MAX: f64 = 3.0;
+
 /// Measures the parts and prints what they cost; gives the bounds that do not hold.
 pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let judging = example("serin-judge", "cells", build)?;
     let recording = example("serin-gateway", "recording", build)?;
     let asking = example("serin-flags", "asking", build)?;
     let limiting = example("serin-gateway", "limiting", build)?;
-    print!("{judging}{recording}{asking}{limiting}");
+    let finding = example("serin-model", "finding", build)?;
+    print!("{judging}{recording}{asking}{limiting}{finding}");
     let mut broken = Vec::new();
 
     let ms = |what: &str| number(&judging, what, " ms a pass");
@@ -64,6 +70,14 @@ pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let ns = number(&limiting, "three limits, 10,000 keys: a check", " ns")?;
     if ns > LIMITING_NS_MAX {
         broken.push(format!("looking at three limits takes {ns} ns"));
+    }
+    for by in ["path", "host", "name"] {
+        let times = number(&finding, &format!("a service by {by}"), " times")?;
+        if times > FINDING_TIMES_MAX {
+            broken.push(format!(
+                "finding a service by {by} among 1,000 takes {times} times what finding the only one does, at most {FINDING_TIMES_MAX}"
+            ));
+        }
     }
     Ok(broken)
 }
