@@ -1,6 +1,7 @@
 //! The routes, and their description: one list makes both.
 
 mod apply;
+mod drain;
 mod describe;
 mod events;
 pub(crate) mod flags;
@@ -63,6 +64,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(service::plan))
         .routes(routes!(apply::apply))
         .routes(routes!(apply::diff))
+        .routes(routes!(drain::drain, drain::undrain))
         .routes(routes!(description))
         .merge(flags::routes())
         .merge(kills::routes())

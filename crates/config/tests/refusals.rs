@@ -186,6 +186,12 @@ const CASES: &[Case] = &[
         help: "such as `/health`", mended: "path: /health" },
     Case { good: "interval: 5s", bad: "healthy_after: 0", place: (14, 88), field: "services.tools.settings.health.healthy_after", message: "0 probes decide nothing",
         help: "at least 1", mended: "healthy_after: 1" },
+    Case { good: "interval: 5s", bad: "expected: [200]", place: (14, 73), field: "services.tools.settings.health.expected", message: "statuses are expected of a path, and there is none",
+        help: "add `path: /health`", mended: "path: /health, expected: [200]" },
+    Case { good: "interval: 5s", bad: "path: /health, expected: [200, 99]", place: (14, 104), field: "services.tools.settings.health.expected[1]", message: "99 is not an HTTP status",
+        help: "from 100 to 599", mended: "path: /health, expected: [200, 599]" },
+    Case { good: "interval: 5s", bad: "path: /health, expected: [200, 200]", place: (14, 104), field: "services.tools.settings.health.expected[1]", message: "200 is here twice",
+        help: "remove one", mended: "path: /health, expected: [200]" },
     // Plans
     Case { good: "  mine:", bad: "  my plan:", place: (22, 3), field: "plans.my plan", message: "`my plan` is not a plan name",
         help: "use 1 to 63 letters", mended: "  my-plan:" },

@@ -1,9 +1,9 @@
 //! Draining: a version or endpoint takes no new callers, what is there finishes, and at the cap it is over.
 
-use crate::name::{EndpointId, ServiceName, VersionName};
+use crate::name::{EndpointId, NameError, ServiceName, VersionName};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// The cap unless one is said: longer than calls, tasks and most sessions last, short enough that a machine can be had within a shift.
 pub const DRAIN_DEFAULT: Duration = Duration::from_hours(1);
@@ -103,4 +103,38 @@ pub enum Drained {
     Version(VersionName),
     /// An endpoint.
     Endpoint(String),
+}
+
+impl FromStr for Drained {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.contains("://") {
+            return Ok(Self::Endpoint(text.to_owned()));
+        }
+        text.parse().map(Self::Version)
+    }
+}
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Version(name) => name.as_str(),
+            Self::Endpoint(url) => url,
+        })
+    }
+}
+
+impl Serialize for Drained {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Drained {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
 }

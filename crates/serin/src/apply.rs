@@ -53,7 +53,10 @@ fn send(global: &Global, args: &FileArgs, what: &str) -> miette::Result<Value> {
     let checked = serin_config::read_manifest(&text, &name).map_err(problem::refused)?;
     problem::warn(checked.warnings);
     let mut client = Client::find(global)?;
-    block_on(client.post_text(&format!("/admin/v1/{what}?prune={}", args.prune), text))
+    block_on(client.post_text(
+        &format!("/admin/v1/{what}?prune={}&now={}", args.prune, args.now),
+        text,
+    ))
 }
 
 fn lines(answer: &Value, key: &str, none: &str) -> String {

@@ -85,6 +85,10 @@ pub(crate) enum Command {
     Revive(ReviveArgs),
     /// Show what is killed, and the kill switches.
     Kills(KillsArgs),
+    /// Let a version or endpoint take no new callers; what is there finishes.
+    Drain(crate::drain::DrainArgs),
+    /// Let a version or endpoint take callers again.
+    Undrain(crate::drain::UndrainArgs),
     /// Show services.
     Service {
         #[command(subcommand)]
@@ -141,9 +145,12 @@ pub(crate) struct FileArgs {
     /// The file with services and plans, in YAML or JSON; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Also remove services and plans that it does not name.
+    /// Also remove services, versions and plans that it does not name.
     #[arg(long)]
     pub(crate) prune: bool,
+    /// Versions and endpoints that are removed are gone at once; otherwise they take no new callers for an hour and are gone then.
+    #[arg(long)]
+    pub(crate) now: bool,
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,

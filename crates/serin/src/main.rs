@@ -7,6 +7,7 @@ mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod doubts;
+mod drain;
 mod exit;
 mod flag;
 mod health;
@@ -62,6 +63,8 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Kill(args) => kill::kill(&global, &args),
         Command::Revive(args) => kill::revive(&global, &args),
         Command::Kills(args) => kill::kills(&global, &args),
+        Command::Drain(args) => drain::drain(&global, &args),
+        Command::Undrain(args) => drain::undrain(&global, &args),
         Command::Service { command } => service::dispatch(&global, &command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),

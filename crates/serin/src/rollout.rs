@@ -24,7 +24,7 @@ use std::path::Path;
 
 /// What a command has done.
 #[derive(Debug, Deserialize)]
-struct Done {
+pub(crate) struct Done {
     #[serde(rename = "done")]
     lines: Vec<String>,
     rollout: Option<RolloutId>,
@@ -182,7 +182,7 @@ async fn steer(
     Ok(Exit::Done)
 }
 
-fn say(done: &Done) -> miette::Result<()> {
+pub(crate) fn say(done: &Done) -> miette::Result<()> {
     if done.lines.is_empty() {
         return print("nothing to do: it is so already\n");
     }

@@ -6,7 +6,9 @@ use crate::{
     exit::Exit,
     rollout::{print, to_json},
 };
+use jiff::Timestamp;
 use serin_control::view::ServiceView;
+use serin_model::drain::Drain;
 
 pub(crate) fn dispatch(global: &Global, command: &Service) -> miette::Result<Exit> {
     let mut client = Client::find(global)?;
@@ -79,8 +81,9 @@ fn show(service: &ServiceView) -> String {
             .tools
             .map_or_else(String::new, |tools| format!("  {tools} tools"));
         let stage = format!("{:?}", version.stage).to_lowercase();
+        let drain = drained(version.drain.as_ref());
         out += &format!(
-            "  {}{stable}  {stage}{tools}  {} calls and {} streams open\n",
+            "  {}{stable}  {stage}{tools}  {} calls and {} streams open{drain}\n",
             version.name, version.open_calls, version.open_streams
         );
         for endpoint in &version.endpoints {
@@ -89,8 +92,30 @@ fn show(service: &ServiceView) -> String {
             } else {
                 "unhealthy"
             };
-            out += &format!("    {}  {}  {health}\n", endpoint.id, endpoint.url);
+            let drain = drained(endpoint.drain.as_ref());
+            out += &format!("    {}  {}  {health}{drain}\n", endpoint.id, endpoint.url);
         }
     }
     out
+}
+
+/// Whether something takes no new callers, and until when what is there may go on.
+fn drained(drain: Option<&Drain>) -> String {
+    let Some(drain) = drain else {
+        return String::new();
+    };
+    let what = match (drain.is_over, drain.is_leaving) {
+        (true, _) => "drained".to_owned(),
+        (false, leaves) => format!(
+            "{} until {}",
+            if leaves { "leaving" } else { "draining" },
+            to_the_second(drain.until)
+        ),
+    };
+    format!("  {what} ({})", drain.reason)
+}
+
+/// A time without its fraction of a second.
+fn to_the_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// What is done by a request that is no mere question. Every other method and path is closed to keys, so that a route that is forgotten
 /// here is closed and not open.
-const DEEDS: [(&str, &str, AdminAction); 36] = {
+const DEEDS: [(&str, &str, AdminAction); 38] = {
     use AdminAction::{Apply, Approve, Flags, Keys, Kill, Read, Rollback, Rollout};
     [
         ("POST", "/admin/v1/services/{service}/rollout", Rollout),
@@ -49,6 +49,8 @@ const DEEDS: [(&str, &str, AdminAction); 36] = {
             "/admin/v1/services/{service}/rollout/rollback",
             Rollback,
         ),
+        ("PUT", "/admin/v1/services/{service}/drain", Rollout),
+        ("DELETE", "/admin/v1/services/{service}/drain", Rollout),
         ("POST", "/admin/v1/rollouts/{name}/replay", Read),
         ("POST", "/admin/v1/kills", Kill),
         ("POST", "/admin/v1/kills/revive", Kill),
