@@ -66,7 +66,8 @@ pub(crate) fn check_sources(sources: &[Source], at: &Path, report: &mut Report) 
     }
 }
 
-fn check_header(name: &str, at: &Path, report: &mut Report) {
+/// Checks the name of a header.
+pub(crate) fn check_header(name: &str, at: &Path, report: &mut Report) {
     if http::HeaderName::try_from(name).is_err() {
         report.error(
             at,

@@ -19,6 +19,7 @@ mod limiter;
 mod name;
 mod position;
 mod read;
+mod rules;
 mod service;
 mod switch;
 mod tenancy;

@@ -28,15 +28,25 @@ impl Path {
         self.step(Step::Index(index))
     }
 
-    /// The fields named by a text such as `phases[1].share`, below this one. For names without dots.
+    /// The fields named by a text such as `phases[1].share` or `versions["v1.5.0"].fallback`, below this one.
     pub(crate) fn below(&self, text: &str) -> Self {
-        let steps = text.split(['.', '[']).filter(|part| !part.is_empty());
-        steps.fold(self.clone(), |path, part| {
-            match part.strip_suffix(']').and_then(|index| index.parse().ok()) {
-                Some(index) => path.index(index),
-                None => path.key(part),
+        let (mut path, mut rest) = (self.clone(), text);
+        while !rest.is_empty() {
+            let quoted = rest.strip_prefix("[\"");
+            if let Some((name, after)) = quoted.and_then(|rest| rest.split_once("\"]")) {
+                (path, rest) = (path.key(name), after);
+                continue;
             }
-        })
+            let part = rest.trim_start_matches(['.', '[']);
+            let (part, after) = part.split_at(part.find(['.', '[']).unwrap_or(part.len()));
+            rest = after;
+            path = match part.strip_suffix(']').and_then(|index| index.parse().ok()) {
+                Some(index) => path.index(index),
+                None if part.is_empty() => path,
+                None => path.key(part),
+            };
+        }
+        path
     }
 
     fn step(&self, step: Step) -> Self {
@@ -218,6 +228,11 @@ mod tests {
             (version.key("absent").index(3), 4, 7),
             (root.key("plans").key("x").below("phases[0].share"), 8, 14),
             (root.key("plans").key("x").below("phases"), 7, 5),
+            (
+                root.below("services.tools.versions[\"v1.5.0\"].endpoints[1]"),
+                4,
+                32,
+            ),
         ] {
             let at = tree.locate(&path);
             assert_eq!((at.line(), at.column()), (line, column), "{path}");

@@ -4,8 +4,15 @@
 //! limit hold for every request; where it leads holds for callers who may be assigned: live sessions, minted values and versions chosen
 //! by hand come first (`DESIGN.md`, section 5).
 
+mod problems;
+
+pub use problems::{Meant, REGEXES_MAX, RULES_MAX, problems};
+
 use crate::name::{NameError, VersionName};
-use serde::{Deserialize, Serialize, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serin_route::{condition::Condition, source::Source, weigh::Strategy};
 use serin_tenancy::{Per, Rate};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
@@ -16,7 +23,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 pub struct Rule {
     /// What it is called, in explanations and metrics.
     pub name: Arc<str>,
-    /// The greater comes first. No two of a service have the same.
+    /// The greater comes first. Two rules have the same only if no request fits both.
     pub priority: i32,
     /// Off, it is as if it were not there.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
@@ -42,7 +49,7 @@ pub struct Rule {
 }
 
 /// Where a rule leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Target {
     /// To a version.
@@ -105,6 +112,28 @@ fn together() -> Per {
     Per::Service
 }
 
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Target;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a version, or several with weights such as `{ v1: 90, v2: 10 }`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, place: &str) -> Result<Target, E> {
+                place.parse().map(Target::One).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Target, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(Target::Weighted)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 impl Place {
     const STABLE: &str = "stable";
     const CANDIDATE: &str = "candidate";
@@ -139,7 +168,7 @@ impl Serialize for Place {
 }
 
 impl<'de> Deserialize<'de> for Place {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)

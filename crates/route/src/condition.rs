@@ -13,9 +13,9 @@ mod values;
 mod tests;
 
 pub use self::{
-    logic::{covers, may_overlap, never_holds},
+    logic::{Comparison, covers, may_overlap, never_holds},
     matcher::Matcher,
-    problems::{Problem, problems, regexes},
+    problems::{Problem, problems},
     values::cookies,
 };
 
@@ -72,6 +72,53 @@ pub enum Condition {
         /// In one of these ranges.
         within: Vec<IpNet>,
     },
+}
+
+impl Condition {
+    /// Shows every part of it that has no parts, and where it stands if the whole stands at `at`, as in `when.all[2].header`.
+    pub fn each_test<'c>(&'c self, at: &str, show: &mut dyn FnMut(&'c Self, String)) {
+        let name = match self {
+            Self::All(parts) | Self::Any(parts) => {
+                let name = if matches!(self, Self::All(_)) {
+                    "all"
+                } else {
+                    "any"
+                };
+                for (index, part) in parts.iter().enumerate() {
+                    part.each_test(&format!("{at}.{name}[{index}]"), show);
+                }
+                return;
+            }
+            Self::Not(part) => return part.each_test(&format!("{at}.not"), show),
+            Self::Header(_) => "header",
+            Self::Cookie(_) => "cookie",
+            Self::Query(_) => "query",
+            Self::Path(_) => "path",
+            Self::Method(_) => "method",
+            Self::Host(_) => "host",
+            Self::Tenant(_) => "tenant",
+            Self::Role(_) => "role",
+            Self::Tool(_) => "tool",
+            Self::Address { .. } => "address",
+        };
+        show(self, format!("{at}.{name}"));
+    }
+
+    /// Its test, unless it has parts or is of addresses.
+    pub const fn test(&self) -> Option<&Test> {
+        match self {
+            Self::All(_) | Self::Any(_) | Self::Not(_) | Self::Address { .. } => None,
+            Self::Header(test)
+            | Self::Cookie(test)
+            | Self::Query(test)
+            | Self::Path(test)
+            | Self::Method(test)
+            | Self::Host(test)
+            | Self::Tenant(test)
+            | Self::Role(test)
+            | Self::Tool(test) => Some(test),
+        }
+    }
 }
 
 /// What must be so of a text. Exactly one of `equals`, `prefix`, `suffix`, `matches`, `one_of` and `present` is there.

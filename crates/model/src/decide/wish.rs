@@ -7,7 +7,7 @@ use crate::{
     manifest::Manifest,
     name::{EndpointId, ServiceName, VersionName},
     rollout::Rollout,
-    rule::{Place, Rule, Target},
+    rule::{self, Place, Rule, Target},
     service::{Endpoint, Service, ServiceSpec, Version, VersionStage},
     state::State,
 };
@@ -65,6 +65,11 @@ pub(super) fn apply(
     for (name, spec) in &manifest.services {
         if before.and_then(|m| m.services.get(name)) == Some(spec) {
             continue;
+        }
+        let known = |_: &str, names: &[&str]| listed("names", names.iter().copied());
+        if let Some(problem) = rule::problems(spec, &known).into_iter().find(|p| p.fatal) {
+            let what = format!("service `{name}`, {}: {}", problem.at, problem.what);
+            return refuse(RefusalKind::Invalid, what, problem.help);
         }
         let live = state.services.get(name);
         let wanted = describe_service(

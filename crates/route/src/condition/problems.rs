@@ -34,24 +34,6 @@ pub fn problems(condition: &Condition, at: &str) -> Vec<Problem> {
     found.problems
 }
 
-/// How many regular expressions there are in a condition.
-pub fn regexes(condition: &Condition) -> usize {
-    match condition {
-        Condition::All(parts) | Condition::Any(parts) => parts.iter().map(regexes).sum(),
-        Condition::Not(part) => regexes(part),
-        Condition::Address { .. } => 0,
-        Condition::Header(test)
-        | Condition::Cookie(test)
-        | Condition::Query(test)
-        | Condition::Path(test)
-        | Condition::Method(test)
-        | Condition::Host(test)
-        | Condition::Tenant(test)
-        | Condition::Role(test)
-        | Condition::Tool(test) => usize::from(test.matches.is_some()),
-    }
-}
-
 #[derive(Default)]
 struct Found {
     problems: Vec<Problem>,
