@@ -307,6 +307,7 @@ impl Core {
             if self.index == 0 {
                 self.sessions().sweep(session::now_seconds());
                 self.shared.limiter.sweep();
+                self.with_snapshot(|snapshot| self.shared.loads.sweep(snapshot));
             }
             self.count_fallbacks();
         }

@@ -10,6 +10,7 @@ use crate::{
     headers,
     kills::{self, Cut},
     lists,
+    loads::Room,
     observe::{Calls, Observation, Tool},
     pool::{Lease, SendError, Target},
     refusal::Refusal,
@@ -31,8 +32,9 @@ use serin_mcp::scan::BodyKind;
 use serin_model::{
     name::EndpointId,
     observe::{CallEra, Outcome, Rejection},
-    snapshot::{ServiceRoute, VersionRoute},
+    snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
 };
+use serin_route::{breaker::End, standing::OnFailure};
 use serin_tenancy::Principal;
 use std::{
     rc::Rc,
@@ -105,14 +107,14 @@ pub(crate) struct Call<'a> {
 
 impl Asks<'_> {
     /// The same in the words of the counters.
-    fn label(self, mut label: impl FnMut(Option<&str>) -> Rc<Tool>) -> Calls {
+    fn label(&self, mut label: impl FnMut(Option<&str>) -> Rc<Tool>) -> Calls {
         match self {
             Self::Nothing => Calls::None,
             Self::Stream => Calls::Stream,
             Self::Call(call) => Calls::One(label(call.tool), call.id.map(Into::into)),
             Self::Batch(calls) => Calls::Batch(
                 calls
-                    .into_iter()
+                    .iter()
                     .filter_map(|call| Some((label(call.tool), call.id?.into())))
                     .collect(),
             ),
@@ -125,6 +127,8 @@ pub(crate) struct Inbound {
     pub(crate) response: Response<Incoming>,
     /// The endpoint that gave it.
     pub(crate) endpoint: EndpointId,
+    /// The time that it had.
+    deadline: Duration,
     /// What was read of its body already.
     ahead: Bytes,
     lease: Lease,
@@ -214,96 +218,78 @@ fn refusing_headers(sent: &HeaderMap, authority: &HeaderValue) -> HeaderMap {
     headers
 }
 
-/// Sends a request to its endpoint; where that cannot be reached and another will do, to that one.
-pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbound, Refusal> {
-    let Outbound { service, to, .. } = outbound;
-    let version = version_of(service, to.version)?;
-    let counters = core.counters.of(service, version);
-    let mut unlisted = Vec::new();
-    let calls = outbound.asks.label(|tool| {
-        let label = core.counters.label(&counters, version, tool);
-        if let Some(tool) = tool.filter(|tool| !label.is_named(tool)) {
-            unlisted.push(tool.into());
-        }
-        label
-    });
-    let mut life = Life {
-        watch: kills::Watch::since(outbound.alarm),
-        tenant: outbound.tenant.map(Into::into),
-        unlisted,
+/// Sends a request to its endpoint; where that cannot be reached and another will do, to that one. Nothing is sent twice that a server may
+/// have seen: only where no connection could be made is there a further attempt.
+pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<Inbound, Refusal> {
+    let service = outbound.service;
+    let settings = &service.settings;
+    let is_stream = matches!(outbound.asks, Asks::Stream);
+    let room = if is_stream {
+        None
+    } else {
+        let room = core.shared.loads.room(core.options().requests_max);
+        Some(room.ok_or_else(|| Refusal::overloaded(&service.name, "the gateway"))?)
     };
-    let mut observation =
-        Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
-    outbound.trail.goes_to(&version.name);
-    observation.recorded(outbound.trail);
-    if outbound.is_tester {
-        observation.by_tester();
-    }
-    let trial = |key| Trial::of(service, to.version, key);
-    if let Some(trial) = to.by_split.and_then(trial) {
-        counters.assigned(trial);
-    }
-    if let Some(trial) = outbound.compared.and_then(trial) {
-        observation.of_trial(trial);
-    }
-    if let Some(session) = outbound.session {
-        observation.in_session(core.sessions().clone(), session);
-    }
-    let header = counters.header.clone();
-    let is_candidate = is_candidate(service, to.version);
-    let refuse = |status, text: String| {
-        let refusal = Refusal::plain(status, text).of(&service.name);
-        Err(refusal.by_version(&header, is_candidate))
-    };
-    let names = format_args!("version `{}` of service `{}`", version.name, service.name);
-    observation.sending(&outbound.body);
-    let upload = outbound.body.upload();
+    let body = std::mem::replace(&mut outbound.body, ToUpstream::full(Bytes::new()));
+    let mut leg = Leg::begin(core, &outbound, outbound.to.version, room)?;
+    leg.observation.sending(&body);
+    let upload = body.upload();
     let before = outbound.complete.elapsed();
-    let mut request = Request::new(outbound.body);
-    *request.method_mut() = outbound.method;
-    *request.headers_mut() = outbound.headers;
-    let mut at = to.endpoint;
-    let mut tried = Vec::new();
+    let mut request = Request::new(body);
+    *request.method_mut() = std::mem::take(&mut outbound.method);
+    *request.headers_mut() = std::mem::take(&mut outbound.headers);
+    let mut tries = Tries::new(&outbound);
+    let (mut at, mut must) = (outbound.to.endpoint, false);
     loop {
+        let version = leg.version;
+        let names = format_args!("version `{}` of service `{}`", version.name, service.name);
         let Some(endpoint) = version.endpoints.get(at) else {
-            return refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("{names} has no endpoint"),
-            );
+            let text = format!("{names} has no endpoint");
+            return Err(leg.refuse(StatusCode::SERVICE_UNAVAILABLE, text));
         };
-        let target = core.pool.target(endpoint, &service.settings.upstream);
+        let target = core.pool.target(endpoint, &settings.upstream);
         let uri = target
             .as_ref()
             .ok()
             .and_then(|target| target.uri(outbound.rest, outbound.query));
         let (Ok(target), Some(uri)) = (target, uri) else {
-            observation.failed(Outcome::Transport);
+            leg.observation.failed(Outcome::Transport);
             let text = format!(
                 "an endpoint of {names} has a URL that cannot be used; it must be `http://host:port/path` or `https://host:port/path`"
             );
-            return refuse(StatusCode::BAD_GATEWAY, text);
+            return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
+        };
+        let loads = &core.shared.loads;
+        let mut passage = match loads.begin(endpoint.id, version, settings, is_stream) {
+            Some(passage) => passage,
+            None if must => loads.begin_anyway(endpoint.id, settings, is_stream),
+            None => {
+                tries.avoid.push(at);
+                let next = tries.next(core, &outbound, &leg);
+                match next {
+                    Next::Nowhere => {
+                        leg.observation.void();
+                        return Err(Refusal::unusable(&service.name, version.name.as_str()));
+                    }
+                    next => (at, must) = leg.go(core, &outbound, next).await?,
+                }
+                continue;
+            }
         };
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.insert(header::HOST, target.authority.clone());
-        let settings = &service.settings;
         let may_refuse = outbound.era == CallEra::Legacy && service.gates.has_features();
         let refuser = may_refuse.then(|| Refuser {
             target: target.clone(),
             headers: refusing_headers(headers, &target.authority),
             connect_timeout: settings.connect_timeout,
         });
+        let deadline = deadline(service, endpoint);
         let sending = target.send(request, settings.connect_timeout);
-        let sending = tokio::time::timeout(settings.response_timeout, sending);
-        let Life {
-            watch,
-            tenant,
-            unlisted,
-        } = &mut life;
-        let (environment, tenant) = (core.options().environment, tenant.as_deref());
-        let ends = |latch: &Latch| observation.ends(latch, environment, tenant, unlisted);
-        let Ok(sent) = kills::unless_cut(core, watch, ends, sending).await else {
-            observation.void();
+        let sending = tokio::time::timeout(deadline, sending);
+        let Ok(sent) = leg.life.unless_cut(core, &leg.observation, sending).await else {
+            leg.observation.void();
             return Err(Refusal::killed(&service.name));
         };
         match sent {
@@ -311,74 +297,363 @@ pub(crate) async fn send(core: &Rc<Core>, outbound: Outbound<'_>) -> Result<Inbo
                 if let Some(upload) = upload.filter(|upload| upload.get() == Upload::Sending) {
                     upload.set(Upload::Answered);
                 }
+                leg.observation.headed(passage, response.status());
                 return Ok(Inbound {
                     response,
                     endpoint: endpoint.id,
+                    deadline,
                     ahead: Bytes::new(),
                     lease,
-                    observation,
-                    life,
+                    observation: leg.observation,
+                    life: leg.life,
                     principal: outbound.principal.cloned(),
                     refuser,
-                    version: header,
-                    is_candidate,
+                    version: leg.header,
+                    is_candidate: leg.is_candidate,
                     before,
                     begun: Instant::now(),
                 });
             }
             Ok(Err(SendError::Connect(unsent, error))) => {
+                passage.tell(End::Failed);
+                drop(passage);
                 core.warnings.warn(|left_out| {
                     tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
                         left_out, "an endpoint cannot be reached");
                 });
-                tried.push(at);
-                let next =
-                    route::choose(service, version, outbound.key, &tried, &*core.shared.loads);
-                if let Some(next) = next.filter(|_| !to.pinned) {
-                    observation.attempt_failed();
-                    request = *unsent;
-                    at = next;
-                    continue;
+                tries.failed(at, &error);
+                match tries.next(core, &outbound, &leg) {
+                    Next::Nowhere => {
+                        leg.observation.failed(Outcome::Transport);
+                        let text = format!(
+                            "no endpoint of {names} can be reached; nothing was sent, so the call may be repeated"
+                        );
+                        return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
+                    }
+                    next => {
+                        leg.observation.attempt_failed();
+                        request = *unsent;
+                        (at, must) = leg.go(core, &outbound, next).await?;
+                    }
                 }
-                observation.failed(Outcome::Transport);
-                let text = format!(
-                    "no endpoint of {names} can be reached; nothing was sent, so the call may be repeated"
-                );
-                return refuse(StatusCode::BAD_GATEWAY, text);
             }
             Ok(Err(SendError::Broken(_)))
                 if upload
                     .as_ref()
                     .is_some_and(|upload| upload.get() == Upload::Silent) =>
             {
-                observation.failed(Outcome::Cancelled);
+                leg.observation.failed(Outcome::Cancelled);
                 let text = format!(
                     "nothing of the body came for {} s",
                     core.options().body_silence.as_secs()
                 );
-                let refusal = Refusal::plain(StatusCode::REQUEST_TIMEOUT, text).of(&service.name);
-                let refusal = refusal.counted(Rejection::Body);
-                return Err(refusal.by_version(&header, is_candidate));
+                let refusal = leg.refuse(StatusCode::REQUEST_TIMEOUT, text);
+                return Err(refusal.counted(Rejection::Body));
             }
             Ok(Err(SendError::Broken(error))) => {
+                // With the body on it, it was the client that went away.
+                if upload.is_none_or(|upload| upload.get() != Upload::Broken) {
+                    passage.tell(End::Failed);
+                }
                 core.warnings.warn(|left_out| {
                     tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
                         left_out, "an endpoint broke the connection before it answered");
                 });
-                observation.failed(Outcome::Transport);
+                leg.observation.failed(Outcome::Transport);
                 let text = format!(
                     "an endpoint of {names} broke the connection before it answered; it may have seen the call"
                 );
-                return refuse(StatusCode::BAD_GATEWAY, text);
+                return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
             }
             Err(_) => {
-                observation.failed(Outcome::Timeout);
+                passage.tell(End::Failed);
+                leg.observation.failed(Outcome::Timeout);
                 let text = format!(
-                    "an endpoint of {names} did not answer within {} ms; raise the service's `response_timeout` if its tools take longer",
-                    settings.response_timeout.as_millis()
+                    "an endpoint of {names} did not answer within {} ms; raise the service's `response_timeout`, or that of the endpoint, if its tools take longer",
+                    deadline.as_millis()
                 );
-                return refuse(StatusCode::GATEWAY_TIMEOUT, text);
+                return Err(leg.refuse(StatusCode::GATEWAY_TIMEOUT, text));
             }
+        }
+    }
+}
+
+/// Time for an endpoint to answer.
+pub(crate) fn deadline(service: &ServiceRoute, endpoint: &EndpointRoute) -> Duration {
+    let of_service = service.settings.response_timeout;
+    endpoint.response_timeout.unwrap_or(of_service)
+}
+
+/// A request at one version: what counts it there.
+struct Leg<'a> {
+    version: &'a VersionRoute,
+    observation: Observation,
+    life: Life,
+    header: HeaderValue,
+    is_candidate: bool,
+}
+
+impl<'a> Leg<'a> {
+    /// A request comes to a version, if there is room for it.
+    fn begin(
+        core: &Rc<Core>,
+        outbound: &Outbound<'a>,
+        at: usize,
+        room: Option<Room>,
+    ) -> Result<Self, Refusal> {
+        let service = outbound.service;
+        let version = version_of(service, at)?;
+        let limit = version.in_flight_max.filter(|_| room.is_some());
+        let place = match limit {
+            None => None,
+            Some(max) => {
+                let served_by = version_of(service, route::served_by(service, at))?;
+                let place = core
+                    .shared
+                    .loads
+                    .room_at(&service.name, &served_by.name, max);
+                Some(place.ok_or_else(|| {
+                    let what = format!("version `{}` of service `{}`", version.name, service.name);
+                    Refusal::overloaded(&service.name, &what)
+                })?)
+            }
+        };
+        let counters = core.counters.of(service, version);
+        let mut unlisted = Vec::new();
+        let calls = outbound.asks.label(|tool| {
+            let label = core.counters.label(&counters, version, tool);
+            if let Some(tool) = tool.filter(|tool| !label.is_named(tool)) {
+                unlisted.push(tool.into());
+            }
+            label
+        });
+        let header = counters.header.clone();
+        let mut observation =
+            Observation::begin(core.counters.clone(), counters.clone(), calls, outbound.era);
+        observation.holds([room, place]);
+        outbound.trail.goes_to(&version.name);
+        observation.recorded(outbound.trail.clone());
+        if outbound.is_tester {
+            observation.by_tester();
+        }
+        // Whom a version serves in the place of another is no trial of it.
+        let is_own = at == outbound.to.version;
+        let trial = |key| Trial::of(service, at, key).filter(|_| is_own);
+        if let Some(trial) = outbound.to.by_split.and_then(trial) {
+            counters.assigned(trial);
+        }
+        if let Some(trial) = outbound.compared.and_then(trial) {
+            observation.of_trial(trial);
+        }
+        if let Some(session) = outbound.session {
+            observation.in_session(core.sessions().clone(), session);
+        }
+        Ok(Self {
+            version,
+            observation,
+            life: Life {
+                watch: kills::Watch::since(outbound.alarm),
+                tenant: outbound.tenant.map(Into::into),
+                unlisted,
+            },
+            header,
+            is_candidate: is_candidate(service, at),
+        })
+    }
+
+    /// Goes where the request is tried next; the endpoint, and whether it is used whatever its breaker says.
+    async fn go(
+        &mut self,
+        core: &Rc<Core>,
+        outbound: &Outbound<'a>,
+        next: Next,
+    ) -> Result<(usize, bool), Refusal> {
+        match next {
+            Next::At { endpoint, must } => Ok((endpoint, must)),
+            Next::Again { endpoint, wait } => {
+                let wait = tokio::time::sleep(wait);
+                let waited = self.life.unless_cut(core, &self.observation, wait).await;
+                if waited.is_err() {
+                    self.observation.void();
+                    return Err(Refusal::killed(&outbound.service.name));
+                }
+                let is_open = outbound.service.settings.on_failure == OnFailure::FailOpen;
+                Ok((endpoint, is_open))
+            }
+            Next::Version { version, endpoint } => {
+                let [room, _] = self.observation.give_up();
+                self.observation.void();
+                let mut leg = Self::begin(core, outbound, version, room)?;
+                leg.observation.goes_on(&self.observation);
+                *self = leg;
+                Ok((endpoint, false))
+            }
+            Next::Nowhere => Err(self.refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "there is no endpoint left".to_owned(),
+            )),
+        }
+    }
+
+    fn refuse(&self, status: StatusCode, text: String) -> Refusal {
+        let refusal = Refusal::plain(status, text).of(self.observation.service());
+        refusal.by_version(&self.header, self.is_candidate)
+    }
+}
+
+/// Where a request was tried.
+struct Tries {
+    /// Further attempts that it may make.
+    left: u32,
+    /// Endpoints of the version that were tried, as often as they were.
+    tried: Vec<usize>,
+    /// The same, and those that took nothing when it came.
+    avoid: Vec<usize>,
+    /// Versions that took the place of the first one.
+    versions: Vec<usize>,
+    /// An endpoint did not even refuse: it will not answer in a moment.
+    is_silent: bool,
+}
+
+/// Where a request is tried next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// At another endpoint of the version.
+    At {
+        endpoint: usize,
+        /// Whatever its breaker says.
+        must: bool,
+    },
+    /// At one that was tried, after a while.
+    Again {
+        endpoint: usize,
+        wait: Duration,
+    },
+    /// At another version.
+    Version {
+        version: usize,
+        endpoint: usize,
+    },
+    Nowhere,
+}
+
+impl Tries {
+    fn new(outbound: &Outbound<'_>) -> Self {
+        Self {
+            left: outbound.service.settings.retries.attempts,
+            tried: Vec::new(),
+            avoid: Vec::new(),
+            versions: Vec::new(),
+            is_silent: false,
+        }
+    }
+
+    fn failed(&mut self, at: usize, error: &std::io::Error) {
+        self.tried.push(at);
+        self.avoid.push(at);
+        self.is_silent |= error.kind() == std::io::ErrorKind::TimedOut;
+    }
+
+    /// Where it is tried next: in the order of what promises most. After an attempt that failed only within what may be tried again.
+    fn next(&mut self, core: &Rc<Core>, outbound: &Outbound<'_>, leg: &Leg<'_>) -> Next {
+        let next = self.find(core, outbound, leg);
+        if matches!(next, Next::Nowhere) || self.tried.is_empty() && self.versions.is_empty() {
+            return self.goes(next);
+        }
+        let retries = &outbound.service.settings.retries;
+        if self.left == 0 || !leg.observation.may_try_again(retries) {
+            return Next::Nowhere;
+        }
+        self.left -= 1;
+        self.goes(next)
+    }
+
+    fn goes(&mut self, next: Next) -> Next {
+        if let Next::Version { version, .. } = next {
+            self.versions.push(version);
+            self.tried.clear();
+            self.avoid.clear();
+        }
+        next
+    }
+
+    fn find(&self, core: &Rc<Core>, outbound: &Outbound<'_>, leg: &Leg<'_>) -> Next {
+        let Outbound {
+            service, to, key, ..
+        } = *outbound;
+        let (version, live) = (leg.version, &*core.shared.loads);
+        let fails_open = service.settings.on_failure == OnFailure::FailOpen;
+        let same = to.pinned.then_some(to.endpoint);
+        if same.is_none() {
+            if let Some(endpoint) = route::choose(service, version, key, &self.avoid, live) {
+                let must = false;
+                return Next::At { endpoint, must };
+            }
+            if let Some((version, endpoint)) = self.fall_back(core, outbound) {
+                return Next::Version { version, endpoint };
+            }
+        }
+        if fails_open {
+            let any = match same {
+                Some(endpoint) => self.tried.is_empty().then_some(endpoint),
+                None => route::choose_any(service, version, key, &self.tried, live),
+            };
+            if let Some(endpoint) = any {
+                let must = true;
+                return Next::At { endpoint, must };
+            }
+        }
+        if self.tried.is_empty() || self.is_silent {
+            return Next::Nowhere;
+        }
+        let again = same
+            .or_else(|| route::choose(service, version, key, &[], live))
+            .or_else(|| {
+                let any = fails_open.then(|| route::choose_any(service, version, key, &[], live));
+                any.flatten()
+            });
+        let Some(endpoint) = again else {
+            return Next::Nowhere;
+        };
+        let times = self.tried.iter().filter(|at| **at == endpoint).count();
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        let jitter = getrandom::u32().unwrap_or_default().to_be_bytes();
+        let jitter = u16::from_be_bytes([jitter[0], jitter[1]]);
+        let wait = service.settings.retries.wait(times, jitter);
+        Next::Again { endpoint, wait }
+    }
+
+    /// A version that takes the place of the one that was meant. Who asked for that one by hand is served by nobody else.
+    fn fall_back(&self, core: &Rc<Core>, outbound: &Outbound<'_>) -> Option<(usize, usize)> {
+        let Outbound {
+            service,
+            to,
+            key,
+            is_tester,
+            ..
+        } = *outbound;
+        let meant = to.instead_of.unwrap_or(to.version);
+        let meant = service.versions.get(meant).filter(|_| !is_tester)?;
+        let mut tried = self.versions.clone();
+        tried.push(to.version);
+        let live = &*core.shared.loads;
+        loop {
+            let found = route::fall_back(service, meant, key, &tried, live)?;
+            let latch = core.latch();
+            let is_killed = |at: usize| {
+                let name = service
+                    .versions
+                    .get(at)
+                    .map(|version| version.name.as_str());
+                let stop = name.zip(latch.as_deref()).map(|(name, latch)| {
+                    latch.stops_version(service.name.as_str(), name).is_some()
+                });
+                stop.unwrap_or_default()
+            };
+            if !is_killed(found.0) && !is_killed(route::served_by(service, found.0)) {
+                return Some(found);
+            }
+            tried.push(found.0);
         }
     }
 }
@@ -592,7 +867,7 @@ pub(crate) async fn answer(
     if kind != BodyKind::EventStream && !is_stream {
         relay = relay.idle_max(idle);
     } else if scans && !is_stream {
-        relay = relay.events_within(service.settings.response_timeout, idle, inbound.begun);
+        relay = relay.events_within(inbound.deadline, idle, inbound.begun);
     }
     if let Some(recheck) = recheck {
         relay = relay.recheck(recheck);

@@ -99,6 +99,10 @@ pub const BODY_BYTES_PER_SECOND_MIN: usize = 1024;
 /// costs two short messages.
 pub const REST_IDLE_MAX: Duration = Duration::from_mins(5);
 
+/// Most calls under way at a time, unless set: as many as there may be connections, each of which carries one with HTTP/1.1. Together
+/// they may hold as many bodies in memory.
+pub const REQUESTS_MAX: usize = 10_000;
+
 /// How the gateway treats connections and requests, whatever the service.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -120,6 +124,8 @@ pub struct Options {
     pub uri_bytes_max: usize,
     /// Most connections of clients at a time. Beyond: 503.
     pub connections_max: usize,
+    /// Most calls under way at a time, open streams left out; [`REQUESTS_MAX`] unless set. Beyond: 503.
+    pub requests_max: usize,
     /// With TLS, who shakes hands with clients.
     pub tls: Option<serin_tls::Acceptor>,
     /// Time after which a connection without a complete request is closed.
@@ -177,6 +183,7 @@ impl Options {
             headers_max: 100,
             uri_bytes_max: 8 * 1024,
             connections_max: 10_000,
+            requests_max: REQUESTS_MAX,
             // As nginx's keep-alive time: clients are used to it.
             idle_timeout: Duration::from_secs(75),
             tls: None,

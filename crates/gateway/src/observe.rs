@@ -6,6 +6,7 @@
 use crate::{
     audit::Trail,
     body::{ToUpstream, Upload},
+    loads::{Passage, Room},
     route,
     session::Sessions,
     trials::{Clock, ServiceTrials, Trial, Watched},
@@ -25,6 +26,10 @@ use serin_model::{
         STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
     },
     snapshot::{ServiceRoute, VersionRoute},
+};
+use serin_route::{
+    breaker,
+    budget::{self, Budget},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -112,6 +117,8 @@ pub(crate) struct VersionCounters {
     had_traffic: Cell<bool>,
     quiet: Cell<u32>,
     open: Cell<Open>,
+    /// What of its requests may be tried again.
+    budget: Cell<Budget>,
 }
 
 /// What is counted for one label of a version. A call holds it, so that counting looks nothing up.
@@ -242,6 +249,7 @@ impl Counters {
             had_traffic: Cell::new(false),
             quiet: Cell::new(0),
             open: Cell::default(),
+            budget: Cell::default(),
         });
         counters.versions.insert(version.name.clone(), made.clone());
         made
@@ -546,6 +554,10 @@ pub(crate) struct Observation {
     done: bool,
     /// Where it stands what becomes of the request.
     trail: Trail,
+    /// Its way to the endpoint, whose breaker hears how it ended.
+    passage: Option<Passage>,
+    /// The places that it holds until it is over.
+    rooms: [Option<Room>; 2],
 }
 
 /// How a call ended.
@@ -591,6 +603,10 @@ impl Observation {
             Calls::None => {}
             Calls::One(..) | Calls::Batch(_) => open.calls += 1,
         });
+        let sent = Instant::now();
+        let mut budget = version.budget.get();
+        budget.request(counters.clock.ms(sent));
+        version.budget.set(budget);
         let rollout = version.rollout.get();
         let watched = version.trials.watched().filter(|watched| match &calls {
             Calls::None | Calls::Stream => false,
@@ -604,7 +620,7 @@ impl Observation {
             era,
             rollout,
             session: None,
-            sent: Instant::now(),
+            sent,
             upload: None,
             first_byte: None,
             request_bytes: 0,
@@ -615,7 +631,45 @@ impl Observation {
             excused: false,
             done: false,
             trail: Trail::default(),
+            passage: None,
+            rooms: [None, None],
         }
+    }
+
+    /// It holds these places until it is over.
+    pub(crate) fn holds(&mut self, rooms: [Option<Room>; 2]) {
+        self.rooms = rooms;
+    }
+
+    /// Gives the places up, to another observation of the same request.
+    pub(crate) fn give_up(&mut self) -> [Option<Room>; 2] {
+        std::mem::take(&mut self.rooms)
+    }
+
+    /// The endpoint began to answer. How that ends says whether it works, with two exceptions: a stream does not end, and a probe must
+    /// not be waited for until a slow client has read its answer.
+    pub(crate) fn headed(&mut self, mut passage: Passage, status: StatusCode) {
+        if is_down(status) {
+            passage.tell(breaker::End::Failed);
+        } else if self.is_stream() || passage.is_probe() {
+            passage.tell(breaker::End::Ok);
+        }
+        self.passage = Some(passage);
+    }
+
+    fn tell_passage(&mut self, end: breaker::End) {
+        if let Some(passage) = &mut self.passage {
+            passage.tell(end);
+        }
+    }
+
+    /// Whether the request may be tried again, within what of the version's requests may be.
+    pub(crate) fn may_try_again(&self, settings: &budget::Settings) -> bool {
+        let now_ms = self.counters.clock.ms(Instant::now());
+        let mut budget = self.version.budget.get();
+        let may = budget.retry(now_ms, settings);
+        self.version.budget.set(budget);
+        may
     }
 
     pub(crate) fn in_session(&mut self, sessions: Arc<Sessions>, session: Uuid) {
@@ -691,6 +745,17 @@ impl Observation {
         self.upload = body.upload();
     }
 
+    /// The request that another observation has sent is now sent under this one.
+    pub(crate) fn goes_on(&mut self, other: &Self) {
+        self.request_bytes = other.request_bytes;
+        self.upload.clone_from(&other.upload);
+    }
+
+    /// The service.
+    pub(crate) fn service(&self) -> &ServiceName {
+        &self.version.service
+    }
+
     /// Time the gateway itself took, in seconds.
     pub(crate) fn overhead(&self, spent: Duration) {
         let mut overhead = self.version.overhead.borrow_mut();
@@ -758,6 +823,12 @@ impl Observation {
     /// The exchange is over, without an answer to be read.
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
+            let is_by_client = (self.upload.as_ref())
+                .is_some_and(|upload| matches!(upload.get(), Upload::Broken | Upload::Silent));
+            self.tell_passage(match outcome {
+                Outcome::Transport | Outcome::Timeout if !is_by_client => breaker::End::Failed,
+                _ => breaker::End::Unknown,
+            });
             // A connection breaks with the body that is on it: it was the client that went away.
             let end = match &self.upload {
                 Some(upload) if matches!(upload.get(), Upload::Broken | Upload::Silent) => {
@@ -794,6 +865,7 @@ impl Observation {
             return;
         }
         self.transport(Outcome::Ok);
+        self.tell_passage(breaker::End::Ok);
         let by_status = of_status(status);
         let auth = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let end = |outcome| End {
@@ -947,6 +1019,14 @@ impl Drop for Observation {
             Calls::One(..) | Calls::Batch(_) => self.close(),
         }
     }
+}
+
+/// Whether a status says that the endpoint cannot answer. Other errors are answers.
+fn is_down(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 fn of_status(status: StatusCode) -> Outcome {
