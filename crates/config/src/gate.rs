@@ -1,7 +1,7 @@
 //! Checks of gates: what of a service flags open and close.
 
 use crate::{
-    name::suggestion,
+    name::{closest, suggestion},
     position::Path,
     read::{Report, short},
 };
@@ -15,6 +15,49 @@ use std::collections::BTreeSet;
 const PATTERN_BYTES_MAX: usize = 256;
 /// Longest path of a gate, in bytes.
 const PATH_BYTES_MAX: usize = 255;
+/// The registered methods (IANA, "Hypertext Transfer Protocol (HTTP) Method Registry") and that of caches: any other is a slip of the pen.
+const METHODS: [&str; 40] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "PURGE",
+];
 
 /// Checks the gates and categories of a service.
 pub(crate) fn check_gates(spec: &ServiceSpec, at: &Path, report: &mut Report) {
@@ -174,6 +217,15 @@ pub(crate) fn check_methods(methods: &[String], at: &Path, report: &mut Report) 
                 &at,
                 format!("`{shown}` is not a method"),
                 "write it in capitals, such as `POST`",
+            );
+        } else if !METHODS.contains(&method.as_str()) {
+            report.error(
+                &at,
+                format!("there is no method `{shown}`"),
+                closest(method, METHODS).map_or_else(
+                    || "write one that is registered, such as `POST`".to_owned(),
+                    |method| format!("did you mean `{method}`?"),
+                ),
             );
         } else if !seen.insert(method) {
             report.error(

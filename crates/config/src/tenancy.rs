@@ -41,6 +41,27 @@ pub(crate) fn check_tenancy(manifest: &Manifest, report: &mut Report) {
         let at = services.key(name).key("settings").key("limits");
         let limits = &service.settings.limits;
         check_limits(limits, Some(service.protocol), &at, report);
+        warn_of_paths(limits, &service.path, &at, report);
+    }
+}
+
+/// The path of a limit begins behind that of its service. One that begins with it again most likely limits nothing.
+fn warn_of_paths(limits: &[LimitRule], service: &str, at: &Path, report: &mut Report) {
+    let service = service.trim_end_matches('/');
+    for (index, limit) in limits.iter().enumerate() {
+        let behind = limit.path.as_deref().and_then(|path| {
+            let behind = path.strip_prefix(service)?;
+            (!service.is_empty() && (behind.is_empty() || behind.starts_with('/')))
+                .then_some(behind)
+        });
+        if let (Some(behind), Some(path)) = (behind, &limit.path) {
+            let behind = if behind.is_empty() { "/" } else { behind };
+            report.warning(
+                &at.index(index).key("path"),
+                format!("this limits `{service}{path}`: the path of a limit begins behind that of the service"),
+                format!("write `{behind}`, unless that is meant"),
+            );
+        }
     }
 }
 

@@ -121,6 +121,24 @@ fn bad_limits_are_refused_with_place_and_help() {
             "not a method",
             "`POST`",
         ),
+        (
+            file("http", "[{ rate: 1/s, methods: [POSTT] }]"),
+            &format!("{limits}[0].methods[0]"),
+            "no method `POSTT`",
+            "`POST`",
+        ),
+        (
+            file("mcp", "[{ rate: 1/s, tools: [] }]"),
+            &format!("{limits}[0].tools"),
+            "nothing in this list",
+            "remove the field",
+        ),
+        (
+            file("http", "[{ rate: 1/s, methods: [] }]"),
+            &format!("{limits}[0].methods"),
+            "nothing in this list",
+            "remove the field",
+        ),
     ] {
         let refused = Config::parse(&text, "serin.yaml").unwrap_err();
         let found = &refused.diagnostics;
@@ -134,4 +152,25 @@ fn bad_limits_are_refused_with_place_and_help() {
     }
     let odd = Config::parse("tiers:\n  free: { limits: [] }\n", "serin.yaml").unwrap();
     assert!(odd.warnings[0].message.contains("limits nothing"));
+}
+
+#[test]
+fn a_path_that_begins_with_that_of_the_service_is_doubted() {
+    for (path, meant) in [
+        ("/mcp/export", Some("write `/export`")),
+        ("/mcp", Some("write `/`")),
+        ("/mcpx", None),
+        ("/export/mcp", None),
+    ] {
+        let text = file("http", &format!("[{{ rate: 1/s, path: {path} }}]"));
+        let warnings = Config::parse(&text, "serin.yaml").unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(meant.is_some()), "{path}");
+        if let Some(meant) = meant {
+            assert!(warnings[0].help.contains(meant), "{warnings:?}");
+            assert!(
+                warnings[0].message.contains(&format!("`/mcp{path}`")),
+                "{warnings:?}"
+            );
+        }
+    }
 }

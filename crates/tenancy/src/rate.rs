@@ -1,7 +1,7 @@
 //! Rates, and the bucket that keeps them: the generic cell rate algorithm (ITU-T I.371), which is a token bucket whose whole state is one
 //! moment.
 
-use serde::{Deserialize, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// Most requests in a rate, and most of a burst: beyond it nothing is limited.
@@ -119,14 +119,33 @@ pub struct LimitRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
     /// Only calls of these tools, names or beginnings with a `*`; each tool is counted by itself. None: every request.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "some",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub tools: Vec<String>,
     /// Only requests below this path of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Only these methods. None: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "some",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub methods: Vec<String>,
+}
+
+/// A list that is written has something in it: an empty one would not stand for nothing, but for everything.
+fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let list = Vec::deserialize(from)?;
+    if list.is_empty() {
+        return Err(D::Error::custom(
+            "there is nothing in this list; write what is to be limited, or remove the field to limit all",
+        ));
+    }
+    Ok(list)
 }
 
 impl LimitRule {
