@@ -252,6 +252,19 @@ mod tests {
     }
 
     #[test]
+    fn a_date_is_written_as_iso_8601_has_it() {
+        let api = "{ v1: { service: tools, sunset: 10.05.2027 } }";
+        let text = format!("{SERVICES}api: {api}\n");
+        let refused = read::<File>(&text, "serin.yaml").err().unwrap();
+        let found = &refused.diagnostics[0];
+        assert_eq!(
+            (found.field.as_str(), found.message.as_str()),
+            ("api.v1.sunset", "`10.05.2027` is not a date")
+        );
+        assert!(found.help.contains("`2027-05-10`"), "{found:?}");
+    }
+
+    #[test]
     fn versions_are_bounded() {
         let versions: Vec<_> = (1..=VERSIONS_MAX + 1)
             .map(|n| format!("v{n}: {{ service: tools }}"))

@@ -2,7 +2,7 @@
 
 use crate::name::ServiceName;
 use jiff::{Timestamp, civil::Date, fmt::rfc2822::DateTimePrinter, tz::Offset};
-use serde::{Deserialize, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// The name of a version: `v1`, `v2`. The newest also answers below `/api`.
@@ -58,17 +58,42 @@ pub struct ApiSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
     /// Since when it has been announced that it will end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "date",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub announced: Option<Date>,
     /// From when on its answers carry `Deprecation` (RFC 9745).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "date",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub deprecated: Option<Date>,
     /// From when on it answers 410; said before in `Sunset` (RFC 8594).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "date",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub sunset: Option<Date>,
     /// Where people read how to move on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guide: Option<String>,
+}
+
+/// Reads a date; what to write stands in the refusal.
+fn date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Date>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        D::Error::custom(format!(
+            "`{text}` is not a date; write year, month and day, such as `2027-05-10`"
+        ))
+    })
 }
 
 /// What the answers of a version say about its end.
