@@ -59,7 +59,7 @@ pub(crate) struct Token {
     pub(crate) is_tester: bool,
     /// The split of a rollout gave it its version.
     pub(crate) by_split: bool,
-    /// The hash of that other key, by which the versions are compared.
+    /// The hash of that other key, by which the versions are compared. None beside a side: testers are not compared.
     pub(crate) key: Option<u64>,
     /// The side of a flag that its tester chose: both sides have the same endpoints.
     pub(crate) side: Option<Side>,
@@ -103,18 +103,19 @@ impl Token {
         out.extend_from_slice(&self.issued_ms.to_be_bytes());
         out.extend_from_slice(&self.expires_seconds.to_be_bytes());
         let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let key = self.key.filter(|_| self.side.is_none());
         let side_is_on = self.side.is_some_and(|side| side.is_on);
         out.push(
             bit(self.is_tester, IS_TESTER)
                 | bit(self.by_split, BY_SPLIT)
                 | bit(self.side.is_some(), HAS_SIDE)
                 | bit(side_is_on, SIDE_IS_ON)
-                | bit(self.key.is_some(), HAS_KEY),
+                | bit(key.is_some(), HAS_KEY),
         );
         if let Some(side) = &self.side {
             out.extend_from_slice(side.rollout.0.as_bytes());
         }
-        if let Some(key) = self.key {
+        if let Some(key) = key {
             out.extend_from_slice(&key.to_be_bytes());
         }
         // Once the length of a tenant, which its owner has taken the place of.
@@ -145,6 +146,8 @@ impl Token {
         };
         let (key, raw) = if flags & HAS_KEY == 0 {
             (None, raw)
+        } else if side.is_some() {
+            return None;
         } else {
             let (key, raw) = raw.split_first_chunk()?;
             (Some(u64::from_be_bytes(*key)), raw)
@@ -469,7 +472,7 @@ mod tests {
             let keys = Keyring::ephemeral().unwrap();
             let mut token = token(upstream, init);
             token.side = side.map(|(rollout, is_on)| Side { rollout: RolloutId(Uuid::from_u128(rollout)), is_on });
-            token.key = key;
+            token.key = key.filter(|_| side.is_none());
             let text = token.seal(&keys, ("tools", None)).unwrap();
             prop_assert!(text.len() < 1500);
             let back = Token::open(&keys, ("tools", None), text.as_bytes(), 999);
@@ -514,7 +517,6 @@ mod tests {
         let id = |n| Some("u".repeat(n));
         let mut most = token(id(UPSTREAM_BYTES_BESIDE_INIT_MAX), init(INIT_BYTES_MAX));
         let rollout = RolloutId(Uuid::from_u128(1));
-        most.key = Some(1);
         most.side = Some(Side {
             rollout,
             is_on: true,

@@ -90,7 +90,9 @@ impl Admitted<'_> {
                     .saturating_add(self.service.settings.session_ttl.as_secs()),
                 is_tester: self.chosen.is_some(),
                 by_split: to.by_split.is_some(),
-                key: known.as_deref().map(route::key_hash),
+                key: (known.as_deref())
+                    .filter(|_| to.by_split.is_some())
+                    .map(route::key_hash),
                 side: self.side_of_tester(to.version),
                 upstream: match &upstream {
                     Some(id) => Some(id.to_str().map_err(|_| self.bad_session_id())?.into()),

@@ -13,6 +13,7 @@ mod moves;
 mod observed;
 mod rates;
 mod rest;
+mod rules;
 mod shutdown;
 mod slow;
 mod support;

@@ -111,6 +111,40 @@ async fn a_legacy_session_is_a_key() {
 }
 
 #[tokio::test]
+async fn sessions_of_a_caller_who_is_known_again_are_one_key() {
+    let server = Server::mcp("one").await;
+    let mut tools = split(&server, &server);
+    tools.settings.affinity =
+        serde_json::from_value(serde_json::json!([{ "header": "x-user" }])).unwrap();
+    let mut gateway = Running::start(vec![tools]);
+    let mut client = gateway.client().await;
+    for user in ["ann", "bob", "ann"] {
+        let headers = [("x-user", user), ("content-type", "application/json")];
+        let begun = client.ask("POST", "/mcp", &headers, INITIALIZE).await;
+        let id = begun.header("mcp-session-id").unwrap().to_owned();
+        // Its later requests need not say who they are: their session knows.
+        assert_eq!(client.legacy(&id, CALL).await.status, 200);
+    }
+    let own = session(&mut client).await;
+    client.legacy(&own, CALL).await;
+    ended(&mut gateway, 8).await;
+    let keys = |of: Vec<u64>| of.into_iter().collect::<std::collections::BTreeSet<_>>();
+    let assigned = keys(
+        self::keys(&gateway.observed.seen)
+            .iter()
+            .map(|key| key.key)
+            .collect(),
+    );
+    let compared = keys(
+        parts(&gateway.observed.seen)
+            .iter()
+            .map(|part| part.key)
+            .collect(),
+    );
+    assert_eq!((assigned.len(), &assigned), (3, &compared));
+}
+
+#[tokio::test]
 async fn modern_and_plain_callers_are_keys() {
     let server = Server::answering(|seen| match seen.header("x-want") {
         Some(_) => reply(500, &[], "oh"),
