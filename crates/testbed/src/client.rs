@@ -17,6 +17,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use crate::record::MARK;
+
 /// The protocol version that legacy clients ask for.
 pub const LEGACY_VERSION: &str = "2025-11-25";
 /// The protocol version of modern requests.
@@ -120,6 +122,13 @@ impl Answer {
     }
 }
 
+/// What tells a client's requests apart, in the records of servers.
+#[derive(Debug)]
+struct Marks {
+    client: String,
+    given: u64,
+}
+
 /// A client with one connection for its calls, opened when needed and kept.
 #[derive(Debug)]
 pub struct Client {
@@ -128,6 +137,7 @@ pub struct Client {
     /// The session's id, in the legacy era, once it is open.
     session: Option<HeaderValue>,
     next_id: u64,
+    marks: Option<Marks>,
     timeout: Duration,
     calls: Connection,
     /// For what must be said while an answer is still being read.
@@ -152,6 +162,7 @@ impl Client {
             bearer,
             session: None,
             next_id: 1,
+            marks: None,
             timeout: TIMEOUT,
             aside: connection.another(),
             calls: connection,
@@ -161,6 +172,18 @@ impl Client {
     /// Gives up on an answer after this long.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
+    }
+
+    /// Marks each request from now on: `client`, which no other client may have, and a number, with a dot between them.
+    pub fn mark(&mut self, client: impl Into<String>) {
+        let client = client.into();
+        self.marks = Some(Marks { client, given: 0 });
+    }
+
+    /// The mark of the request that was sent last.
+    pub fn last_mark(&self) -> Option<String> {
+        let marks = self.marks.as_ref()?;
+        Some(format!("{}.{}", marks.client, marks.given))
     }
 
     /// The era that the client speaks.
@@ -337,10 +360,16 @@ impl Client {
         drain(self.aside.send(request).await?).await
     }
 
-    fn http(&self, method: Method, body: Bytes) -> Request<Full<Bytes>> {
+    fn http(&mut self, method: Method, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         let headers = request.headers_mut();
+        if let Some(marks) = &mut self.marks {
+            marks.given += 1;
+        }
+        if let Some(Ok(mark)) = self.last_mark().map(HeaderValue::try_from) {
+            headers.insert(MARK, mark);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
             ACCEPT,

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{Body, Connection, answer};
 
-/// The longest delay that a fault may add: longer is a [`FaultKind::Hang`].
+/// The longest delay that a fault may add, and the longest time of a [`Flap`]: longer is a [`FaultKind::Hang`].
 pub const LATENCY_MS_MAX: u64 = 600_000;
 
 /// What goes wrong, for whom, and how often.
@@ -46,6 +46,25 @@ pub struct Fault {
     /// Strikes only requests whose `X-Serin-Flags` has this, such as `new_search=on`: a fault of a feature and not of the version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with_flag: Option<String>,
+    /// Strikes by this schedule; all the time where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flap: Option<Flap>,
+}
+
+/// A fault that comes and goes: so long there, from the instant it was injected, then so long gone, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flap {
+    /// Milliseconds for which it strikes, 1 to [`LATENCY_MS_MAX`].
+    pub down_ms: u64,
+    /// Milliseconds for which it does not, 1 to [`LATENCY_MS_MAX`].
+    pub up_ms: u64,
+}
+
+impl Flap {
+    fn is_down(self, since: Duration) -> bool {
+        since.as_millis() % u128::from(self.down_ms + self.up_ms) < u128::from(self.down_ms)
+    }
 }
 
 /// The header by which the gateway says which variant of a released flag a caller has.
@@ -63,7 +82,15 @@ impl Fault {
             target: Target::default(),
             ratio: every_time(),
             with_flag: None,
+            flap: None,
         }
+    }
+
+    /// Comes and goes.
+    #[must_use]
+    pub fn flapping(mut self, flap: Flap) -> Self {
+        self.flap = Some(flap);
+        self
     }
 
     /// Strikes `target` instead.
@@ -96,6 +123,13 @@ impl Fault {
     fn check(&self) -> Result<(), FaultError> {
         if !(0.0..=1.0).contains(&self.ratio) {
             return Err(FaultError::Ratio(self.ratio));
+        }
+        if let Some(Flap { down_ms, up_ms }) = self.flap
+            && [down_ms, up_ms]
+                .iter()
+                .any(|ms| !(1..=LATENCY_MS_MAX).contains(ms))
+        {
+            return Err(FaultError::Flap { down_ms, up_ms });
         }
         match self.kind {
             FaultKind::Latency { add_ms } if add_ms > LATENCY_MS_MAX => {
@@ -146,7 +180,21 @@ pub enum FaultKind {
     },
     /// HTTP 200, said to be JSON, and is not.
     Garbage,
+    /// The connection is reset when the request has been read, before a byte of an answer.
+    Reset,
+    /// The answer is no HTTP.
+    NotHttp,
+    /// HTTP 200 with a stream of events, of which the first is no JSON. The stream ends in good order.
+    BrokenEvents,
+    /// HTTP 200 with a `Content-Length` greater than the body, and an orderly end of the connection.
+    ShortBody,
+    /// HTTP 200 with a `Content-Length` less than what is sent. What is beyond it looks like the answer to a later request of the
+    /// connection, which stays open; it has [`FORGED`] in it.
+    LongBody,
 }
+
+/// What [`FaultKind::LongBody`] would have a later request answered with.
+pub const FORGED: &str = "an answer to nobody";
 
 /// Which requests a fault strikes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +220,14 @@ pub enum FaultError {
         "latency of {0} ms: at most {LATENCY_MS_MAX}; use `hang` for requests that are never answered"
     )]
     Latency(u64),
+    /// A part of the schedule has no length, or one of more than [`LATENCY_MS_MAX`].
+    #[error("{down_ms} ms down and {up_ms} ms up: each must be 1 to {LATENCY_MS_MAX}")]
+    Flap {
+        /// For how long it strikes.
+        down_ms: u64,
+        /// For how long it does not.
+        up_ms: u64,
+    },
     /// The status is not an error.
     #[error("HTTP status {0}: it must be an error, 400 to 599")]
     Status(u16),
@@ -241,7 +297,12 @@ impl FaultSwitch {
             target,
             ratio,
             with_flag,
+            flap,
         } = &active.fault;
+        let since = active.injected_at.elapsed();
+        if flap.is_some_and(|flap| !flap.is_down(since)) {
+            return None;
+        }
         let has_flag =
             |variant: &String| called.flags.split(',').any(|flag| flag.trim() == variant);
         if !with_flag.as_ref().is_none_or(has_flag) {
@@ -364,12 +425,46 @@ where
             response.headers_mut().remove(CONTENT_LENGTH);
             response.map(|body| Cut::new(body, after_bytes).boxed())
         }
-        Some(FaultKind::Garbage) => answer(
-            StatusCode::OK,
-            "application/json",
-            &b"\x00\xff{\"jsonrpc\": \"2.0\", \"result\": <<garbage>>"[..],
-        ),
+        Some(FaultKind::Garbage) => answer(StatusCode::OK, "application/json", GARBAGE),
+        Some(FaultKind::BrokenEvents) => {
+            let events = [b"event: message\ndata: ", GARBAGE, b"\n\n"].concat();
+            answer(StatusCode::OK, "text/event-stream", events)
+        }
+        Some(raw) => {
+            match raw {
+                FaultKind::NotHttp => connection.say_instead(GARBAGE),
+                FaultKind::ShortBody => connection.say_instead(said_to_have(1000, "{\"jsonrpc\":")),
+                FaultKind::LongBody => connection.say_and_stay(two_answers(called.id)),
+                _ => {
+                    connection.reset_on_close();
+                    connection.say_instead("");
+                }
+            }
+            // Something must be said for the connection to say something else.
+            answer(StatusCode::OK, "text/plain", "fault")
+        }
     }
+}
+
+/// Neither JSON nor HTTP nor an event.
+const GARBAGE: &[u8] = b"\x00\xff{\"jsonrpc\": \"2.0\", \"result\": <<garbage>>";
+
+/// An answer that says that its body has so many bytes.
+fn said_to_have(bytes: usize, body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
+    )
+}
+
+/// A whole answer, and behind it another that nobody asked for.
+fn two_answers(id: Option<&RawValue>) -> String {
+    let message = |id: Option<&RawValue>, text: &str| {
+        let content = json!([{ "type": "text", "text": text }]);
+        let result = json!({ "content": content, "isError": false, "resultType": "complete" });
+        json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
+    };
+    let (first, second) = (message(id, "the answer"), message(None, FORGED));
+    said_to_have(first.len(), &first) + &said_to_have(second.len(), &second)
 }
 
 /// A body that breaks after some bytes.

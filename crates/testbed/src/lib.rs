@@ -5,6 +5,7 @@
 //! - [`client`]: an MCP client of either era, close to the wire.
 //! - [`sample`]: an MCP server in two versions whose answers say who gave them.
 //! - [`faults`]: makes a sample server fail in a chosen way, from a chosen instant.
+//! - [`record`]: what a server was sent, on the disk, so that nothing was sent twice can be shown.
 //! - [`population`]: clients of both eras that check every answer on the wire.
 //! - [`load`] and [`upstream`]: the two ends of a benchmark.
 //! - `valkey`: a real server that gateways share their limits by, with the feature of that name.
@@ -18,6 +19,7 @@ pub mod fixture;
 pub mod load;
 pub mod population;
 pub mod ramp;
+pub mod record;
 pub mod sample;
 mod serve;
 pub mod upstream;

@@ -74,6 +74,9 @@ struct SampleArgs {
     /// The tools on offer.
     #[arg(long, value_enum, default_value_t)]
     tools: ToolSet,
+    /// The file into which it writes the marks of the requests that it gets.
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// Let callers on loopback inject faults: POST, GET and DELETE on /faults.
     #[cfg(feature = "faults")]
     #[arg(long)]
@@ -185,6 +188,7 @@ async fn main() -> ExitCode {
 async fn sample(args: SampleArgs) -> Result<ExitCode> {
     let mut options = SampleOptions::new(args.release, args.endpoint, args.tools);
     options.listen = args.listen;
+    options.record = args.record;
     #[cfg(feature = "faults")]
     {
         options.control = args.control;

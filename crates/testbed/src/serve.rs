@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -64,6 +64,15 @@ pub(crate) struct Connection {
     #[cfg_attr(not(feature = "faults"), expect(dead_code, reason = "only faults ask"))]
     pub(crate) peer: SocketAddr,
     reset: Arc<AtomicBool>,
+    raw: Arc<Mutex<Option<Raw>>>,
+}
+
+/// Bytes that stand in for an answer.
+#[derive(Debug)]
+struct Raw {
+    bytes: Bytes,
+    /// The connection is kept afterwards, as if the answer had been sent.
+    stays: bool,
 }
 
 impl Connection {
@@ -71,6 +80,24 @@ impl Connection {
     #[cfg(feature = "faults")]
     pub(crate) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends these bytes in place of the next answer, and closes the connection.
+    #[cfg(feature = "faults")]
+    pub(crate) fn say_instead(&self, bytes: impl Into<Bytes>) {
+        self.say(bytes.into(), false);
+    }
+
+    /// Sends these bytes in place of the next answer, and goes on.
+    #[cfg(feature = "faults")]
+    pub(crate) fn say_and_stay(&self, bytes: impl Into<Bytes>) {
+        self.say(bytes.into(), true);
+    }
+
+    #[cfg(feature = "faults")]
+    fn say(&self, bytes: Bytes, stays: bool) {
+        let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        *raw = Some(Raw { bytes, stays });
     }
 }
 
@@ -186,10 +213,12 @@ async fn serve_connection<H, F>(
     let connection = Connection {
         peer,
         reset: Arc::default(),
+        raw: Arc::default(),
     };
     let stream = Resettable {
         stream,
         reset: Arc::clone(&connection.reset),
+        raw: Arc::clone(&connection.raw),
     };
     let service = service_fn(|request| {
         let response = handler(request, connection.clone());
@@ -204,10 +233,37 @@ async fn serve_connection<H, F>(
     let _ = served.await;
 }
 
-/// A TCP stream that is reset, not closed, when its flag is up.
+/// A TCP stream that is reset, not closed, when its flag is up, and says other things than it was told to.
 struct Resettable {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
+    raw: Arc<Mutex<Option<Raw>>>,
+}
+
+impl Resettable {
+    /// Writes what is to be said in place of the `whole` bytes that it was given; nothing where they are to be said.
+    fn poll_instead(
+        &mut self,
+        context: &mut Context<'_>,
+        whole: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let mut said = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let raw = said.as_mut()?;
+        while !raw.bytes.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, &raw.bytes) {
+                Poll::Ready(Ok(written)) => drop(raw.bytes.split_to(written)),
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        let stays = raw.stays;
+        *said = None;
+        Some(Poll::Ready(if stays {
+            Ok(whole)
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }))
+    }
 }
 
 impl Drop for Resettable {
@@ -234,6 +290,9 @@ impl AsyncWrite for Resettable {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(said) = self.poll_instead(context, buffer.len()) {
+            return said;
+        }
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
@@ -250,6 +309,10 @@ impl AsyncWrite for Resettable {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let whole = buffers.iter().map(|buffer| buffer.len()).sum();
+        if let Some(said) = self.poll_instead(context, whole) {
+            return said;
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use serin_testbed::{
     client::{Answer, Client, ClientError, Era},
-    faults::{Fault, FaultKind, FaultSwitch, Target},
+    faults::{FORGED, Fault, FaultKind, FaultSwitch, Flap, Target},
+    record,
     sample::{Running, Sample, SampleOptions, ToolSet},
 };
 
@@ -112,6 +113,76 @@ async fn garbage_inside_http_200() {
         assert!(matches!(answer, Err(ClientError::NotJson(_))), "{answer:?}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn broken_events_inside_http_200() {
+    strikes(FaultKind::BrokenEvents, |answer| {
+        assert!(matches!(answer, Err(ClientError::NotJson(_))), "{answer:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_break_the_connection() {
+    for kind in [FaultKind::Reset, FaultKind::NotHttp, FaultKind::ShortBody] {
+        strikes(kind, |answer| {
+            assert!(matches!(answer, Err(ClientError::Broken(_))), "{answer:?}");
+        })
+        .await;
+    }
+}
+
+/// The client takes its answer, and what follows it for nobody's.
+#[tokio::test]
+async fn a_body_that_is_longer_than_said() {
+    strikes(FaultKind::LongBody, |answer| {
+        assert!(!format!("{answer:?}").contains(FORGED), "{answer:?}");
+        assert_well(answer);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fault_that_flaps_comes_and_goes() {
+    let server = sample().await;
+    let flap = Flap {
+        down_ms: 40,
+        up_ms: 40,
+    };
+    let fault = Fault::new(FaultKind::HttpStatus { status: 503 }).flapping(flap);
+    server.faults().set(fault).unwrap();
+    let mut client = client(&server, Era::Modern).await;
+    let mut turns = Vec::new();
+    while turns.len() < 4 {
+        let status = call(&mut client, "get_entry").await.unwrap().status;
+        if turns.last() != Some(&status) {
+            turns.push(status);
+        }
+    }
+    assert_ne!(turns[0], turns[1]);
+    assert_eq!(turns[..2], turns[2..]);
+}
+
+/// What came is on the disk, also of a request that was never answered.
+#[tokio::test]
+async fn marked_requests_are_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("record");
+    assert_eq!(record::read(&path).unwrap(), Vec::<String>::new());
+    let options = SampleOptions {
+        record: Some(path.clone()),
+        ..SampleOptions::new("v2", "a", ToolSet::V2)
+    };
+    let server = Sample::start(options).await.unwrap();
+    let mut client = client(&server, Era::Modern).await;
+    assert_well(call(&mut client, "get_entry").await);
+    client.mark("ann");
+    assert_well(call(&mut client, "get_entry").await);
+    assert_eq!(client.last_mark().as_deref(), Some("ann.1"));
+    server.faults().set(Fault::new(FaultKind::Reset)).unwrap();
+    call(&mut client, "get_entry").await.unwrap_err();
+    assert_eq!(record::read(&path).unwrap(), ["ann.1", "ann.2"]);
 }
 
 #[tokio::test]
@@ -226,6 +297,10 @@ fn nonsense_is_refused_and_changes_nothing() {
         Fault::new(FaultKind::Hang).with_ratio(f64::NAN),
         Fault::new(FaultKind::HttpStatus { status: 200 }),
         Fault::new(FaultKind::Latency { add_ms: 3_600_000 }),
+        Fault::new(FaultKind::Hang).flapping(Flap {
+            down_ms: 0,
+            up_ms: 1,
+        }),
     ] {
         switch.set(fault).unwrap_err();
     }

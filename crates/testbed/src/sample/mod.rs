@@ -10,7 +10,7 @@
 mod handler;
 mod tools;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -25,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "faults")]
 use crate::faults::{Fault, FaultSwitch};
-use crate::serve::{Body, Connection, Server, answer};
+use crate::{
+    record::Record,
+    serve::{Body, Connection, Server, answer},
+};
 
 pub use handler::{LIST_TTL_MS, PAGE_TOOLS};
 pub use tools::{ELICITING_TOOL, PROGRESS_TOOL, TASK_TOOL, ToolSet};
@@ -51,6 +54,8 @@ pub struct SampleOptions {
     pub listen: SocketAddr,
     /// Whether it refuses what comes in the modern era, as a server of before 2026-07-28 does.
     pub is_legacy: bool,
+    /// The file into which it writes the marks of the requests that it gets.
+    pub record: Option<PathBuf>,
     /// Whether callers on loopback may turn the fault switch over HTTP: `GET`, `POST` (a [`Fault`] as JSON) and `DELETE`
     /// on `/faults`.
     #[cfg(feature = "faults")]
@@ -66,6 +71,7 @@ impl SampleOptions {
             tools,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             is_legacy: false,
+            record: None,
             #[cfg(feature = "faults")]
             control: false,
         }
@@ -80,7 +86,7 @@ impl Sample {
     /// Starts a sample server on the current runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on.
+    /// When the address cannot be listened on, or the record cannot be written.
     pub async fn start(options: SampleOptions) -> io::Result<Running> {
         let shared = Arc::new(Shared::new(
             options.version,
@@ -98,7 +104,9 @@ impl Sample {
             StreamableHttpServerConfig::default().with_cancellation_token(ended.clone()),
         );
         let kill = CancellationToken::new();
+        let record = options.record.as_deref().map(Record::open).transpose()?;
         let site = Site {
+            record: record.map(Arc::new),
             mcp,
             shared: Arc::clone(&shared),
             is_legacy: options.is_legacy,
@@ -181,6 +189,7 @@ struct Site {
     mcp: StreamableHttpService<Handler, LocalSessionManager>,
     shared: Arc<Shared>,
     is_legacy: bool,
+    record: Option<Arc<Record>>,
     #[cfg(feature = "faults")]
     faults: FaultSwitch,
     #[cfg(feature = "faults")]
@@ -192,6 +201,9 @@ struct Site {
 impl Site {
     async fn answer(&self, request: Request<Incoming>, connection: Connection) -> Response<Body> {
         let (parts, body) = request.into_parts();
+        if let Some(record) = &self.record {
+            record.note(&parts.headers);
+        }
         let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
             let message =
                 format!("the body could not be read, or has more than {BODY_BYTES_MAX} bytes\n");
