@@ -288,7 +288,9 @@ impl Writer {
     }
 
     fn take(&mut self, rows: Vec<AuditRow>) {
-        let uses = rows.iter().filter_map(|row| {
+        // With a key that opens nothing any more nothing was used.
+        let opened = rows.iter().filter(|row| row.status != 401);
+        let uses = opened.filter_map(|row| {
             let at = Timestamp::from_microsecond(row.at_micros).ok()?;
             Some((&*row.key_hash, at))
         });

@@ -1,11 +1,13 @@
 //! The writer of the audit trail: nothing that it was sent is missing from the table, whatever becomes of the store meanwhile.
 
+use jiff::Timestamp;
 use serin_control::{
     audit::{Books, Options, Recorder},
     tables::KeyUses,
 };
 use serin_model::audit::AuditRow;
 use serin_store::{Audit, Cell};
+use serin_tenancy::{KeyRecord, Role, Scopes, SecretKey, key::RANDOM_BYTES};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use std::{
     path::Path,
@@ -49,6 +51,10 @@ async fn start(folder: &Path, is_required: bool) -> Trail {
 }
 
 async fn start_with(folder: &Path, spill: &Path, is_required: bool) -> Trail {
+    start_noting(folder, spill, is_required, KeyUses::default()).await
+}
+
+async fn start_noting(folder: &Path, spill: &Path, is_required: bool, key_uses: KeyUses) -> Trail {
     let tables = Audit::open(&folder.join("serin.audit.db")).await.unwrap();
     let books = Books::default();
     books.open(&tables);
@@ -57,7 +63,7 @@ async fn start_with(folder: &Path, spill: &Path, is_required: bool) -> Trail {
         spill: spill.to_owned(),
         is_required,
         retention: Duration::from_hours(24),
-        key_uses: KeyUses::default(),
+        key_uses,
         books: books.clone(),
     });
     Trail {
@@ -350,4 +356,36 @@ async fn old_rows_go() {
         assert!(began.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_key_that_is_over_was_shown_for_is_no_use_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = folder.path().join("serin.audit-spill");
+    let uses = KeyUses::default();
+    let trail = start_noting(folder.path(), &spill, false, uses.clone()).await;
+    let (id, hash) = SecretKey::new(&[1; RANDOM_BYTES]).parts().unwrap();
+    let key = KeyRecord {
+        id,
+        tenant: "acme".parse().unwrap(),
+        name: String::new(),
+        hash,
+        role: Role::User,
+        scopes: Scopes::default(),
+        tier: None,
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: Timestamp::UNIX_EPOCH,
+        revoked_at: None,
+        replaced_by: None,
+        signs: false,
+    };
+    let rows = [(1, 200), (2, 403), (3, 401)].map(|(at_micros, status)| AuditRow {
+        at_micros,
+        status,
+        key_hash: key.hash.to_hex().into(),
+        ..row(0)
+    });
+    trail.recorder.rows().send(rows.into()).await.unwrap();
+    trail.stored(3).await;
+    assert_eq!(uses.of(&key), Timestamp::from_microsecond(2).ok());
 }

@@ -308,7 +308,7 @@ impl View {
                 Ok(()) => true,
                 // It may be called now and then.
                 Err(Denied::Killed(stop)) => stop.one_in.is_some(),
-                Err(Denied::Hidden | Denied::Beyond) => false,
+                Err(Denied::Hidden | Denied::Beyond | Denied::Role) => false,
             };
             let edit = lists::edit(message, closed, is_visible);
             for (flag, variant, reason) in answers {

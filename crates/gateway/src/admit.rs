@@ -251,6 +251,7 @@ async fn admit(
                 directory,
                 headers,
                 &host,
+                trail,
             )?)
         }
         None => None,
@@ -259,9 +260,6 @@ async fn admit(
         Some(principal) => Some(principal.tenant.as_str().into()),
         None => guard::tenant(service, &parts.headers)?,
     };
-    if let (Some(principal), Some(directory)) = (&principal, &directory) {
-        trail.by(principal, directory);
-    }
     trail.of_tenant(tenant.as_deref());
     let newer = OnceCell::new();
     let challenged = auth::metadata::Challenged::new(connection, service, &parts.headers, &host);
@@ -474,7 +472,7 @@ impl Admitted<'_> {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
                 Refusal::unusable(&service.name, version.unwrap_or_default())
             }
-        })
+        }
     }
 
     /// The request as it goes to the endpoint.

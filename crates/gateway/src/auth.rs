@@ -3,7 +3,7 @@
 pub(crate) mod metadata;
 pub(crate) mod sign;
 
-use crate::{connection::Connection, core::Core, headers, refusal::Refusal};
+use crate::{audit::Trail, connection::Connection, core::Core, headers, refusal::Refusal};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, uri::Authority};
 use jiff::Timestamp;
 use serin_model::{
@@ -15,7 +15,10 @@ use serin_tenancy::{
     Denial, Directory, Principal,
     token::{Refused, is_token},
 };
-use std::sync::{Arc, Weak};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Weak},
+};
 
 /// The label of requests that prove whose they are.
 const OK: &str = "ok";
@@ -35,18 +38,56 @@ pub(crate) struct Proven {
 
 /// Why a request is nobody's.
 enum Nobody {
-    Denied(Denial),
+    Denied {
+        denial: Denial,
+        /// For whoever runs the gateway; the caller is not told.
+        why: Cow<'static, str>,
+        /// Who has shown it, where that was proven.
+        holder: Option<Arc<Principal>>,
+    },
     /// The keys of the identity provider are not known yet.
     NoKeys,
 }
 
-impl From<Denial> for Nobody {
-    fn from(denial: Denial) -> Self {
-        Self::Denied(denial)
+impl Nobody {
+    fn known(denial: Denial, holder: Option<Arc<Principal>>) -> Self {
+        Self::Denied {
+            denial,
+            why: why(denial).into(),
+            holder,
+        }
     }
 }
 
-/// Whose a request is. Its credential is taken out: no endpoint gets it.
+/// Why a key opens nothing, for whoever runs the gateway.
+const fn why(denial: Denial) -> &'static str {
+    match denial {
+        Denial::Missing => "no credential",
+        Denial::Unknown => "no key of ours, or not a whole one",
+        Denial::Expired => "the time of the credential is over",
+        Denial::Revoked => "the key is revoked, or its tenant suspended",
+        Denial::Signature => "the signature is not that of the key's holder",
+    }
+}
+
+impl From<Denial> for Nobody {
+    fn from(denial: Denial) -> Self {
+        Self::known(denial, None)
+    }
+}
+
+impl From<Refused> for Nobody {
+    fn from(refused: Refused) -> Self {
+        Self::Denied {
+            denial: refused.denial,
+            why: format!("the token is refused: {}", refused.why).into(),
+            holder: refused.whose,
+        }
+    }
+}
+
+/// Whose a request is. Its credential is taken out: no endpoint gets it. Who has proven to be the caller stands in the `trail`, also
+/// of what is refused: a key that leaked and was revoked is found by that.
 ///
 /// # Errors
 /// It is nobody's, and is refused.
@@ -57,23 +98,33 @@ pub(crate) fn authenticate(
     directory: &Arc<Directory>,
     headers: &mut HeaderMap,
     host: &Authority,
+    trail: &Trail,
 ) -> Result<Arc<Principal>, Refusal> {
     let found = find(core, connection, service, directory, headers);
     core.counters.authenticated(match &found {
         Ok(_) => OK,
-        Err(Nobody::Denied(denial)) => denial.label(),
+        Err(Nobody::Denied { denial, .. }) => denial.label(),
         Err(Nobody::NoKeys) => UNAVAILABLE,
     });
+    let origin = || metadata::origin(connection, headers, host);
     let principal = match found {
         Ok(principal) => principal,
         Err(Nobody::NoKeys) => return Err(no_keys(service)),
-        Err(Nobody::Denied(denial)) => {
-            let origin = metadata::origin(connection, headers, host);
-            return Err(refused(service, denial, &origin));
+        Err(Nobody::Denied {
+            denial,
+            why,
+            holder,
+        }) => {
+            tracing::debug!(service = %service.name, %why, "a credential is refused");
+            if let Some(holder) = holder {
+                trail.by(&holder, directory);
+            }
+            return Err(refused(service, denial, &origin()).because(&why));
         }
     };
+    trail.by(&principal, directory);
     if !principal.scopes.reach(service.name.as_str()) {
-        return Err(out_of_reach(service));
+        return Err(out_of_reach(service, &principal, &origin()));
     }
     headers.remove(header::AUTHORIZATION);
     name_tenant(service, &principal, headers);
@@ -110,7 +161,7 @@ pub(crate) fn look_again(
         .and_then(|principal| recheck(principal, &directory));
     checked.map_err(|denial| {
         core.counters.authenticated(denial.label());
-        refused(service, denial, "")
+        refused(service, denial, "").because(why(denial))
     })
 }
 
@@ -138,7 +189,8 @@ fn find(
         return if now < known.until {
             Ok(Arc::clone(&known.principal))
         } else {
-            Err(Denial::Expired.into())
+            let holder = Arc::clone(&known.principal);
+            Err(Nobody::known(Denial::Expired, Some(holder)))
         };
     }
     drop(known);
@@ -146,15 +198,14 @@ fn find(
     let (principal, until) = if let Some(jwt) = tokens {
         let keys = service.tokens.as_ref().ok_or(Nobody::NoKeys)?;
         let found = keys.find(credential, &jwt.expected(), directory, now);
-        found.map_err(|refused| match refused {
-            Refused::For(denial) => denial,
-            Refused::UnknownKey => {
-                core.options().ask_for_keys(&jwt.jwks);
-                Denial::Unknown
-            }
-        })?
+        if found.as_ref().is_err_and(|refused| refused.is_key_unknown) {
+            core.options().ask_for_keys(&jwt.jwks);
+        }
+        found?
     } else {
-        let principal = Arc::clone(directory.find(credential, now)?);
+        let found = directory.find(credential, now);
+        let denied = |denial| Nobody::known(denial, directory.holder(credential).cloned());
+        let principal = Arc::clone(found.map_err(denied)?);
         let record = principal.key.and_then(|id| directory.record(id));
         let until = record.map_or(now, |record| record.expires_at);
         (principal, until)
@@ -243,14 +294,37 @@ pub(crate) fn prove(service: &ServiceRoute, headers: &mut HeaderMap) -> Result<(
     Ok(())
 }
 
-/// The scopes or the role of a caller do not reach a tool, or else a method.
-pub(crate) fn beyond(refusal: Refusal, service: &ServiceRoute, tool: Option<&str>) -> Refusal {
+/// What a caller asked for and may not have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beyond<'a> {
+    /// The tool, if it was one.
+    pub(crate) tool: Option<&'a str>,
+    /// It is the role that leaves it out, and not the scopes.
+    pub(crate) by_role: bool,
+}
+
+/// Says to whom something is beyond what they may have, and what would reach it. `origin` is the gateway's.
+pub(crate) fn beyond(
+    refusal: Refusal,
+    service: &ServiceRoute,
+    beyond: Beyond<'_>,
+    origin: &str,
+) -> Refusal {
     let name = &service.name;
-    let scope = match tool.filter(|tool| is_plain(tool)) {
-        Some(tool) => format!("tool:{name}/{tool}"),
-        None => format!("service:{name}"),
+    let scope = match beyond.tool.filter(|tool| is_plain(tool)) {
+        _ if beyond.by_role => None,
+        Some(tool) => Some(format!("tool:{name}/{tool}")),
+        None => Some(format!("service:{name}")),
     };
-    insufficient(refusal, &scope)
+    insufficient(refusal, service, scope.as_deref(), origin)
+}
+
+/// What a caller has shown, in words.
+pub(crate) fn shown(principal: Option<&Principal>) -> &'static str {
+    match principal {
+        Some(Principal { key: None, .. }) => "token",
+        _ => "key",
+    }
 }
 
 /// Whether a name can stand in a quoted string of a header as it is.
@@ -259,16 +333,30 @@ fn is_plain(name: &str) -> bool {
         .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
 }
 
-/// The same, of a route of a plain HTTP service.
-pub(crate) fn route_beyond(service: &ServiceRoute) -> Refusal {
-    let name = &service.name;
-    let text = format!(
-        "the scopes or the role of this key do not reach this of service `{name}`; one of role `user` with `service:{name}` does"
-    );
+/// The same, of a route of a plain HTTP service, or of what an MCP service has below its path.
+pub(crate) fn route_beyond(
+    service: &ServiceRoute,
+    principal: Option<&Principal>,
+    by_role: bool,
+    origin: &str,
+) -> Refusal {
+    let (name, shown) = (&service.name, shown(principal));
+    let text = if by_role {
+        format!(
+            "the role of this {shown}, `read_only`, does not reach this of service `{name}`; one of role `user` does"
+        )
+    } else {
+        format!(
+            "the scopes of this {shown} do not reach this of service `{name}`; it needs `service:{name}`"
+        )
+    };
     let refusal = Refusal::plain(StatusCode::FORBIDDEN, text);
-    insufficient(refusal, &format!("service:{name}"))
-        .counted(Rejection::Scope)
-        .of(name)
+    let refusal = refusal.counted(Rejection::Scope).of(name);
+    let what = Beyond {
+        tool: None,
+        by_role,
+    };
+    beyond(refusal, service, what, origin)
 }
 
 /// A version was asked for by hand by somebody who may not.
@@ -282,22 +370,45 @@ pub(crate) fn not_admin(service: &ServiceRoute) -> Refusal {
         .of(&service.name)
 }
 
-/// Says which scope was missing (RFC 6750, section 3.1).
-fn insufficient(refusal: Refusal, scope: &str) -> Refusal {
-    let challenge =
-        format!("Bearer realm=\"serin\", error=\"insufficient_scope\", scope=\"{scope}\"");
+/// Says which scope was missing, if one was (RFC 6750, section 3.1), and where tokens come from (RFC 9728, section 5.1).
+fn insufficient(
+    refusal: Refusal,
+    service: &ServiceRoute,
+    scope: Option<&str>,
+    origin: &str,
+) -> Refusal {
+    let mut challenge = "Bearer realm=\"serin\", error=\"insufficient_scope\"".to_owned();
+    if let Some(scope) = scope {
+        challenge += &format!(", scope=\"{scope}\"");
+    }
+    challenged(refusal, service, challenge, origin)
+}
+
+/// With a challenge, which leads to the document of a service that takes tokens.
+fn challenged(
+    refusal: Refusal,
+    service: &ServiceRoute,
+    mut challenge: String,
+    origin: &str,
+) -> Refusal {
+    if metadata::tokens(service).is_some() && !origin.is_empty() {
+        let url = metadata::url(service, origin);
+        challenge += &format!(", resource_metadata=\"{url}\"");
+    }
     match HeaderValue::from_str(&challenge) {
         Ok(challenge) => refusal.challenge(challenge),
         Err(_) => refusal,
     }
 }
 
-fn out_of_reach(service: &ServiceRoute) -> Refusal {
-    let name = &service.name;
-    let text =
-        format!("the scopes of this key do not reach service `{name}`; it needs `service:{name}`");
+fn out_of_reach(service: &ServiceRoute, principal: &Principal, origin: &str) -> Refusal {
+    let (name, shown) = (&service.name, shown(Some(principal)));
+    let text = format!(
+        "the scopes of this {shown} do not reach service `{name}`; it needs `service:{name}`"
+    );
     let refusal = Refusal::plain(StatusCode::FORBIDDEN, text);
-    insufficient(refusal, &format!("service:{name}"))
+    let scope = format!("service:{name}");
+    insufficient(refusal, service, Some(&scope), origin)
         .counted(Rejection::Scope)
         .of(name)
 }
@@ -336,16 +447,10 @@ fn refused(service: &ServiceRoute, denial: Denial, origin: &str) -> Refusal {
             ", error=\"invalid_token\"",
         ),
     };
-    // RFC 6750, section 3; RFC 9728, section 5.1.
-    let mut challenge = format!("Bearer realm=\"serin\"{error}");
-    if takes_tokens && !origin.is_empty() {
-        let url = metadata::url(service, origin);
-        challenge += &format!(", resource_metadata=\"{url}\"");
-    }
+    // RFC 6750, section 3.
+    let challenge = format!("Bearer realm=\"serin\"{error}");
     let refusal = Refusal::plain(StatusCode::UNAUTHORIZED, text);
-    let refusal = match HeaderValue::from_str(&challenge) {
-        Ok(challenge) => refusal.challenge(challenge),
-        Err(_) => refusal,
-    };
-    refusal.counted(Rejection::Auth).of(&service.name)
+    challenged(refusal, service, challenge, origin)
+        .counted(Rejection::Auth)
+        .of(&service.name)
 }

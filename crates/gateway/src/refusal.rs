@@ -37,6 +37,8 @@ pub(crate) struct Refusal {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The version that failed, and whether it is the candidate.
     version: Option<(HeaderValue, bool)>,
+    /// What its caller is not told, and whoever runs the gateway is.
+    why: Option<Box<str>>,
     /// How it is counted; a failure of an endpoint is counted with its calls instead.
     pub(crate) counted: Option<Rejection>,
     /// The service, where one was found.
@@ -52,6 +54,7 @@ impl Refusal {
             form: Form::Plain,
             headers: Vec::new(),
             version: None,
+            why: None,
             counted: None,
             service: None,
         }
@@ -69,6 +72,12 @@ impl Refusal {
             form: Form::Rpc,
             ..Self::plain(status, error_body(id, error, text, None))
         }
+    }
+
+    /// Says in the records why, where its caller must not learn that.
+    pub(crate) fn because(mut self, why: &str) -> Self {
+        self.why = Some(why.into());
+        self
     }
 
     pub(crate) fn counted(mut self, why: Rejection) -> Self {
@@ -180,8 +189,11 @@ impl Refusal {
             .of(service)
     }
 
-    /// What it says, for people: of a JSON-RPC error its message, of a problem document its detail.
+    /// What is recorded of it, for people: why it is, else what it says, of a JSON-RPC error its message, of a problem document its detail.
     pub(crate) fn words(&self) -> Cow<'_, str> {
+        if let Some(why) = &self.why {
+            return Cow::Borrowed(why);
+        }
         let field = |document: &serde_json::Value, at| {
             document
                 .pointer(at)

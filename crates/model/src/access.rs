@@ -311,8 +311,10 @@ pub enum Asked<'a> {
 /// Why it is not there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Denied<'a> {
-    /// The scopes or the role of the caller do not reach it.
+    /// The scopes of the caller do not reach it.
     Beyond,
+    /// They do, but the caller's role is to read, and this may do more.
+    Role,
     /// A flag closes it: to this caller it does not exist.
     Hidden,
     /// It is killed.
@@ -357,9 +359,7 @@ impl<'a> Access<'a> {
                 service: self.service,
                 read_only_tools: self.read_only_tools,
             };
-            if !reach.includes(asked, |category, tool| gates.is_in(category, tool)) {
-                return Err(Denied::Beyond);
-            }
+            reach.check(asked, |category, tool| gates.is_in(category, tool))?;
         }
         if let Asked::Tool(tool) = asked
             && self.only.is_some_and(|only| !only.has(tool))
@@ -851,7 +851,7 @@ mod tests {
                 let decided = access.decide(Asked::Tool(tool), &mut Answers::new());
                 let said = match decided {
                     Ok(()) => Ok(()),
-                    Err(Denied::Beyond) => Err("beyond"),
+                    Err(Denied::Beyond | Denied::Role) => Err("beyond"),
                     Err(Denied::Hidden) => Err("hidden"),
                     Err(Denied::Killed(stop)) if stop.one_in.is_some() => Err("tried"),
                     Err(Denied::Killed(_)) => Err("killed"),

@@ -1,6 +1,6 @@
 //! What the scopes and the role of a caller leave of a service. Asked by [`crate::access`] alone, so that lists and calls agree.
 
-use crate::access::Asked;
+use crate::access::{Asked, Denied};
 use serin_tenancy::{Principal, Role};
 use std::sync::Arc;
 
@@ -47,26 +47,36 @@ pub(crate) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// Whether something is within it. `is_in` says whether a tool belongs to a category.
-    pub(crate) fn includes(self, asked: Asked<'_>, is_in: impl Fn(&str, &str) -> bool) -> bool {
+    /// Refuses what is not within it. `is_in` says whether a tool belongs to a category.
+    ///
+    /// # Errors
+    /// Whether the scopes or the role leave it out.
+    pub(crate) fn check<'d>(
+        self,
+        asked: Asked<'_>,
+        is_in: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), Denied<'d>> {
         let Self {
             principal, service, ..
         } = self;
-        let (scopes, reads) = (&principal.scopes, principal.role == Role::ReadOnly);
-        match asked {
-            Asked::Tool(tool) => {
-                scopes.reach_tool(service, tool, |category| is_in(category, tool))
-                    && (!reads || self.read_only_tools.iter().any(|name| **name == *tool))
-            }
-            Asked::Method(method) => {
-                is_basic(method)
-                    || (scopes.reach_all_of(service) && (!reads || READS.contains(&method)))
-            }
-            Asked::Route { method, .. } => {
-                scopes.reach_all_of(service) && (!reads || SAFE.contains(&method))
-            }
-            Asked::Feature(_) => true,
+        let scopes = &principal.scopes;
+        let (is_reached, only_reads) = match asked {
+            Asked::Tool(tool) => (
+                scopes.reach_tool(service, tool, |category| is_in(category, tool)),
+                self.read_only_tools.iter().any(|name| **name == *tool),
+            ),
+            Asked::Method(method) if is_basic(method) => (true, true),
+            Asked::Method(method) => (scopes.reach_all_of(service), READS.contains(&method)),
+            Asked::Route { method, .. } => (scopes.reach_all_of(service), SAFE.contains(&method)),
+            Asked::Feature(_) => (true, true),
+        };
+        if !is_reached {
+            return Err(Denied::Beyond);
         }
+        if principal.role == Role::ReadOnly && !only_reads {
+            return Err(Denied::Role);
+        }
+        Ok(())
     }
 }
 

@@ -47,6 +47,26 @@ pub struct Claimed {
     pub until: Timestamp,
 }
 
+/// Claims open nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// As it is counted.
+    pub denial: Denial,
+    /// Which of them, for whoever runs the gateway.
+    pub why: &'static str,
+    /// What they say all the same, where only their time is over.
+    pub claimed: Option<Box<Claimed>>,
+}
+
+/// One of them is not what it must be.
+const fn unfit(why: &'static str) -> Unfit {
+    Unfit {
+        denial: Denial::Unknown,
+        why,
+        claimed: None,
+    }
+}
+
 /// Reads claims.
 ///
 /// A tenant, a subject and an end must be there. Without the claim of scopes they reach what a key without scopes does; where it is there,
@@ -59,21 +79,20 @@ pub fn read(
     claims: &Map<String, Value>,
     expected: &Expected<'_>,
     now: Timestamp,
-) -> Result<Claimed, Denial> {
+) -> Result<Claimed, Unfit> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    if text("iss") != Some(expected.issuer) || !is_for(claims.get("aud"), expected.audience) {
-        return Err(Denial::Unknown);
+    if text("iss") != Some(expected.issuer) {
+        return Err(unfit("`iss` is not `jwt.issuer`"));
     }
-    let until = (moment(claims.get("exp")).ok_or(Denial::Unknown)?)
-        .checked_add(LEEWAY)
-        .map_err(|_| Denial::Unknown)?;
-    if until <= now {
-        return Err(Denial::Expired);
+    if !is_for(claims.get("aud"), expected.audience) {
+        return Err(unfit("`aud` does not name `jwt.audience`"));
     }
+    let until = moment(claims.get("exp")).and_then(|end| end.checked_add(LEEWAY).ok());
+    let until = until.ok_or(unfit("`exp` is missing or no time"))?;
     if let Some(begins) = claims.get("nbf") {
-        let begins = moment(Some(begins)).ok_or(Denial::Unknown)?;
-        if begins > now.checked_add(LEEWAY).map_err(|_| Denial::Unknown)? {
-            return Err(Denial::Unknown);
+        let begins = moment(Some(begins)).ok_or(unfit("`nbf` is no time"))?;
+        if begins.duration_since(now) > LEEWAY {
+            return Err(unfit("`nbf` is yet to come"));
         }
     }
     let is_plain = |subject: &&str| {
@@ -81,15 +100,29 @@ pub fn read(
             && subject.len() <= SUBJECT_BYTES_MAX
             && !subject.chars().any(char::is_control)
     };
-    let subject = text("sub").filter(is_plain).ok_or(Denial::Unknown)?;
+    let subject = text("sub").filter(is_plain);
     let tenant = text(expected.tenant).and_then(|tenant| tenant.parse().ok());
-    Ok(Claimed {
-        tenant: tenant.ok_or(Denial::Unknown)?,
-        subject: subject.into(),
+    let claimed = Claimed {
+        tenant: tenant.ok_or(unfit(
+            "the claim of the tenant is missing or no id of a tenant",
+        ))?,
+        subject: subject
+            .ok_or(unfit("`sub` is missing, too long or not plain text"))?
+            .into(),
         role: role(claims.get(expected.role)),
-        scopes: scopes(claims.get(expected.scope)).ok_or(Denial::Unknown)?,
+        scopes: scopes(claims.get(expected.scope)).ok_or(unfit(
+            "the claim of the scopes has one of ours that makes no sense, or is no list and no text",
+        ))?,
         until,
-    })
+    };
+    if until <= now {
+        return Err(Unfit {
+            denial: Denial::Expired,
+            why: "`exp` is over",
+            claimed: Some(Box::new(claimed)),
+        });
+    }
+    Ok(claimed)
 }
 
 /// RFC 7519, section 4.1.3: one text, or a list of them.
@@ -170,7 +203,7 @@ mod tests {
         claims
     }
 
-    fn read_with(changes: &Value) -> Result<Claimed, Denial> {
+    fn read_with(changes: &Value) -> Result<Claimed, Unfit> {
         read(&with(changes), &EXPECTED, now())
     }
 
@@ -215,7 +248,15 @@ mod tests {
             (json!({ "scope": "service:" }), Denial::Unknown),
             (json!({ "scope": ["tool:x"] }), Denial::Unknown),
         ] {
-            assert_eq!(read_with(&changes), Err(denial), "{changes}");
+            let unfit = read_with(&changes).unwrap_err();
+            assert_eq!(unfit.denial, denial, "{changes}");
+            let name = changes.as_object().unwrap().keys().next().unwrap();
+            let is_named = unfit.why.contains(name);
+            assert!(is_named, "{changes}: {}", unfit.why);
+            // Whose it was stands in it, where nothing else is wrong.
+            let claimed = unfit.claimed.map(|claimed| claimed.subject);
+            let is_over = denial == Denial::Expired;
+            assert_eq!(claimed.as_deref(), is_over.then_some("ann"), "{changes}");
         }
         for changes in [
             json!({ "aud": ["a", "https://gateway.example/mcp"] }),
@@ -276,7 +317,7 @@ mod tests {
             }
         }
         let listed = json!({ "scope": "service:tools,tool:x/y" });
-        assert_eq!(read_with(&listed), Err(Denial::Unknown));
+        assert_eq!(read_with(&listed).unwrap_err().denial, Denial::Unknown);
         let absent = read_with(&json!({ "scope": "absent" })).unwrap();
         assert!(absent.scopes.reach_all_of("payments"));
     }

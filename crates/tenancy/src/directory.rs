@@ -181,13 +181,18 @@ impl Directory {
     /// # Errors
     /// Why it opens nothing.
     pub fn find(&self, text: &[u8], now: Timestamp) -> Result<&Arc<Principal>, Denial> {
-        let (id, hash) = key::parse(text).ok_or(Denial::Unknown)?;
-        let entry = self.keys.get(&id).ok_or(Denial::Unknown)?;
+        self.entry(text).ok_or(Denial::Unknown)?.opens(now)
+    }
+
+    /// Whose a key is, whether it opens anything or no longer does.
+    pub fn holder(&self, text: &[u8]) -> Option<&Arc<Principal>> {
+        self.entry(text).map(|entry| &entry.principal)
+    }
+
+    fn entry(&self, text: &[u8]) -> Option<&Entry> {
+        let (id, hash) = key::parse(text)?;
         // Constant time: `KeyHash` compares so.
-        if entry.record.hash != hash {
-            return Err(Denial::Unknown);
-        }
-        entry.opens(now)
+        self.keys.get(&id).filter(|entry| entry.record.hash == hash)
     }
 
     /// Whose a key of this id is, for those who prove otherwise that they hold it.
@@ -330,6 +335,23 @@ mod tests {
         for denied in [revoked, record(&good, "globex"), record(&good, "nobody")] {
             let denied = directory_of(denied).find(text.as_bytes(), now).unwrap_err();
             assert_eq!(denied, Denial::Revoked);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_over_has_a_holder_and_one_that_is_made_up_has_none() {
+        let (over, other) = (key(1), key(2));
+        let directory = directory(&[record(&over, "globex")], &["globex"]);
+        let holder = directory.holder(over.expose().as_bytes()).unwrap();
+        let (id, _) = over.parts().unwrap();
+        assert_eq!((holder.tenant.as_str(), holder.key), ("globex", Some(id)));
+        // Its id is public, and proves nothing.
+        let mut forged = [1; RANDOM_BYTES];
+        forged[RANDOM_BYTES - 1] = 2;
+        let forged = SecretKey::new(&forged);
+        assert_eq!(forged.parts().unwrap().0, id);
+        for wrong in [&forged, &other] {
+            assert_eq!(directory.holder(wrong.expose().as_bytes()), None);
         }
     }
 }

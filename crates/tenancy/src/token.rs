@@ -1,7 +1,7 @@
 //! Tokens of an identity provider: JWTs, verified by the keys that the provider publishes (RFC 7515, 7517, 7519, 8725).
 
 use crate::{
-    claims::{self, Expected},
+    claims::{self, Claimed, Expected},
     directory::{Denial, Directory, Principal},
 };
 use jiff::Timestamp;
@@ -43,18 +43,26 @@ pub enum KeySetError {
     TooMany,
 }
 
-/// Why a token opens nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// For this reason.
-    For(Denial),
+/// A token opens nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As it is counted.
+    pub denial: Denial,
+    /// Why, for whoever runs the gateway. Who shows it is not told.
+    pub why: &'static str,
+    /// Whose it is all the same, where the provider has signed that.
+    pub whose: Option<Arc<Principal>>,
     /// The set has no key with its id: there may be a newer set.
-    UnknownKey,
+    pub is_key_unknown: bool,
 }
 
-impl From<Denial> for Refused {
-    fn from(denial: Denial) -> Self {
-        Self::For(denial)
+/// It is none that the provider made for us.
+const fn unknown(why: &'static str) -> Refused {
+    Refused {
+        denial: Denial::Unknown,
+        why,
+        whose: None,
+        is_key_unknown: false,
     }
 }
 
@@ -99,44 +107,64 @@ impl KeySet {
         now: Timestamp,
     ) -> Result<(Arc<Principal>, Timestamp), Refused> {
         let claims = self.verify(token)?;
-        let claimed = claims::read(&claims, expected, now)?;
-        let tenant = directory.active_tenant(&claimed.tenant)?;
-        let principal = Principal {
-            tenant: claimed.tenant,
-            subject: claimed.subject,
-            key: None,
-            role: claimed.role,
-            scopes: Arc::new(claimed.scopes),
-            tier: tenant.tier.clone(),
-            until: Some(claimed.until),
+        let claimed = match claims::read(&claims, expected, now) {
+            Ok(claimed) => claimed,
+            Err(unfit) => {
+                let whose = unfit.claimed.map(|claimed| principal(*claimed, directory));
+                return Err(Refused {
+                    denial: unfit.denial,
+                    whose,
+                    ..unknown(unfit.why)
+                });
+            }
         };
-        Ok((Arc::new(principal), claimed.until))
+        let (until, tenant) = (claimed.until, claimed.tenant.clone());
+        let principal = principal(claimed, directory);
+        match directory.active_tenant(&tenant) {
+            Ok(_) => Ok((principal, until)),
+            Err(denial) => {
+                let why = match denial {
+                    Denial::Revoked => "the tenant is suspended",
+                    _ => "there is no such tenant (`serin tenant create`)",
+                };
+                Err(Refused {
+                    denial,
+                    whose: Some(principal),
+                    ..unknown(why)
+                })
+            }
+        }
     }
 
     /// The claims of a token whose signature is good. Nothing is said yet about what they claim.
     fn verify(&self, token: &[u8]) -> Result<Map<String, Value>, Refused> {
-        let unknown = Refused::For(Denial::Unknown);
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(unknown);
+            return Err(unknown("the token is too long"));
         }
-        let header = decode_header(token).map_err(|_| unknown)?;
+        let header = decode_header(token).map_err(|_| unknown("the head cannot be read"))?;
         // What must be understood and is not (RFC 7515, section 4.1.11), and what is another kind of token (RFC 8725, section 3.11).
-        if header.crit.is_some() || !header.typ.as_deref().is_none_or(is_access_token) {
-            return Err(unknown);
+        if header.crit.is_some() {
+            return Err(unknown("the head has `crit`"));
+        }
+        if !header.typ.as_deref().is_none_or(is_access_token) {
+            return Err(unknown("`typ` is that of another kind of token"));
         }
         let key = match &header.kid {
             Some(id) => {
                 let mut of_id = self.keys.iter().filter(|key| key.id.as_deref() == Some(id));
-                of_id.next().ok_or(Refused::UnknownKey)?
+                of_id.next().ok_or(Refused {
+                    is_key_unknown: true,
+                    ..unknown("`jwt.jwks` has no key with its `kid`")
+                })?
             }
             // Without an id it must be clear which.
             None => match self.keys.as_slice() {
                 [key] => key,
-                _ => return Err(unknown),
+                _ => return Err(unknown("it has no `kid`, and `jwt.jwks` more than one key")),
             },
         };
         if !key.algorithms.contains(&header.alg) {
-            return Err(unknown);
+            return Err(unknown("its key is for another `alg`"));
         }
         let mut validation = Validation::new(header.alg);
         // The claims are looked at apart, with a clock that is handed in.
@@ -144,8 +172,23 @@ impl KeySet {
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         let token = decode::<Map<String, Value>>(token, &key.verifying, &validation);
-        Ok(token.map_err(|_| unknown)?.claims)
+        let token = token.map_err(|_| unknown("the signature is not that of its key"))?;
+        Ok(token.claims)
     }
+}
+
+/// Who claims name.
+fn principal(claimed: Claimed, directory: &Directory) -> Arc<Principal> {
+    let tenant = directory.tenant(claimed.tenant.as_str());
+    Arc::new(Principal {
+        tier: tenant.and_then(|tenant| tenant.tier.clone()),
+        tenant: claimed.tenant,
+        subject: claimed.subject,
+        key: None,
+        role: claimed.role,
+        scopes: Arc::new(claimed.scopes),
+        until: Some(claimed.until),
+    })
 }
 
 impl fmt::Debug for KeySet {
@@ -310,7 +353,16 @@ mod tests {
         Ok(found?.0)
     }
 
-    const UNKNOWN: Refused = Refused::For(Denial::Unknown);
+    /// Why a token is none of the provider's.
+    fn refused(set: &KeySet, token: &str) -> &'static str {
+        let refused = find(set, token).unwrap_err();
+        assert_eq!((refused.denial, &refused.whose), (Denial::Unknown, &None));
+        assert_eq!(
+            refused.is_key_unknown,
+            refused.why.contains("no key with its `kid`")
+        );
+        refused.why
+    }
 
     #[test]
     fn tokens_of_all_four_algorithms_are_taken() {
@@ -332,6 +384,7 @@ mod tests {
 
     #[test]
     fn no_other_algorithm_is_taken() {
+        const OTHER: &str = "its key is for another `alg`";
         let set = set(&[&RSA.public, &EC.public]).unwrap();
         // None at all.
         for algorithm in ["none", "None", "nOnE"] {
@@ -340,7 +393,7 @@ mod tests {
                 [header, claims()].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()));
             for signature in ["", "AA"] {
                 let token = format!("{header}.{claims}.{signature}");
-                assert_eq!(find(&set, &token).unwrap_err(), UNKNOWN);
+                assert_eq!(refused(&set, &token), "the head cannot be read");
             }
         }
         // One by which the public key, which everybody has, would be the secret.
@@ -352,13 +405,13 @@ mod tests {
         ] {
             let header = header(Algorithm::HS256, Some("rsa"));
             let token = encode(&header, &claims(), &secret).unwrap();
-            assert_eq!(find(&set, &token).unwrap_err(), UNKNOWN);
+            assert_eq!(refused(&set, &token), OTHER);
         }
         // One that the key is not for.
         let longer = token(&RSA, &header(Algorithm::RS512, Some("rsa")));
-        assert_eq!(find(&set, &longer).unwrap_err(), UNKNOWN);
+        assert_eq!(refused(&set, &longer), OTHER);
         let crossed = token(&RSA, &header(Algorithm::RS256, Some("ec")));
-        assert_eq!(find(&set, &crossed).unwrap_err(), UNKNOWN);
+        assert_eq!(refused(&set, &crossed), OTHER);
     }
 
     #[test]
@@ -367,9 +420,9 @@ mod tests {
         let one = set(&[&ED.public]).unwrap();
         let without = token(&ED, &header(Algorithm::EdDSA, None));
         assert!(find(&one, &without).is_ok());
-        assert_eq!(find(&both, &without).unwrap_err(), UNKNOWN);
+        assert!(refused(&both, &without).contains("it has no `kid`"));
         let newer = token(&ED, &header(Algorithm::EdDSA, Some("newer")));
-        assert_eq!(find(&one, &newer).unwrap_err(), Refused::UnknownKey);
+        assert!(refused(&one, &newer).contains("no key with its `kid`"));
     }
 
     #[test]
@@ -380,37 +433,47 @@ mod tests {
             crit,
             ..header(Algorithm::EdDSA, Some("ed"))
         };
-        for (header, is_taken) in [
-            (of(None, None), true),
-            (of(Some("at+jwt"), None), true),
-            (of(Some("application/at+jwt"), None), true),
-            (of(Some("logout+jwt"), None), false),
-            (of(Some("dpop+jwt"), None), false),
-            (of(Some("JWT"), Some(vec!["exp".into()])), false),
+        for taken in [None, Some("at+jwt"), Some("application/at+jwt")] {
+            assert!(find(&set, &token(&ED, &of(taken, None))).is_ok());
+        }
+        for (header, part) in [
+            (of(Some("logout+jwt"), None), "`typ`"),
+            (of(Some("dpop+jwt"), None), "`typ`"),
+            (of(Some("JWT"), Some(vec!["exp".into()])), "`crit`"),
         ] {
-            assert_eq!(
-                find(&set, &token(&ED, &header)).is_ok(),
-                is_taken,
-                "{header:?}"
-            );
+            let why = refused(&set, &token(&ED, &header));
+            assert!(why.contains(part), "{header:?}: {why}");
         }
     }
 
     #[test]
-    fn a_token_of_a_suspended_or_unknown_tenant_opens_nothing() {
+    fn a_token_that_is_over_or_of_no_active_tenant_opens_nothing_and_is_its_holders() {
         let set = set(&[&ED.public]).unwrap();
         let token = token(&ED, &header(Algorithm::EdDSA, Some("ed")));
-        for (directory, denial) in [
-            (directory(TenantState::Suspended), Denial::Revoked),
-            (Directory::default(), Denial::Unknown),
+        let late = Timestamp::from_second(2000).unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        for (directory, now, denial, why) in [
+            (
+                directory(TenantState::Suspended),
+                now,
+                Denial::Revoked,
+                "suspended",
+            ),
+            (Directory::default(), now, Denial::Unknown, "no such tenant"),
+            (
+                directory(TenantState::Active),
+                late,
+                Denial::Expired,
+                "`exp`",
+            ),
         ] {
-            let found = set.find(
-                token.as_bytes(),
-                &EXPECTED,
-                &directory,
-                Timestamp::UNIX_EPOCH,
-            );
-            assert_eq!(found.unwrap_err(), Refused::For(denial));
+            let refused = set.find(token.as_bytes(), &EXPECTED, &directory, now);
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.denial, denial);
+            assert!(refused.why.contains(why), "{}", refused.why);
+            // The provider says whose it is.
+            let whose = refused.whose.unwrap();
+            assert_eq!((whose.tenant.as_str(), &*whose.subject), ("acme", "ann"));
         }
     }
 

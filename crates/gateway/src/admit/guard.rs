@@ -3,7 +3,8 @@
 use super::{Admitted, checks::era_of};
 use crate::{
     access::{Closed, Rules, Viewer},
-    affinity, auth,
+    affinity,
+    auth::{self, Beyond},
     forward::Sight,
     headers, lists,
     refusal::Refusal,
@@ -61,7 +62,7 @@ enum Why<'m> {
     HiddenTool(&'m str),
     KilledTool(&'m str),
     /// The scopes or the role of the caller do not reach a tool, or else a method.
-    Beyond(Option<&'m str>),
+    Beyond(Beyond<'m>),
     ClosedTasks,
     TaskWanted,
 }
@@ -75,7 +76,8 @@ impl Why<'_> {
         }
     }
 
-    fn error(&self) -> (GatewayError, String) {
+    /// In words, for who has shown this kind of `credential`.
+    fn error(&self, credential: &str) -> (GatewayError, String) {
         let shown = |tool: &str| tool.chars().take(SHOWN_CHARS_MAX).collect::<String>();
         match self {
             // In the words in which servers say it of tools that they do not have.
@@ -90,17 +92,22 @@ impl Why<'_> {
                     shown(tool)
                 ),
             ),
-            Self::Beyond(Some(tool)) => (
-                GatewayError::InvalidRequest,
-                format!(
-                    "the scopes or the role of this key do not reach tool `{}`",
-                    shown(tool)
-                ),
-            ),
-            Self::Beyond(None) => (
-                GatewayError::InvalidRequest,
-                "the scopes or the role of this key do not reach this method".to_owned(),
-            ),
+            Self::Beyond(Beyond { tool, by_role }) => {
+                let what = tool.map_or_else(
+                    || "this method".to_owned(),
+                    |tool| format!("tool `{}`", shown(tool)),
+                );
+                let text = match (by_role, tool) {
+                    (false, _) => format!("the scopes of this {credential} do not reach {what}"),
+                    (true, None) => format!(
+                        "the role of this {credential}, `read_only`, does not reach {what}; one of role `user` does"
+                    ),
+                    (true, Some(_)) => format!(
+                        "the role of this {credential}, `read_only`, calls tools alone that are known to only read (`readOnlyHint`), and not {what}; one of role `user` does"
+                    ),
+                };
+                (GatewayError::InvalidRequest, text)
+            }
             Self::ClosedTasks => (GatewayError::MethodNotFound, "Method not found".to_owned()),
             Self::TaskWanted => (
                 GatewayError::InvalidParams,
@@ -313,9 +320,10 @@ impl Admitted<'_> {
             return Ok(closed);
         };
         let beyond = refused.iter().flatten().find_map(|why| match why {
-            Why::Beyond(tool) => Some(*tool),
+            Why::Beyond(beyond) => Some(*beyond),
             _ => None,
         });
+        let credential = auth::shown(self.principal.as_deref());
         let (status, counted) = (first.status(era), first.counted());
         let of_batch = if beyond.is_some() {
             StatusCode::FORBIDDEN
@@ -325,7 +333,7 @@ impl Admitted<'_> {
         let mut answers = Vec::new();
         for (message, why) in envelope.messages.iter().zip(&refused) {
             let (error, text) = match why {
-                Some(why) => why.error(),
+                Some(why) => why.error(credential),
                 None => (
                     GatewayError::InvalidRequest,
                     "not run, because another message of the batch was refused; send it again without that one".to_owned(),
@@ -342,9 +350,26 @@ impl Admitted<'_> {
         };
         let refusal = refusal.counted(counted).of(&self.service.name);
         Err(match beyond {
-            Some(tool) => auth::beyond(refusal, self.service, tool),
+            Some(beyond) => auth::beyond(refusal, self.service, beyond, &self.origin()),
             None => refusal,
         })
+    }
+
+    /// The gateway's address, as the caller sees it.
+    fn origin(&self) -> String {
+        let host = self.host.parse();
+        host.map_or_else(
+            |_| String::new(),
+            |host| auth::metadata::origin(self.connection, &self.headers, &host),
+        )
+    }
+
+    /// Refuses what is no tool and no method, to a caller who reaches less than all of the service.
+    pub(super) fn route_beyond(&self) -> Refusal {
+        let (service, principal) = (self.service, self.principal.as_deref());
+        // Else it is the role that leaves it out.
+        let by_role = principal.is_some_and(|p| p.scopes.reach_all_of(service.name.as_str()));
+        auth::route_beyond(service, principal, by_role, &self.origin())
     }
 
     /// Why a message is refused; `tried` hears of the call of a tool that is tried again.
@@ -359,17 +384,14 @@ impl Admitted<'_> {
     where
         Self: 'm,
     {
-        let is_reached = message.kind == Kind::Response
-            || viewer
-                .may(
-                    self.core,
-                    self.service,
-                    rules,
-                    Asked::Method(message.method()),
-                )
-                .is_ok();
-        if !is_reached {
-            return Some(Why::Beyond(None));
+        let asked = Asked::Method(message.method());
+        if message.kind != Kind::Response
+            && let Err(denied) = viewer.may(self.core, self.service, rules, asked)
+        {
+            return Some(Why::Beyond(Beyond {
+                tool: None,
+                by_role: denied == Denied::Role,
+            }));
         }
         match message.method() {
             "tools/call" => {
@@ -380,7 +402,10 @@ impl Admitted<'_> {
                 match viewer.may(self.core, self.service, rules, Asked::Tool(tool)) {
                     Ok(()) => None,
                     Err(Denied::Hidden) => Some(Why::HiddenTool(tool)),
-                    Err(Denied::Beyond) => Some(Why::Beyond(Some(tool))),
+                    Err(denied @ (Denied::Beyond | Denied::Role)) => Some(Why::Beyond(Beyond {
+                        tool: Some(tool),
+                        by_role: denied == Denied::Role,
+                    })),
                     Err(Denied::Killed(stop)) if stop.one_in.is_some() => {
                         tried(stop, tool);
                         None
@@ -415,7 +440,7 @@ impl Admitted<'_> {
         };
         match methods.find_map(|method| is_open(method).err()) {
             None => return Ok(()),
-            Some(Denied::Beyond) => return Err(auth::route_beyond(self.service)),
+            Some(Denied::Beyond | Denied::Role) => return Err(self.route_beyond()),
             Some(Denied::Hidden | Denied::Killed(_)) => {}
         }
         let refusal = Refusal::plain(StatusCode::NOT_FOUND, "not found");

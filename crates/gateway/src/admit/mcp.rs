@@ -2,7 +2,7 @@
 
 use super::{Admitted, Answered, checks::era_of};
 use crate::{
-    BODY_BYTES_PER_SECOND_MIN, auth,
+    BODY_BYTES_PER_SECOND_MIN,
     body::{self, ToUpstream, Uncollected},
     forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
     headers,
@@ -36,7 +36,7 @@ impl Admitted<'_> {
         self.check_transport(session.is_some())?;
         if self.is_limited() && !matches!(self.rest, "" | "/") {
             // What a server has below its path are no messages of MCP, by which scopes could be asked.
-            return Err(auth::route_beyond(self.service));
+            return Err(self.route_beyond());
         }
         self.find_limits();
         if self.method != Method::POST {

@@ -57,7 +57,7 @@ impl Callers {
         callers
     }
 
-    fn tenant(&mut self, id: &str, state: TenantState) {
+    pub(crate) fn tenant(&mut self, id: &str, state: TenantState) {
         let tenant = Tenant {
             title: String::new(),
             tier: None,
@@ -90,12 +90,12 @@ impl Callers {
         format!("Bearer {}", key.expose())
     }
 
-    fn change(&mut self, key: &str, change: impl FnOnce(&mut KeyRecord)) {
+    pub(crate) fn change(&mut self, key: &str, change: impl FnOnce(&mut KeyRecord)) {
         let id = key[13..25].parse().unwrap();
         change(Arc::make_mut(self.keys.get_mut(&id).unwrap()));
     }
 
-    fn directory(&self) -> Directory {
+    pub(crate) fn directory(&self) -> Directory {
         Directory::new(&self.tenants, &self.keys, &BTreeMap::new())
     }
 }
@@ -502,9 +502,20 @@ async fn what_is_listed_is_what_can_be_called_whatever_the_scopes_and_the_role()
                 refused += 1;
                 assert_eq!(answer.status, 403, "{case} {tool}: {answer:?}");
                 let challenge = answer.header("www-authenticate").unwrap();
-                let scope = format!("error=\"insufficient_scope\", scope=\"tool:tools/{tool}\"");
-                assert!(challenge.contains(&scope), "{challenge}");
-                assert_eq!(message(&answer)["error"]["code"], -32600, "{answer:?}");
+                let error = "error=\"insufficient_scope\"";
+                assert!(challenge.contains(error), "{challenge}");
+                let answer = message(&answer);
+                assert_eq!(answer["error"]["code"], -32600, "{answer:?}");
+                // Who has the scope is not sent for it.
+                let text = answer["error"]["message"].as_str().unwrap();
+                let scope = format!("{error}, scope=\"tool:tools/{tool}\"");
+                let by_role = text.contains("`read_only`") && text.contains("`user`");
+                let has_scope = scopes.is_empty()
+                    || scopes.contains(&"service:tools")
+                    || scopes.contains(&&*format!("tool:tools/{tool}"));
+                assert_eq!(by_role, has_scope, "{case} {tool}: {text}");
+                assert_eq!(challenge.contains(&scope), !has_scope, "{challenge}");
+                assert!(text.contains(tool), "{text}");
             }
         }
     }
@@ -686,6 +697,12 @@ async fn plain_http_is_read_by_readers_and_written_by_users() {
         headers.extend(more.map(|more| ("x-http-method-override", more)));
         let answer = client.ask(method, "/web/x", &headers, "").await;
         assert_eq!(answer.status, status, "{method} {more:?}: {answer:?}");
+        if status == 403 {
+            let challenge = answer.header("www-authenticate").unwrap();
+            let by_role = *key == reader;
+            assert_eq!(challenge.contains("scope="), !by_role, "{challenge}");
+            assert_eq!(answer.text().contains("`read_only`"), by_role, "{answer:?}");
+        }
     }
     assert_eq!(client.get("/web/x").await.status, 401);
 }
@@ -1065,14 +1082,14 @@ async fn versions_are_chosen_by_hand_by_admins_alone() {
 }
 
 /// An identity provider.
-struct Provider {
+pub(crate) struct Provider {
     secret: EncodingKey,
     public: String,
     keys: Arc<KeySet>,
 }
 
 impl Provider {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pair = Ed25519KeyPair::generate().unwrap();
         let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key());
         let set =
@@ -1084,11 +1101,11 @@ impl Provider {
         }
     }
 
-    fn token(&self, changes: &Value) -> String {
+    pub(crate) fn token(&self, changes: &Value) -> String {
         self.token_of(changes, "one")
     }
 
-    fn token_of(&self, changes: &Value, kid: &str) -> String {
+    pub(crate) fn token_of(&self, changes: &Value, kid: &str) -> String {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(kid.into());
         format!(
@@ -1109,7 +1126,7 @@ fn claims(changes: &Value) -> Value {
     claims
 }
 
-fn with_tokens(server: &Server, keys: Option<&Provider>) -> Vec<ServiceRoute> {
+pub(crate) fn with_tokens(server: &Server, keys: Option<&Provider>) -> Vec<ServiceRoute> {
     let jwt = json!({ "jwt": {
         "issuer": "https://id.example", "audience": "https://mcp.example/mcp", "jwks": "https://id.example/keys",
     } });
@@ -1209,14 +1226,26 @@ async fn tokens_of_the_provider_open_and_no_others() {
     let narrow = provider.token(&json!({ "scope": "openid tool:tools/add" }));
     assert_eq!(names(&list(&mut client, &narrow).await), ["add"]);
     let away = provider.token(&json!({ "scope": "service:other" }));
-    assert_eq!(list(&mut client, &away).await.status, 403);
     let reader = provider.token(&json!({ "role": "read_only" }));
-    assert_eq!(
-        ask(&mut client, &reader, "tools/call", Some("add"))
-            .await
-            .status,
-        403
+    let metadata = format!(
+        "resource_metadata=\"http://{}/.well-known/oauth-protected-resource/mcp\"",
+        gateway.address
     );
+    for (token, tool, scope) in [
+        (&away, "add", Some("service:tools")),
+        (&narrow, "search", Some("tool:tools/search")),
+        (&reader, "add", None),
+    ] {
+        let answer = ask(&mut client, token, "tools/call", Some(tool)).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        assert!(answer.text().contains("this token"), "{answer:?}");
+        // A client that steps up its authorization finds where, and for what.
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert!(challenge.contains(&metadata), "{challenge}");
+        let named = scope.map(|scope| format!("scope=\"{scope}\""));
+        assert_eq!(challenge.contains("scope="), named.is_some(), "{challenge}");
+        assert!(challenge.contains(&named.unwrap_or_default()));
+    }
     // A session is its subject's, whichever token is shown.
     let session = begin(&mut client, &good).await;
     let renewed = provider.token(&json!({ "jti": "2" }));

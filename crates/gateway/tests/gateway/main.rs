@@ -1,6 +1,7 @@
 //! The gateway over real sockets, in front of small servers that record what they get.
 
 mod around;
+mod audit;
 mod auth;
 mod gates;
 mod http;
