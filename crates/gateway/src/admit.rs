@@ -12,7 +12,10 @@ mod rules;
 pub(crate) use self::inside::{Account, Asker, Saying, Spot};
 
 use self::{
-    checks::{admits_host, check_head, check_origin, chosen_version, health, host, no_service},
+    checks::{
+        admits_host, check_head, check_origin, check_recorded, chosen_version, health, host,
+        no_service,
+    },
     rules::Ruling,
 };
 use crate::{
@@ -154,10 +157,7 @@ async fn handle(
         trail.forget();
         return Ok(health);
     }
-    if core.audit.as_ref().is_some_and(|audit| audit.is_shut()) {
-        trail.forget();
-        return Err(Refusal::unrecorded());
-    }
+    check_recorded(core, &parts).inspect_err(|_| trail.forget())?;
     let host = host(&parts)?;
     let path = parts.uri.path();
     if let Some(path) = auth::metadata::resource_path(path) {
@@ -472,7 +472,7 @@ impl Admitted<'_> {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
                 Refusal::unusable(&service.name, version.unwrap_or_default())
             }
-        }
+        })
     }
 
     /// The request as it goes to the endpoint.

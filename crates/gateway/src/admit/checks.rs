@@ -1,6 +1,8 @@
 //! What every request is asked, whatever it is for.
 
-use crate::{auth, body::ToClient, connection::Connection, core::Core, headers, refusal::Refusal};
+use crate::{
+    auth, body::ToClient, connection::Connection, core::Core, headers, refusal::Refusal, rest,
+};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts,
     uri::Authority,
@@ -76,12 +78,36 @@ fn closing(refusal: Refusal) -> Refusal {
     refusal.header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
+/// Whether requests must be recorded and cannot be.
+fn is_unrecorded(core: &Core) -> bool {
+    core.audit.as_ref().is_some_and(|audit| audit.is_shut())
+}
+
+/// Refuses what must be recorded and cannot be, in the words of whoever it is for.
+pub(super) fn check_recorded(core: &Core, parts: &Parts) -> Result<(), Refusal> {
+    if !is_unrecorded(core) {
+        return Ok(());
+    }
+    let host = host(parts).ok();
+    let place = core.with_snapshot(|snapshot| {
+        let (host, path) = (host.as_ref().map(Authority::host), parts.uri.path());
+        let service = snapshot.find(host, path);
+        rest::Place::find(snapshot, service.map(|service| &**service), path)
+    });
+    let refusal = Refusal::unrecorded();
+    match &place {
+        Some(place) => rest::finish(place, Err(refusal)).map(drop),
+        None => Err(refusal),
+    }
+}
+
 /// The answer to a health check: on any host, since probes call addresses.
 pub(super) fn health(core: &Core, parts: &Parts) -> Option<Response<ToClient>> {
     let is_ready = match parts.uri.path() {
         "/health" | "/api/health" => true,
         "/ready" => {
             !core.is_stopping()
+                && !is_unrecorded(core)
                 && core.with_snapshot(|snapshot| {
                     snapshot.position > 0 || !snapshot.services.is_empty()
                 })
@@ -94,6 +120,11 @@ pub(super) fn health(core: &Core, parts: &Parts) -> Option<Response<ToClient>> {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             "{\"status\":\"stopping\"}\n",
+        )
+    } else if is_unrecorded(core) {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{\"status\":\"unrecorded\"}\n",
         )
     } else {
         (

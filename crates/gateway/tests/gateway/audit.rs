@@ -127,3 +127,51 @@ async fn who_is_refused_is_recorded_as_far_as_it_was_proven_and_with_the_reason(
     }
     assert!(server.seen().is_empty());
 }
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_refused_in_the_words_of_whoever_asks() {
+    let server = crate::gates::tools(false).await;
+    let gate = AuditGate::default();
+    let (gateway, mut taken) = recorded(gate.clone(), true);
+    let callers = Callers::default();
+    let services = || {
+        vec![crate::gates::gated(
+            service(&[build("v1", &[&server])], None),
+            json!({}),
+            &Default::default(),
+        )]
+    };
+    gateway.swap_callers_of(
+        services(),
+        callers.directory(),
+        &[(1, crate::rest::spec(&[]))],
+    );
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/ready").await.status, 200);
+    gate.shut(true);
+    for (path, kind) in [
+        ("/api/tools", "application/problem+json"),
+        ("/v1/openapi.json", "application/problem+json"),
+        ("/mcp", "text/plain; charset=utf-8"),
+        ("/nowhere", "text/plain; charset=utf-8"),
+        // A balancer sends callers where they are served.
+        ("/ready", "application/json"),
+    ] {
+        let answer = client.get(path).await;
+        assert_eq!(answer.status, 503, "{path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some(kind), "{path}");
+        let is_told = answer.header("retry-after").is_some();
+        assert_eq!(is_told, path != "/ready", "{path}");
+        assert!(answer.text().contains("recorded"), "{answer:?}");
+    }
+    assert_eq!(
+        client.get("/health").await.status,
+        200,
+        "the process is well"
+    );
+    gate.shut(false);
+    assert_eq!(client.get("/ready").await.status, 200);
+    assert_eq!(client.get("/nowhere").await.status, 404);
+    let rows = rows(&mut taken, 1).await;
+    assert_eq!((rows.len(), &*rows[0].endpoint), (1, "/nowhere"));
+}
