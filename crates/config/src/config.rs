@@ -40,6 +40,10 @@ const ADMIN_LISTEN: &str = "127.0.0.1:9090";
 const STORE: &str = "sqlite:serin.db";
 /// Connections held at once unless told: with a few file descriptors each, inside the usual limit of 65,536.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
+/// Calls under way at once unless told: as many as there may be connections, each of which carries one with HTTP/1.1.
+pub const REQUESTS_MAX_DEFAULT: usize = 10_000;
+/// Most calls under way that can be asked for: as many as there may be connections at most.
+const REQUESTS_MAX: usize = CONNECTIONS_MAX;
 /// Largest head of a request unless told: session tokens are up to about 2 KiB, cookies and credentials the rest.
 pub const HEADER_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 /// Bounds of `header_bytes_max`: a session token must fit, and every connection may hold so much in memory.
@@ -99,6 +103,8 @@ pub struct Gateway {
     pub trusted_proxies: Vec<IpNet>,
     /// Connections held at once; more wait.
     pub connections_max: usize,
+    /// Calls under way at once, open streams left out; more are told to come again.
+    pub requests_max: usize,
     /// Largest head of a request, in bytes.
     pub header_bytes_max: usize,
     /// Time for calls in flight to finish on shutdown.
@@ -264,6 +270,7 @@ struct GatewayFile {
     origins: Vec<String>,
     trusted_proxies: Vec<String>,
     connections_max: usize,
+    requests_max: usize,
     header_bytes_max: usize,
     #[serde(with = "text::duration")]
     drain: Duration,
@@ -296,6 +303,7 @@ impl Default for GatewayFile {
             origins: Vec::new(),
             trusted_proxies: Vec::new(),
             connections_max: CONNECTIONS_MAX_DEFAULT,
+            requests_max: REQUESTS_MAX_DEFAULT,
             header_bytes_max: HEADER_BYTES_MAX_DEFAULT,
             drain: Duration::from_secs(30),
             tls: None,
@@ -435,6 +443,13 @@ impl GatewayFile {
             &at.key("connections_max"),
             report,
         );
+        between(
+            self.requests_max,
+            1,
+            REQUESTS_MAX,
+            &at.key("requests_max"),
+            report,
+        );
         let (least, most) = HEADER_BYTES.into_inner();
         between(
             self.header_bytes_max,
@@ -463,6 +478,7 @@ impl GatewayFile {
             origins: self.origins,
             trusted_proxies,
             connections_max: self.connections_max,
+            requests_max: self.requests_max,
             header_bytes_max: self.header_bytes_max,
             drain: self.drain,
             tls,

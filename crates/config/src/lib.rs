@@ -14,6 +14,7 @@ mod auth;
 mod builtin;
 mod config;
 mod diagnostic;
+mod endpoints;
 mod gate;
 mod limiter;
 mod name;
@@ -29,7 +30,7 @@ pub use audit::{Audit, AuditArguments, AuditMode};
 pub use builtin::builtin_plans;
 pub use config::{
     Admin, AdminListen, CONNECTIONS_MAX_DEFAULT, Config, Control, Cores, Flags, Gateway,
-    HEADER_BYTES_MAX_DEFAULT, Store, TICK_MAX, TICK_MIN,
+    HEADER_BYTES_MAX_DEFAULT, REQUESTS_MAX_DEFAULT, Store, TICK_MAX, TICK_MIN,
 };
 pub use diagnostic::{Checked, ConfigError, Diagnostic, Position, Severity};
 pub use limiter::{Limiter, LimiterFailure, RedisUrl};

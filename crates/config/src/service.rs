@@ -136,6 +136,7 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
     crate::auth::check_auth(&spec.settings, &at.key("settings"), report);
     crate::tls::check_upstream(spec, &at.key("settings"), report);
     check_gates(spec, &at.key("settings"), report);
+    crate::endpoints::check_endpoints(spec, at, report);
     crate::rules::check_rules(spec, at, report);
 }
 

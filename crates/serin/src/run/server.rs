@@ -343,6 +343,7 @@ fn gateway_options(
         .trusted_proxies
         .clone_from(&settings.trusted_proxies);
     options.connections_max = settings.connections_max;
+    options.requests_max = settings.requests_max;
     options.environment = config.environment;
     options.head_bytes_max = settings.header_bytes_max;
     Ok(options)
