@@ -141,8 +141,8 @@ pub struct Control {
     client: reqwest::Client,
     key_fetcher: mpsc::Sender<String>,
     signing: Option<Arc<Master>>,
-}
     live: Arc<dyn Live + Send + Sync>,
+}
 
 /// The wish for a rollout, as somebody asks for it.
 #[derive(Clone, Debug)]
@@ -245,8 +245,8 @@ impl Control {
             client,
             key_fetcher,
             signing: None,
-        })
             live: Arc::new(Unloaded),
+        })
     }
 
     /// Who fetches the keys of identity providers anew, by where they are.
