@@ -1,5 +1,6 @@
 //! `/metrics`: the counters and gauges of `docs/metrics.md`, made anew for each scrape from what the control plane holds.
 
+mod endpoints;
 mod histogram;
 mod process;
 
@@ -82,6 +83,8 @@ impl Collector for Metrics {
         let mut page = Page { encoder };
         calls(&mut page, &totals)?;
         versions(&mut page, &view)?;
+        endpoints::of_each(&mut page, &self.control)?;
+        endpoints::counters(&mut page, &totals)?;
         turned_away(&mut page, &totals)?;
         flags(&mut page, &totals)?;
         rollouts(&mut page, &view, &totals)?;

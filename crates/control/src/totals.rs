@@ -5,7 +5,7 @@ use serin_flags::{FlagKey, Reason};
 use serin_judge::LogHistogram;
 use serin_model::{
     name::{ServiceName, VersionName},
-    observe::{CellKey, Counts, Open, Rejection, Sealed},
+    observe::{CellKey, Counts, Detour, Open, Rejection, Sealed},
     plan::RollbackStrategy,
     rollout::Status,
 };
@@ -26,6 +26,10 @@ pub struct Totals {
     pub limited: BTreeMap<(ServiceName, &'static str), u64>,
     /// Times that a fallback was used, by what failed.
     pub degraded: BTreeMap<&'static str, u64>,
+    /// What was done that requests reach an endpoint that serves them, by service.
+    pub detours: BTreeMap<(ServiceName, Detour), u64>,
+    /// Requests that a rule was for, by service and rule.
+    pub rules: BTreeMap<(ServiceName, Arc<str>), u64>,
     /// Seconds spent in the gateway.
     pub overhead: BTreeMap<ServiceName, LogHistogram>,
     /// Answers of flags, by flag, variant and reason, and when the last one was.
@@ -111,6 +115,14 @@ impl Totals {
         }
         for (service, limit, n) in &sealed.limited {
             *self.limited.entry((service.clone(), limit)).or_default() += n;
+        }
+        for (service, detour, n) in &sealed.detours {
+            let key = (service.clone(), *detour);
+            *self.detours.entry(key).or_default() += n;
+        }
+        for (service, rule, n) in &sealed.rules {
+            let key = (service.clone(), rule.clone());
+            *self.rules.entry(key).or_default() += n;
         }
         self.add_degraded(sealed.degraded.iter().copied());
         for (service, histogram) in &sealed.overhead {

@@ -30,7 +30,7 @@ use crate::{
     headers, limit,
     refusal::Refusal,
     rest,
-    route::{self, Caller, Destination, Nowhere},
+    route::{self, Caller, Destination, Nowhere, Stopped},
     seal::{Bound, Owner},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts, uri::Authority};
@@ -39,7 +39,7 @@ use jiff::Timestamp;
 use serin_mcp::error::GatewayError;
 use serin_model::{
     api::ApiSpec,
-    observe::{CallEra, Rejection},
+    observe::{CallEra, Detour, Rejection},
     service::Protocol,
     snapshot::ServiceRoute,
 };
@@ -429,22 +429,17 @@ impl Admitted<'_> {
     /// nobody else can read.
     pub(super) fn route(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
         let service = self.service;
-        let to = self.destination(caller)?;
-        if !self.is_killed(to.version) {
-            return Ok(to);
+        let is_killed = |version| self.is_killed(version);
+        let to = route::route_past(service, caller, is_killed, &*self.core.shared.loads);
+        let to = to.map_err(|stopped| match stopped {
+            Stopped::Killed => Refusal::killed(&service.name),
+            Stopped::Bound => self.version_gone(Rejection::Kill),
+            Stopped::Nowhere(nowhere) => self.nowhere(nowhere),
+        })?;
+        if to.instead_of.is_some() {
+            self.core.counters.detoured(&service.name, Detour::Fallback);
         }
-        match caller {
-            _ if to.version == service.stable || self.is_killed(service.stable) => {
-                Err(Refusal::killed(&service.name))
-            }
-            Caller::Pinned(_) => Err(self.version_gone(Rejection::Kill)),
-            Caller::New { key, .. } => self.destination(Caller::New {
-                key,
-                chosen: Some(service.stable),
-                rule: None,
-                stable_only: false,
-            }),
-        }
+        Ok(to)
     }
 
     fn version_gone(&self, why: Rejection) -> Refusal {
@@ -456,8 +451,13 @@ impl Admitted<'_> {
     }
 
     fn destination(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
+        let to = route::route(self.service, caller, &*self.core.shared.loads);
+        to.map_err(|nowhere| self.nowhere(nowhere))
+    }
+
+    fn nowhere(&self, nowhere: Nowhere) -> Refusal {
         let service = self.service;
-        route::route(service, caller, &*self.core.shared.loads).map_err(|nowhere| match nowhere {
+        match nowhere {
             Nowhere::EndpointGone => self.version_gone(Rejection::Session),
             Nowhere::NoEndpoints { version } => {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
@@ -472,7 +472,7 @@ impl Admitted<'_> {
                 let version = service.versions.get(version).map(|v| v.name.as_str());
                 Refusal::unusable(&service.name, version.unwrap_or_default())
             }
-        })
+        }
     }
 
     /// The request as it goes to the endpoint.

@@ -5,7 +5,7 @@ use crate::{connection::Connection, headers};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
-use serin_model::{service::ServiceSettings, snapshot::ServiceRoute};
+use serin_model::snapshot::ServiceRoute;
 use serin_route::source::{self, Cookie, Known, Source, Sources, Who};
 use std::{cell::RefCell, net::IpAddr};
 use uuid::Uuid;
@@ -14,14 +14,6 @@ use uuid::Uuid;
 const COOKIE_RANDOM_BYTES: usize = 16;
 /// Most hops of `X-Forwarded-For` that are looked at, from the right.
 const HOPS_MAX: usize = 32;
-
-/// By what callers of a service are known again.
-pub(crate) fn sources(settings: &ServiceSettings) -> Sources<'_> {
-    Sources {
-        header: settings.affinity_header.as_deref(),
-        list: &settings.affinity,
-    }
-}
 
 /// What the limits of a caller go by who did not prove who they are. Not what a token claims, as for the affinity key: who forges one
 /// would use up what is another's. And no cookie: who leaves it out would begin anew.

@@ -31,7 +31,7 @@ use serin_flags::Latch;
 use serin_mcp::scan::BodyKind;
 use serin_model::{
     name::EndpointId,
-    observe::{CallEra, Outcome, Rejection},
+    observe::{CallEra, Detour, Outcome, Rejection},
     snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
 };
 use serin_route::{breaker::End, standing::OnFailure};
@@ -481,6 +481,8 @@ impl<'a> Leg<'a> {
                 Ok((endpoint, is_open))
             }
             Next::Version { version, endpoint } => {
+                let counters = &core.counters;
+                counters.detoured(&outbound.service.name, Detour::Fallback);
                 let [room, _] = self.observation.give_up();
                 self.observation.void();
                 let mut leg = Self::begin(core, outbound, version, room)?;
@@ -565,6 +567,7 @@ impl Tries {
             return Next::Nowhere;
         }
         self.left -= 1;
+        core.counters.detoured(&outbound.service.name, Detour::Retry);
         self.goes(next)
     }
 

@@ -16,7 +16,7 @@ use serin_model::{
 use serin_route::{
     breaker::{self, Breaker, End, Ticket},
     outlier::{self, Ejection, Window, may_eject},
-    standing::Standing,
+    standing::{Marks, Standing},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -62,6 +62,9 @@ struct Load {
     ejection: AtomicU64,
     /// It failed more often than it may. Whoever comes next ejects it, knowing the version's other endpoints.
     is_outlier: AtomicBool,
+    /// How often its breaker opened, and it was ejected.
+    openings: AtomicU64,
+    ejections: AtomicU64,
 }
 
 /// A request on its way to an endpoint, and what becomes of it.
@@ -123,6 +126,20 @@ impl Live for Loads {
         let at = usize::try_from(cycle % TURNS as u64).unwrap_or_default();
         let count = self.turns.get(at);
         count.map_or(0, |count| count.fetch_add(1, Relaxed))
+    }
+
+    fn next_turn(&self, cycle: u64) -> u64 {
+        let at = usize::try_from(cycle % TURNS as u64).unwrap_or_default();
+        self.turns.get(at).map_or(0, |count| count.load(Relaxed))
+    }
+
+    fn marks(&self, endpoint: EndpointId) -> Marks {
+        let endpoints = self.endpoints.load();
+        let load = endpoints.get(&endpoint);
+        load.map_or_else(Marks::default, |load| Marks {
+            openings: load.openings.load(Relaxed),
+            ejections: load.ejections.load(Relaxed),
+        })
     }
 }
 
@@ -220,6 +237,7 @@ impl Loads {
         }
         let again = ejection(load).again(now_ms, settings);
         load.ejection.store(again.bits(), Release);
+        load.ejections.fetch_add(1, Relaxed);
         // It begins anew when it is back.
         load.window.store(Window::default().bits(), Relaxed);
         true
@@ -319,7 +337,12 @@ impl Load {
         loop {
             let next = Breaker::from_bits(known).ended(ticket, end, now_ms, settings);
             match Self::change(&self.breaker, known, next.bits()) {
-                Ok(()) => return,
+                Ok(()) => {
+                    if next.is_open() && next.bits() != known {
+                        self.openings.fetch_add(1, Relaxed);
+                    }
+                    return;
+                }
                 Err(other) => known = other,
             }
         }

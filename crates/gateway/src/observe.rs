@@ -22,7 +22,7 @@ use serin_mcp::scan::{self, Pointers, Scanner};
 use serin_model::{
     name::{RolloutId, ServiceName, VersionName},
     observe::{
-        CallEra, CellKey, Counts, Moved, NO_TOOL, OTHER_TOOL, Open, Outcome, Rejection,
+        CallEra, CellKey, Counts, Detour, Moved, NO_TOOL, OTHER_TOOL, Open, Outcome, Rejection,
         STREAK_URGENT, Sealed, TOOL_LABELS_MAX, UNKNOWN_TOOL,
     },
     snapshot::{ServiceRoute, VersionRoute},
@@ -67,6 +67,10 @@ pub(crate) struct Counters {
     limited: RefCell<Map<(ServiceName, &'static str), u64>>,
     /// Fallbacks that were used.
     degraded: RefCell<Map<&'static str, u64>>,
+    /// What was done that requests reach an endpoint that serves them.
+    detours: RefCell<Map<(ServiceName, Detour), u64>>,
+    /// Requests that a rule was for.
+    rules: RefCell<Map<(ServiceName, Arc<str>), u64>>,
     /// Answers of flags.
     flags: RefCell<Map<FlagKey, Answers>>,
     clock: Clock,
@@ -202,6 +206,8 @@ impl Counters {
             rejections: RefCell::default(),
             auth: RefCell::default(),
             limited: RefCell::default(),
+            detours: RefCell::default(),
+            rules: RefCell::default(),
             degraded: RefCell::default(),
             moved: RefCell::default(),
             flags: RefCell::default(),
@@ -302,6 +308,18 @@ impl Counters {
         *limited.entry((service.clone(), limit)).or_default() += 1;
     }
 
+    /// Something was done that a request reaches an endpoint that serves it.
+    pub(crate) fn detoured(&self, service: &ServiceName, detour: Detour) {
+        let mut detours = self.detours.borrow_mut();
+        *detours.entry((service.clone(), detour)).or_default() += 1;
+    }
+
+    /// A rule was for a request. Names are shared texts: that costs no allocation.
+    pub(crate) fn ruled(&self, service: &ServiceName, rule: &Arc<str>) {
+        let mut rules = self.rules.borrow_mut();
+        *rules.entry((service.clone(), rule.clone())).or_default() += 1;
+    }
+
     /// Something took the place of what did not answer.
     pub(crate) fn degraded(&self, dependency: &'static str, times: u64) {
         *self.degraded.borrow_mut().entry(dependency).or_default() += times;
@@ -372,6 +390,14 @@ impl Counters {
         let limited = self.limited.borrow_mut().drain().collect::<Vec<_>>();
         sealed.limited = (limited.into_iter())
             .map(|((service, limit), n)| (service, limit, n))
+            .collect();
+        let detours = self.detours.borrow_mut().drain().collect::<Vec<_>>();
+        sealed.detours = (detours.into_iter())
+            .map(|((service, detour), n)| (service, detour, n))
+            .collect();
+        let rules = self.rules.borrow_mut().drain().collect::<Vec<_>>();
+        sealed.rules = (rules.into_iter())
+            .map(|((service, rule), n)| (service, rule, n))
             .collect();
         sealed.moved = self.moved.borrow_mut().drain().collect();
         for (flag, answers) in self.flags.borrow_mut().drain() {

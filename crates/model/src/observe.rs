@@ -204,6 +204,10 @@ pub struct Sealed {
     pub limited: Vec<(ServiceName, &'static str, u64)>,
     /// Times that a fallback was used, by what failed.
     pub degraded: Vec<(&'static str, u64)>,
+    /// What was done that requests reach an endpoint that serves them, by service.
+    pub detours: Vec<(ServiceName, Detour, u64)>,
+    /// Requests that a rule was for, by service and the rule's name.
+    pub rules: Vec<(ServiceName, Arc<str>, u64)>,
     /// Seconds spent in the gateway, upstream excluded.
     pub overhead: Vec<(ServiceName, LogHistogram)>,
     /// Answers of flags, by flag, variant and reason.
@@ -237,6 +241,20 @@ pub struct Open {
     pub calls: u64,
     /// Event streams and subscriptions.
     pub streams: u64,
+}
+
+/// What is done that requests reach an endpoint that serves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Detour {
+    /// A request was tried again that no endpoint had taken.
+    Retry,
+    /// A version took the place of one of which no endpoint may be used.
+    Fallback,
+}
+
+impl Detour {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Retry, Self::Fallback];
 }
 
 /// What became of sessions whose version was withdrawn.

@@ -7,12 +7,14 @@
 mod chosen;
 mod endpoint;
 pub mod explain;
+mod past;
 mod rules;
 
 pub use self::{
     chosen::{Misfit, chosen_version},
     endpoint::{Live, Unloaded, among, choose, choose_any, fall_back, pick, seats},
-    rules::{RuleRoute, Ruled, Rules},
+    past::{Stopped, route_past},
+    rules::{RuleRoute, Ruled, Rules, sources},
 };
 
 use crate::{name::EndpointId, service::VersionStage, snapshot::ServiceRoute};

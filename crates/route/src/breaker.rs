@@ -148,6 +148,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it was opened and nothing has been tried since.
+    pub fn is_open(self) -> bool {
+        matches!(self.state(), State::Open { .. })
+    }
+
     /// Whether a request may begin now.
     pub fn admits(self, now_ms: u64) -> bool {
         match self.state() {

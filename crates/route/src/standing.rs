@@ -27,6 +27,15 @@ pub struct Standing {
     pub back_since_ms: Option<u64>,
 }
 
+/// What has happened to an endpoint since it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// How often its breaker opened.
+    pub openings: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+}
+
 /// The part of its weight that an endpoint takes when it comes back; it grows from there to the whole.
 const SLOW_START_LEAST: f64 = 0.1;
 

@@ -224,7 +224,7 @@ impl Admitted<'_> {
 
     /// The same, whether they are asked now or may be later.
     pub(super) fn any_viewer(&self, session: Option<Uuid>, era: CallEra) -> Viewer {
-        let sources = affinity::sources(&self.service.settings);
+        let sources = route::sources(&self.service.settings, None);
         let targeting_key = affinity::targeting_key(sources, &self.who(), session, self.gifts);
         let session = session.map(|session| session.to_string());
         Viewer::new(

@@ -5,7 +5,7 @@ use crate::{
     affinity, headers,
     limit::{self, Caller, Over, Request},
     refusal::Refusal,
-    rest,
+    rest, route,
 };
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -160,7 +160,7 @@ impl Admitted<'_> {
             None if self.limits.by_key()
                 || (self.ruling.limits()).any(|(_, limit)| limit.per == Per::Key) =>
             {
-                let sources = affinity::sources(&self.service.settings);
+                let sources = route::sources(&self.service.settings, None);
                 limit_key = affinity::limit_key(sources, &self.who());
                 (&*limit_key, b'a')
             }

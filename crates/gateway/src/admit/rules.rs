@@ -6,7 +6,7 @@
 
 use super::{Admitted, checks::era_of};
 use crate::{
-    affinity::{self, client_address},
+    affinity::client_address,
     headers,
     refusal::Refusal,
 };
@@ -19,7 +19,7 @@ use serin_mcp::{
 use serin_model::{
     access,
     observe::Rejection,
-    route::{Caller, RuleRoute, Ruled},
+    route::{self, Caller, RuleRoute, Ruled},
     rule::{Refuse, RuleLimit},
     service::Protocol,
 };
@@ -92,6 +92,10 @@ impl<'a> Admitted<'a> {
         }
         let tools = tools_of(envelope);
         self.ruling = self.find_rule(&tools);
+        if let Some(route) = self.ruling.rule {
+            let counters = &self.core.counters;
+            counters.ruled(&self.service.name, &route.rule.name);
+        }
         let message = envelope.and_then(Envelope::single);
         let mut rules = self.ruling.all();
         match rules.find_map(|route| Some((route, route.rule.refuse.as_ref()?))) {
@@ -281,10 +285,7 @@ impl<'a> Admitted<'a> {
 
     /// By what callers of this request's kind are known again.
     pub(super) fn sources(&self) -> Sources<'a> {
-        match self.ruling.rule {
-            Some(route) if !route.rule.affinity.is_empty() => Sources::new(&route.rule.affinity),
-            Some(_) | None => affinity::sources(&self.service.settings),
-        }
+        route::sources(&self.service.settings, self.ruling.rule)
     }
 
     /// What the strategy of the rule goes by, where that is something else than the affinity key.

@@ -7,7 +7,7 @@ use crate::{
 };
 use foldhash::quality::FixedState;
 use serin_route::{
-    standing::{Among, Count, OnFailure, Seat, Standing},
+    standing::{Among, Count, Marks, OnFailure, Seat, Standing},
     weigh::{self, Balance},
 };
 use std::hash::BuildHasher as _;
@@ -16,6 +16,11 @@ use std::hash::BuildHasher as _;
 pub trait Live {
     /// How an endpoint does.
     fn standing(&self, endpoint: EndpointId) -> Standing;
+    /// What has happened to an endpoint; nothing where nobody counts.
+    fn marks(&self, endpoint: EndpointId) -> Marks {
+        let _ = endpoint;
+        Marks::default()
+    }
     /// The time of its clock, in milliseconds.
     fn now_ms(&self) -> u64;
     /// Whose turn it is in a cycle: the next number after the last that was given for the same `cycle`, a hash that names it. A count for

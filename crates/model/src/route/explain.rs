@@ -5,13 +5,12 @@
 mod words;
 
 use super::{
-    Caller, Destination, Live, Nowhere, RuleRoute, Ruled, Why, among, assign, key_hash, route,
-    seats,
+    Caller, Destination, Live, Nowhere, RuleRoute, Ruled, Stopped, Why, among, assign, key_hash,
+    route_past, seats, sources,
 };
 use crate::{
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     rule::{Place, Refuse, Target},
-    service::ServiceSettings,
     share::{Share, bucket},
     snapshot::{EndpointRoute, ServiceRoute},
 };
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serin_route::{
     condition::{Condition, Matcher, Request},
     source::{self, Known, Source, Sources, Who},
-    standing::{Among, Seat, Standing},
+    standing::{Among, Marks, Seat, Standing},
     weigh::{Balance, Strategy},
 };
 use serin_tenancy::Per;
@@ -185,6 +184,10 @@ impl<L: Live + ?Sized> Live for Glance<'_, L> {
     fn next_turn(&self, cycle: u64) -> u64 {
         self.0.next_turn(cycle)
     }
+
+    fn marks(&self, endpoint: EndpointId) -> Marks {
+        self.0.marks(endpoint)
+    }
 }
 
 /// What a caller is known by.
@@ -197,57 +200,6 @@ enum Caught<'a> {
     },
     /// Another one for each new caller of this kind.
     New(String),
-}
-
-/// Why nothing takes a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// The version and stable are killed.
-    Killed,
-    /// The version to which the caller is bound is killed.
-    Bound,
-    /// No endpoint can take it.
-    Nowhere(Nowhere),
-}
-
-/// Routes past what is killed: from a version that is callers go to stable, if that is another one; who is bound to one goes nowhere.
-///
-/// # Errors
-/// Nothing can take the request.
-pub fn route_past(
-    service: &ServiceRoute,
-    caller: Caller<'_>,
-    is_killed: impl Fn(usize) -> bool,
-    live: &(impl Live + ?Sized),
-) -> Result<Destination, Stopped> {
-    let to = route(service, caller, live).map_err(Stopped::Nowhere)?;
-    if !is_killed(to.version) {
-        return Ok(to);
-    }
-    match caller {
-        _ if to.version == service.stable || is_killed(service.stable) => Err(Stopped::Killed),
-        Caller::Pinned(_) => Err(Stopped::Bound),
-        Caller::New { key, .. } => {
-            let caller = Caller::New {
-                key,
-                chosen: Some(service.stable),
-                rule: None,
-                stable_only: false,
-            };
-            route(service, caller, live).map_err(Stopped::Nowhere)
-        }
-    }
-}
-
-/// By what callers of a rule's requests are known again, or else those of its service.
-pub fn sources<'a>(settings: &'a ServiceSettings, rule: Option<&'a RuleRoute>) -> Sources<'a> {
-    match rule {
-        Some(route) if !route.rule.affinity.is_empty() => Sources::new(&route.rule.affinity),
-        Some(_) | None => Sources {
-            header: settings.affinity_header.as_deref(),
-            list: &settings.affinity,
-        },
-    }
 }
 
 /// Explains. `is_killed` says which of the service's versions are killed.

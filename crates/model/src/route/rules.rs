@@ -3,13 +3,13 @@
 use super::{Live, key_hash, served_by};
 use crate::{
     rule::{Place, Rule, Target},
-    service::VersionStage,
+    service::{ServiceSettings, VersionStage},
     snapshot::ServiceRoute,
 };
 use foldhash::quality::FixedState;
 use serin_route::{
     condition::{Matcher, Request},
-    source::Source,
+    source::{Source, Sources},
     weigh::{self, Strategy},
 };
 use std::{cmp::Reverse, hash::BuildHasher as _, sync::Arc};
@@ -179,6 +179,17 @@ impl RuleRoute {
                 weigh::by_key(key_hash(key?), ways)
             }
         }
+    }
+}
+
+/// By what callers of a rule's requests are known again, or else those of its service.
+pub fn sources<'a>(settings: &'a ServiceSettings, rule: Option<&'a RuleRoute>) -> Sources<'a> {
+    match rule {
+        Some(route) if !route.rule.affinity.is_empty() => Sources::new(&route.rule.affinity),
+        Some(_) | None => Sources {
+            header: settings.affinity_header.as_deref(),
+            list: &settings.affinity,
+        },
     }
 }
 
