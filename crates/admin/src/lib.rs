@@ -46,12 +46,12 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Semaphore>,
     /// The limit on changes of flags.
     pub(crate) writes: Arc<api::flags::Writes>,
-}
-
-/// The router by itself: what [`serve`] serves.
     pub(crate) build: Build,
     /// When the process began.
     pub(crate) began: Timestamp,
+}
+
+/// The router by itself: what [`serve`] serves.
 pub fn router(control: Control, access: Access, build: Build, stop: CancellationToken) -> Router {
     let registry = Arc::new(metrics::registry(control.clone(), build));
     api::router(App {
@@ -61,7 +61,7 @@ pub fn router(control: Control, access: Access, build: Build, stop: Cancellation
         stop,
         streams: ofrep::places(),
         writes: Arc::default(),
-    })
-}
         build,
         began: Timestamp::now(),
+    })
+}
