@@ -20,6 +20,7 @@ pub use serve::{Listener, serve};
 use axum::Router;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
+use serin_config::Settings;
 use serin_control::Control;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -38,6 +39,8 @@ pub struct Build {
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) control: Control,
+    /// What the process was started with, beside its manifest.
+    pub(crate) settings: Arc<Settings>,
     pub(crate) access: Arc<Access>,
     pub(crate) registry: Arc<Registry>,
     /// Cancelled when the process begins to end: streams that would never end by themselves end then.
@@ -52,10 +55,17 @@ pub(crate) struct App {
 }
 
 /// The router by itself: what [`serve`] serves.
-pub fn router(control: Control, access: Access, build: Build, stop: CancellationToken) -> Router {
+pub fn router(
+    control: Control,
+    access: Access,
+    build: Build,
+    settings: Settings,
+    stop: CancellationToken,
+) -> Router {
     let registry = Arc::new(metrics::registry(control.clone(), build));
     api::router(App {
         control,
+        settings: Arc::new(settings),
         access: Arc::new(access),
         registry,
         stop,

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use serin_admin::{Access, Build, Token};
+use serin_config::Settings;
 use serin_control::{Control, Options, TICK_MIN};
 use serin_flags::{Environment, table::Forced};
 use serin_judge::{
@@ -94,7 +95,7 @@ impl World {
             version: "0.0.0",
             revision: "test",
         };
-        let router = serin_admin::router(control, access, build, stop.clone());
+        let router = serin_admin::router(control, access, build, Settings::default(), stop.clone());
         Self {
             router,
             token: text,

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use serin_admin::{Access, Build, Token};
+use serin_config::Settings;
 use serin_control::{Control, Options, TICK_MIN, kills::Switchboard};
 use serin_flags::{Environment, table::Forced};
 use serin_model::{manifest::Manifest, snapshot::Snapshot};
@@ -92,7 +93,7 @@ impl World {
             revision: "test",
         };
         let control = control.with_signing(Arc::new(Master::new([7; MASTER_BYTES])));
-        let router = serin_admin::router(control, access, build, CancellationToken::new());
+        let router = serin_admin::router(control, access, build, Settings::default(), CancellationToken::new());
         let world = Self {
             router,
             token: text,

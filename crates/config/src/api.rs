@@ -139,8 +139,8 @@ mod tests {
     /// What is found in an API, by the field.
     fn found(api: &str, path: &str, now: &str) -> Vec<(Severity, String, String)> {
         let text = format!("{}api: {api}\n", SERVICES.replace("PATH", path));
-        let (file, mut report): (File, Report) = read(&text, "serin.yaml").unwrap();
-        let manifest = file.manifest();
+        let (mut file, mut report): (File, Report) = read(&text, "serin.yaml").unwrap();
+        let manifest = file.take_manifest();
         check_api(&manifest, now.parse().unwrap(), &mut report);
         let diagnostics = match report.finish(()) {
             Ok(checked) => checked.warnings,

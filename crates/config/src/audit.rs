@@ -51,7 +51,7 @@ pub enum AuditArguments {
     Redacted,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AuditFile {
     mode: AuditMode,

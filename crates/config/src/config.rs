@@ -7,6 +7,7 @@ use crate::{
     position::Path as Field,
     read::{FILE_BYTES_MAX, Report, read, short},
     service,
+    settings::Settings,
     tls::{self, Tls, TlsFile},
 };
 use ipnet::IpNet;
@@ -25,6 +26,7 @@ use serin_tenancy::{Tier, TierName};
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _},
+    mem::take,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -86,6 +88,8 @@ pub struct Config {
     pub limiter: Option<Limiter>,
     /// Services and plans to apply at start.
     pub manifest: Manifest,
+    /// The rest, as it is written: what another file is compared with.
+    pub settings: Settings,
 }
 
 /// The data plane.
@@ -233,7 +237,7 @@ impl Config {
 }
 
 /// A file as it was written. Texts become addresses and paths in [`File::check`], so that several can be wrong at once.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
     environment: Environment,
@@ -251,7 +255,7 @@ pub(crate) struct File {
     api: BTreeMap<ApiVersion, ApiSpec>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FlagsFile {
     file: Option<PathBuf>,
@@ -261,7 +265,7 @@ struct FlagsFile {
     origins: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct GatewayFile {
     listen: String,
@@ -277,7 +281,7 @@ struct GatewayFile {
     tls: Option<TlsFile>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AdminFile {
     listen: Option<String>,
@@ -287,7 +291,7 @@ struct AdminFile {
     tls: Option<TlsFile>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ControlFile {
     #[serde(with = "text::duration")]
@@ -320,20 +324,38 @@ impl Default for ControlFile {
 }
 
 impl File {
-    /// Its resources, unchecked.
-    pub(crate) fn manifest(self) -> Manifest {
+    /// Its resources, unchecked; none are left in it.
+    pub(crate) fn take_manifest(&mut self) -> Manifest {
         Manifest {
-            services: self.services,
-            plans: self.plans,
-            kill_switches: self.kill_switches,
-            tiers: self.tiers,
-            api: self.api,
+            services: take(&mut self.services),
+            plans: take(&mut self.plans),
+            kill_switches: take(&mut self.kill_switches),
+            tiers: take(&mut self.tiers),
+            api: take(&mut self.api),
         }
+    }
+
+    /// The static sections that another file has otherwise.
+    pub(crate) fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
+        let sections = [
+            ("environment", self.environment == other.environment),
+            ("gateway", self.gateway == other.gateway),
+            ("admin", self.admin == other.admin),
+            ("store", self.store == other.store),
+            ("flags", self.flags == other.flags),
+            ("control", self.control == other.control),
+            ("audit", self.audit == other.audit),
+            ("limiter", self.limiter == other.limiter),
+        ];
+        let unlike = sections.into_iter().filter(|(_, is_same)| !is_same);
+        unlike.map(|(name, _)| name).collect()
     }
 
     /// The settings, with everything wrong in them reported. What could not be read stands as its default; the report
     /// then refuses the whole.
-    fn check(self, folder: &Path, report: &mut Report) -> Config {
+    fn check(mut self, folder: &Path, report: &mut Report) -> Config {
+        let manifest = self.take_manifest();
+        let (settings, _) = Settings::split(self.clone());
         let store = check_store(self.store.as_deref().unwrap_or(STORE), folder, report);
         let gateway = self.gateway.check(folder, report);
         let admin = self.admin.check(gateway.listen, &store, folder, report);
@@ -360,13 +382,8 @@ impl File {
             control: Control { tick },
             audit: self.audit.check(report),
             limiter: self.limiter.map(|limiter| limiter.check(report)),
-            manifest: Manifest {
-                services: self.services,
-                plans: self.plans,
-                kill_switches: self.kill_switches,
-                tiers: self.tiers,
-                api: self.api,
-            },
+            manifest,
+            settings,
         }
     }
 }

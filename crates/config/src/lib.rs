@@ -22,6 +22,7 @@ mod position;
 mod read;
 mod rules;
 mod service;
+mod settings;
 mod switch;
 mod tenancy;
 mod tls;
@@ -35,7 +36,8 @@ pub use config::{
 pub use diagnostic::{Checked, ConfigError, Diagnostic, Position, Severity};
 pub use limiter::{Limiter, LimiterFailure, RedisUrl};
 pub use name::closest;
-pub use read::{FILE_BYTES_MAX, read_manifest, read_plan};
+pub use read::{FILE_BYTES_MAX, read_file, read_manifest, read_plan};
 pub use serin_flags::Environment;
 pub use service::{BODY_BYTES_LEAST, BODY_BYTES_MOST};
+pub use settings::Settings;
 pub use tls::Tls;

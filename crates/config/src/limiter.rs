@@ -59,7 +59,7 @@ pub enum LimiterFailure {
     Allow,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimiterFile {
     redis: Unseen,
@@ -74,7 +74,7 @@ fn timeout() -> Duration {
 }
 
 /// A text that may be a secret.
-#[derive(Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(transparent)]
 struct Unseen(String);
 

@@ -6,6 +6,7 @@ use crate::{
     name::suggestion,
     position::{Path, Tree},
     service,
+    settings::Settings,
 };
 use miette::NamedSource;
 use serde::de::DeserializeOwned;
@@ -27,10 +28,17 @@ const NODES_MAX: usize = 100_000;
 /// Reads services and plans from YAML or JSON and checks them. The static sections of a `serin.yaml` may be there and
 /// are left alone. `name` is what the diagnostics call the text.
 pub fn read_manifest(text: &str, name: &str) -> Result<Checked<Manifest>, ConfigError> {
+    let Checked { value, warnings } = read_file(text, name)?;
+    let (_, value) = value;
+    Ok(Checked { value, warnings })
+}
+
+/// The same, with the static sections, which are not checked.
+pub fn read_file(text: &str, name: &str) -> Result<Checked<(Settings, Manifest)>, ConfigError> {
     let (file, mut report): (File, Report) = read(text, name)?;
-    let manifest = file.manifest();
+    let (settings, manifest) = Settings::split(file);
     service::check_manifest(&manifest, &mut report);
-    report.finish(manifest)
+    report.finish((settings, manifest))
 }
 
 /// Reads one plan from YAML or JSON, as it stands in a file of its own, and checks it.

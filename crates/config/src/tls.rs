@@ -23,7 +23,7 @@ pub enum Tls {
     SelfSigned,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TlsFile {
     cert: Option<PathBuf>,

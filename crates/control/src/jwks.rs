@@ -171,13 +171,13 @@ async fn watch(
                     Some(Some(Arc::new(keys)))
                 }
                 Err(error) => {
-                    failed(&outage, &source, &error.to_string());
+                    failed(&outage, &source, last.is_some(), &error.to_string());
                     kept = Some(pace.withdrawn_kept);
                     Some(None)
                 }
             },
             Err(error) => {
-                failed(&outage, &source, &error);
+                failed(&outage, &source, last.is_some(), &error);
                 kept = Some(pace.silent_kept);
                 Some(None)
             }
@@ -211,13 +211,22 @@ async fn watch(
     }
 }
 
-/// The keys that were there last take the place of what cannot be read.
-fn failed(outage: &Outage, source: &str, why: &str) {
-    if outage.began() {
+/// The keys that were there last, if there were any, take the place of what cannot be read.
+fn failed(outage: &Outage, source: &str, are_known: bool, why: &str) {
+    if !outage.began() {
+        return;
+    }
+    if are_known {
         tracing::warn!(
             source,
             why,
             "the keys of the identity provider cannot be read; those that were read last go on"
+        );
+    } else {
+        tracing::warn!(
+            source,
+            why,
+            "the keys of the identity provider cannot be read; its tokens are answered 503 until they can"
         );
     }
 }
@@ -251,6 +260,14 @@ async fn fetch(client: &Client, source: &str) -> Result<Vec<u8>, String> {
     timeout(ask::TIMEOUT, fetching)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} s", ask::TIMEOUT.as_secs())))
+}
+
+/// Looks whether a file has keys; else why not.
+pub(crate) fn check_file(path: &str) -> Result<(), String> {
+    let document = read_file(path).map_err(|error| error.to_string())?;
+    let keys = KeySet::parse(&document).map_err(|error| error.to_string())?;
+    drop(keys);
+    Ok(())
 }
 
 fn read_file(path: &str) -> std::io::Result<Vec<u8>> {

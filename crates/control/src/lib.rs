@@ -13,6 +13,7 @@ mod ask;
 mod asker;
 pub mod audit;
 mod credentials;
+pub mod doubts;
 pub mod flags;
 pub mod health;
 mod journal;
@@ -526,4 +527,15 @@ impl Control {
             .map_err(|_| ControlError::Stopped)?;
         answered.await.map_err(|_| ControlError::Stopped)
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -1,7 +1,7 @@
 //! The one task that owns the state: it takes counts, commands and probe results, decides, appends, and swaps the snapshot.
 
 use crate::{
-    ControlError, Options,
+    ControlError, Options, chain,
     credentials::Credentials,
     flags::{FlagChanges, Follower, a_date_has_come},
     health::Health,
@@ -128,7 +128,7 @@ pub(crate) async fn spawn(
         health,
         scrapes: Scrapes::new(client.clone(), report.clone()),
         providers: Providers::new(client.clone(), report.clone()),
-        credentials: Credentials::default(),
+        credentials: Credentials::new(report.clone()),
         probes: Probes::new(client, report),
         leader: true,
         incarnation: Uuid::now_v7().to_string(),
@@ -357,6 +357,9 @@ impl Orchestrator {
                 } else {
                     self.observed.token_keys.insert(source, keys);
                 }
+            }
+            Found::Credential { reference, value } => {
+                self.observed.credentials.insert(reference, value);
             }
             Found::Keys { keys: None, .. } => {
                 self.count(|totals| totals.add_degraded([(Dependency::Jwks.label(), 1)]));
@@ -1028,13 +1031,3 @@ const fn ends(event: &Event) -> bool {
     )
 }
 
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}

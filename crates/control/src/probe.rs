@@ -5,6 +5,7 @@ use reqwest::{Client, Url};
 use serde_json::Value;
 use serin_judge::Resources;
 use serin_model::{
+    auth::Secret,
     name::{EndpointId, ServiceName, VersionName},
     service::{HealthCheck, Protocol, Service},
     state::State,
@@ -52,6 +53,8 @@ pub(crate) enum Found {
         source: String,
         keys: Option<Arc<KeySet>>,
     },
+    /// A credential for endpoints is there, or is another.
+    Credential { reference: String, value: Secret },
     /// A version's own metrics were read; else why not.
     Resources {
         service: ServiceName,

@@ -3,6 +3,7 @@
 use crate::{
     cli::{FileArgs, Global},
     client::{Client, block_on},
+    doubts,
     exit::Exit,
     problem::{self, Problem},
     rollout::{print, to_json},
@@ -11,16 +12,17 @@ use miette::Report;
 use serde_json::Value;
 use std::{io::Read as _, path::Path};
 
+/// Most names of what is not described that a line has.
+const SHOWN_MAX: usize = 10;
+
 pub(crate) fn apply(global: &Global, args: &FileArgs) -> miette::Result<Exit> {
     let answer = send(global, args, "apply")?;
+    let doubts = serde_json::from_value(answer["doubts"].clone());
+    doubts::show(doubts.unwrap_or_default());
     if args.json {
         print(&to_json(&answer)?)?;
     } else {
-        print(&lines(
-            &answer,
-            "done",
-            "nothing to do: all is as described",
-        ))?;
+        print(&lines(&answer, "done", "nothing to do"))?;
     }
     Ok(Exit::Done)
 }
@@ -31,12 +33,14 @@ pub(crate) fn diff(global: &Global, args: &FileArgs) -> Exit {
         if args.json {
             print(&to_json(&answer)?)?;
         } else {
-            print(&lines(&answer, "changes", "no drift: all is as described"))?;
+            print(&lines(&answer, "changes", "no drift"))?;
         }
-        let drift = answer["changes"]
-            .as_array()
-            .is_some_and(|changes| !changes.is_empty());
-        Ok(if drift { Exit::Error } else { Exit::Done })
+        let drift = ["changes", "restart"].map(|field| !texts(&answer, field).is_empty());
+        Ok(if drift.contains(&true) {
+            Exit::Error
+        } else {
+            Exit::Done
+        })
     });
     compared.unwrap_or_else(|error| {
         if !problem::is_broken_pipe(&error) {
@@ -59,17 +63,51 @@ fn send(global: &Global, args: &FileArgs, what: &str) -> miette::Result<Value> {
     ))
 }
 
+/// What is done or would be, and what is not, though somebody who reads "all is as described" would think so.
 fn lines(answer: &Value, key: &str, none: &str) -> String {
-    let lines: Vec<_> = answer[key]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let mut lines = texts(answer, key);
+    let (restart, unnamed) = (texts(answer, "restart"), texts(answer, "unnamed"));
+    if !restart.is_empty() {
+        lines.push(format!(
+            "{}: not as the process was started; restart `serin run` with this file",
+            quoted(&restart)
+        ));
+    }
     if lines.is_empty() {
-        format!("{none}\n")
-    } else {
-        lines.join("\n") + "\n"
+        lines.push(if unnamed.is_empty() {
+            format!("{none}: all is as described")
+        } else {
+            format!("{none}: all that is described is so")
+        });
+    }
+    if !unnamed.is_empty() {
+        lines.push(format!(
+            "left as it is, and not described: {} (`--prune` removes it)",
+            some(unnamed)
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn texts(answer: &Value, key: &str) -> Vec<String> {
+    let texts = answer[key].as_array().into_iter().flatten();
+    let texts = texts.filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
+}
+
+fn quoted(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
+/// The first of a list; who has hundreds of services and applies one of them need not read all others.
+fn some(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(SHOWN_MAX);
+    names.truncate(SHOWN_MAX);
+    let names = names.join(", ");
+    match more {
+        0 => names,
+        more => format!("{names} and {more} more"),
     }
 }
 

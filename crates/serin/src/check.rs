@@ -8,10 +8,12 @@ use crate::{
     exit::Exit,
     problem::{self, Problem},
     rollout::print,
+    run,
 };
 use jiff::Timestamp;
 use miette::Report;
 use serin_config::Config;
+use serin_control::doubts::of_service;
 use serin_flags::{Document, FlagKey};
 use serin_model::plan::Plan;
 use std::path::Path;
@@ -54,11 +56,20 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{ending}")
 }
 
-/// What will do nothing once this is run. Flags may come from the admin API too, so that a gate without one is no error; and where no
-/// file holds them, nothing can be said of gates.
+/// What will do nothing once this is run, or keep it from running, as far as that can be seen from here: variables and files may be
+/// others where it runs. Flags may come from the admin API too, so that a gate without one is no error; and where no file holds them,
+/// nothing can be said of gates.
 fn doubts_of(config: &Config) -> Vec<Doubt> {
     let manifest = &config.manifest;
-    let mut doubts = doubts::of_addresses(&manifest.kill_switches, doubts::is_set);
+    let mut doubts = run::missing(config);
+    doubts.extend(doubts::of_api(manifest));
+    doubts.extend(doubts::of_addresses(
+        &manifest.kill_switches,
+        doubts::is_set,
+    ));
+    for (name, service) in &manifest.services {
+        doubts.extend(of_service(name, &service.settings));
+    }
     let file = config.flags.file.as_deref();
     let text = file.and_then(|file| read_flags(file).ok());
     let Some(document) = text.and_then(|text| Document::parse(&text).ok()) else {

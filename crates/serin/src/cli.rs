@@ -145,7 +145,7 @@ pub(crate) struct FileArgs {
     /// The file with services and plans, in YAML or JSON; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Also remove services, versions and plans that it does not name.
+    /// Also remove what it does not name: services, versions, plans, tiers, versions of the API and kill switches.
     #[arg(long)]
     pub(crate) prune: bool,
     /// Versions and endpoints that are removed are gone at once; otherwise they take no new callers for an hour and are gone then.

@@ -1,20 +1,17 @@
 //! What is well formed and will do nothing all the same: gates on flags that there are not, and addresses that nothing gives.
 
 use crate::problem::Problem;
-use serin_control::Control;
+use serin_control::{Control, doubts::of_state};
 use serin_flags::FlagKey;
 use serin_model::{
+    api::{ApiSpec, ApiVersion},
     gate::Gate,
+    manifest::Manifest,
     switch::{Action, KillSwitch},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Something that a person should look at.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Doubt {
-    what: String,
-    help: String,
-}
+pub(crate) use serin_control::doubts::Doubt;
 
 /// The gates of a service whose flags are not known: they are closed, for everybody.
 pub(crate) fn of_gates(
@@ -67,6 +64,25 @@ pub(crate) fn of_addresses(
     doubts
 }
 
+/// The versions of the API whose services the file does not have: they are refused, unless the service was applied before.
+pub(crate) fn of_api(manifest: &Manifest) -> Vec<Doubt> {
+    let names = || manifest.services.keys().map(|name| name.as_str());
+    let lonely = manifest.api.iter();
+    let lonely = lonely.filter(|(_, spec)| !manifest.services.contains_key(&spec.service));
+    let doubt = |(version, spec): (&ApiVersion, &ApiSpec)| Doubt {
+        what: format!(
+            "API {version} is of service `{}`, which this file does not have",
+            spec.service
+        ),
+        help: match serin_config::closest(spec.service.as_str(), names()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "it is refused unless the service was applied before; name one of `services`"
+                .to_owned(),
+        },
+    };
+    lonely.map(doubt).collect()
+}
+
 /// Whether a variable of this process is set.
 pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var(variable).is_ok()
@@ -82,14 +98,22 @@ pub(crate) fn show(doubts: Vec<Doubt>) {
     }
 }
 
-/// Logs what is doubtful as a server begins, once.
-pub(crate) async fn log(control: &Control) {
+/// Logs what is doubtful as a server begins, once, and what there is beyond the file that it was started with.
+pub(crate) async fn log(control: &Control, described: &Manifest) {
     // Without a state there is nothing to look at, and the server says so itself.
     let Ok(state) = control.state().await else {
         return;
     };
     let flags = control.flags();
+    let unnamed = described.unnamed(&state);
+    if !unnamed.is_empty() {
+        tracing::info!(
+            also = unnamed.join(", "),
+            "there is more than the configuration describes, as it was applied before; `serin apply --prune` removes it"
+        );
+    }
     let mut doubts = of_addresses(&state.kill_switches, is_set);
+    doubts.extend(of_state(&state).await);
     for service in state.services.values() {
         let is_flag = |key: &FlagKey| flags.table().keys().any(|known| known == key);
         doubts.extend(of_gates(

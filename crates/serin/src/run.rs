@@ -14,6 +14,7 @@ pub(crate) use tls::self_signed_cert;
 use crate::{
     cli::{Global, RunArgs},
     client::CONFIG_DEFAULT,
+    doubts::Doubt,
     exit::Exit,
     problem::{self, Problem},
 };
@@ -113,6 +114,40 @@ fn load(global: &Global) -> miette::Result<Config> {
     let checked = Config::load(path).map_err(problem::refused)?;
     problem::warn(checked.warnings);
     Ok(checked.value)
+}
+
+/// What of the static settings would keep a process from starting here: files and variables that they name.
+pub(crate) fn missing(config: &Config) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    for (field, tls) in [
+        ("gateway.tls", &config.gateway.tls),
+        ("admin.tls", &config.admin.tls),
+    ] {
+        if let Some(error) = tls.as_ref().and_then(tls::problem_of) {
+            doubts.push(Doubt {
+                what: format!("`{field}`: {}", chain(&error)),
+                help: "`serin run` needs these files".to_owned(),
+            });
+        }
+    }
+    if let Some(error) = config.limiter.as_ref().and_then(limiter::problem_of) {
+        doubts.push(Doubt {
+            what: format!("`limiter.redis`: {}", chain(&error)),
+            help: "`serin run` needs this variable or file".to_owned(),
+        });
+    }
+    doubts
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {

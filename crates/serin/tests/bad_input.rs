@@ -136,6 +136,30 @@ async fn malformed_yaml() {
     check(folder.path(), &[]).await.unwrap();
 }
 
+/// They may be there where it runs, so they are warnings.
+#[tokio::test]
+async fn files_and_variables_that_are_not_here() {
+    let folder = TempDir::new().unwrap();
+    let file = "gateway: { listen: 127.0.0.1:0, tls: { cert: no.pem, key: no-key.pem } }\nlimiter: { redis: env:SERIN_TEST_NOT_SET }\n\
+         services:\n  tools:\n    protocol: mcp\n    path: /mcp\n    stable: v1\n    versions: { v1: { endpoints: [http://127.0.0.1:1/mcp] } }\n    \
+         settings:\n      auth: serin\n      upstream: { credential: 'env:SERIN_TEST_NOT_SET_EITHER', ca: /no-ca.pem }\n      \
+         jwt: { issuer: 'https://id.example/', audience: a, jwks: 'file:/no-jwks.json' }\napi: { v1: { service: toolz } }\n";
+    std::fs::write(folder.path().join("serin.yaml"), file).unwrap();
+    let checked = run(folder.path(), &["check"]).await;
+    let said = stderr(&checked);
+    assert_eq!(checked.status.code(), Some(0), "{said}");
+    for part in [
+        "no.pem",
+        "SERIN_TEST_NOT_SET is not set",
+        "env:SERIN_TEST_NOT_SET_EITHER",
+        "/no-ca.pem",
+        "/no-jwks.json",
+        "did you mean `tools`?",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_field() {
     let folder = TempDir::new().unwrap();

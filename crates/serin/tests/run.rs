@@ -16,6 +16,54 @@ use tokio::{
     time::timeout,
 };
 
+/// What applying a file cannot do, or does not do unasked, is said; nobody reads that all is as described.
+#[tokio::test]
+async fn what_a_file_leaves_as_it_is_is_said() {
+    let sample = sample("v1", ToolSet::V1).await;
+    let folder = TempDir::new().unwrap();
+    let services = two_versions(&sample.url(), &sample.url());
+    let more = "tiers: { free: { limits: [{ rate: 100/hour }] } }\napi: { v1: { service: tools } }\nlimiter: { redis: 'redis://127.0.0.1:1' }\n";
+    let serin = Serin::start(folder.path(), &format!("{services}{more}")).await;
+    let diff = ["diff", "-f", "serin.yaml"];
+    assert_eq!(serin.cli(&diff).await, "no drift: all is as described\n");
+
+    let path = folder.path().join("serin.yaml");
+    let file = std::fs::read_to_string(&path).unwrap();
+    let file = file
+        .replace(more, "")
+        .replace("listen: 127.0.0.1:0, drain", "cores: 1, drain");
+    std::fs::write(&path, &file).unwrap();
+    let drift = serin.run(&diff).await;
+    assert_eq!(drift.status.code(), Some(1), "{}", stderr(&drift));
+    let restart = "`gateway`, `limiter`: not as the process was started; restart `serin run` with this file\n";
+    let unnamed = "left as it is, and not described: tier `free`, API v1 (`--prune` removes it)\n";
+    assert_eq!(stdout(&drift), format!("{restart}{unnamed}"));
+    let apply = ["apply", "-f", "serin.yaml"];
+    assert_eq!(serin.cli(&apply).await, format!("{restart}{unnamed}"));
+    // A manifest alone says nothing about the settings.
+    std::fs::write(folder.path().join("tools.yaml"), &services).unwrap();
+    let applied = serin.cli(&["apply", "-f", "tools.yaml"]).await;
+    assert_eq!(
+        applied,
+        format!("nothing to do: all that is described is so\n{unnamed}")
+    );
+
+    serin.end_by(rustix::process::Signal::TERM).await;
+    let serin = Serin::start(folder.path(), &services).await;
+    let log = serin.log();
+    let also = "there is more than the configuration describes";
+    assert!(
+        log.contains(also) && log.contains("tier `free`, API v1"),
+        "{log}"
+    );
+    let pruned = serin.cli(&["apply", "-f", "tools.yaml", "--prune"]).await;
+    assert!(!pruned.contains("not described"), "{pruned}");
+    assert_eq!(
+        serin.cli(&["diff", "-f", "tools.yaml"]).await,
+        "no drift: all is as described\n"
+    );
+}
+
 /// Phases that only a person moves on.
 const BY_HAND: &str = "phases: [{ share: 50 %, hold: 10h }, { share: 100 % }]\nevidence: trials 1000000\nauto_promote: false\n";
 

@@ -9,9 +9,10 @@ use crate::{
 };
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
-use serin_config::{Diagnostic, read_manifest};
+use serin_config::{Diagnostic, Settings, read_file};
 use serin_control::Removal;
-use serin_model::{event::Event, words::event_in_words};
+use serin_control::doubts::{self, Doubt};
+use serin_model::{event::Event, manifest::Manifest, words::event_in_words};
 use utoipa::{IntoParams, ToSchema};
 
 /// What the diagnostics call the body of a request.
@@ -43,6 +44,11 @@ impl How {
 pub(super) struct Applied {
     #[serde(flatten)]
     done: Done,
+    #[serde(flatten)]
+    beyond: Beyond,
+    /// What of it will not do: files and variables that it names and that this process cannot read.
+    #[schema(value_type = Vec<Object>)]
+    doubts: Vec<Doubt>,
     /// What is odd in the manifest.
     #[schema(value_type = Vec<Object>)]
     warnings: Vec<Diagnostic>,
@@ -55,9 +61,43 @@ pub(super) struct Drift {
     /// The same as events.
     #[schema(value_type = Vec<Object>)]
     events: Vec<Event>,
+    #[serde(flatten)]
+    beyond: Beyond,
     /// What is odd in the manifest.
     #[schema(value_type = Vec<Object>)]
     warnings: Vec<Diagnostic>,
+}
+
+/// What applying a manifest leaves as it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Beyond {
+    /// The static sections of the file that are not those that the process was started with, for operators: they take a restart.
+    #[schema(value_type = Vec<String>)]
+    restart: Vec<&'static str>,
+    /// What there is and the manifest does not name, unless it was asked to prune.
+    unnamed: Vec<String>,
+}
+
+impl Beyond {
+    async fn of(
+        app: &App,
+        caller: &Caller,
+        (settings, manifest): (&Settings, &Manifest),
+        prunes: bool,
+    ) -> Result<Self, Problem> {
+        // Who may only ask could find out settings by comparing.
+        let is_operator = caller.check_operator("comparing settings").is_ok();
+        let restart = is_operator.then(|| app.settings.changed_in(settings));
+        let unnamed = if prunes {
+            Vec::new()
+        } else {
+            manifest.unnamed(&*app.control.state().await?)
+        };
+        Ok(Self {
+            restart: restart.unwrap_or_default(),
+            unnamed,
+        })
+    }
 }
 
 /// Makes what a manifest describes. Doing so twice changes nothing the second time. It is for operators: a manifest has the tiers and the
@@ -79,10 +119,20 @@ pub(super) async fn apply(
     Text(text): Text,
 ) -> Result<Response, Problem> {
     caller.check_operator("applying a manifest")?;
-    let read = read_manifest(&text, BODY_NAME)?;
-    let events = app.control.apply(actor, read.value, how.removal()).await?;
+    let read = read_file(&text, BODY_NAME)?;
+    let (settings, manifest) = read.value;
+    let doubts = doubts::of_manifest(&manifest).await;
+    let events = app
+        .control
+        .apply(actor, manifest.clone(), how.removal())
+        .await?;
+    for doubt in &doubts {
+        tracing::warn!(help = doubt.help, "{}", doubt.what);
+    }
     Ok(fresh(&Applied {
         done: Done::of(&events),
+        beyond: Beyond::of(&app, &caller, (&settings, &manifest), how.prune).await?,
+        doubts,
         warnings: read.warnings,
     }))
 }
@@ -96,14 +146,18 @@ pub(super) async fn apply(
 pub(super) async fn diff(
     State(app): State<App>,
     Asked(how): Asked<How>,
+    caller: Caller,
     Text(text): Text,
 ) -> Result<Response, Problem> {
-    let read = read_manifest(&text, BODY_NAME)?;
-    let events = app.control.diff(read.value, how.removal()).await?;
+    let read = read_file(&text, BODY_NAME)?;
+    let (settings, manifest) = read.value;
+    let beyond = Beyond::of(&app, &caller, (&settings, &manifest), how.prune).await?;
+    let events = app.control.diff(manifest, how.removal()).await?;
     let changes = events.iter().map(event_in_words).collect();
     Ok(fresh(&Drift {
         changes,
         events,
+        beyond,
         warnings: read.warnings,
     }))
 }

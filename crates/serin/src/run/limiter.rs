@@ -31,6 +31,11 @@ pub(super) fn backend(limiter: &Limiter) -> miette::Result<Backend> {
     })
 }
 
+/// Why there is no URL, if there is none.
+pub(super) fn problem_of(limiter: &Limiter) -> Option<Error> {
+    resolve(limiter.redis.expose()).err()
+}
+
 /// The URL behind `env:NAME` or `file:PATH`, or one that stands there. What is wrong with it is said without it.
 fn resolve(text: &str) -> Result<String, Error> {
     if let Some(name) = text.strip_prefix("env:") {

@@ -11,7 +11,7 @@ use crate::{doubts, problem::Problem};
 use arc_swap::ArcSwap;
 use miette::Report;
 use serin_admin::{Access, Build, Token};
-use serin_config::{AuditArguments, AuditMode, Config, Cores, builtin_plans};
+use serin_config::{AuditArguments, AuditMode, Config, Cores, Settings, builtin_plans};
 use serin_control::{
     Control, ControlError, Options,
     audit::{self, Recorder},
@@ -112,7 +112,7 @@ impl Server {
             observations,
             tick: config.control.tick,
             plans: builtin_plans(),
-            manifest: config.manifest,
+            manifest: config.manifest.clone(),
             environment: config.environment,
             forced: forced()?,
             flag_file: flag_file(&config.flags),
@@ -121,7 +121,7 @@ impl Server {
         let control = Control::start(options).await.map_err(not_started)?;
         let control = control.with_signing(Arc::clone(&files.signing));
         let control = control.with_live(gateway_options.loads.clone());
-        doubts::log(&control).await;
+        doubts::log(&control, &config.manifest).await;
         let recorder = recorder(config.audit, config.store.path(), &files.audit, &control)?;
         gateway_options.audit = recorder.as_ref().map(|recorder| AuditTo {
             rows: recorder.rows(),
@@ -167,6 +167,7 @@ impl Server {
             bound.admin,
             admin_tls,
             access,
+            config.settings,
             stop.clone(),
         )?;
         let token_file = config.admin.token_file;
@@ -358,6 +359,7 @@ fn start_admin(
     listener: AdminListener,
     tls: Option<Acceptor>,
     access: Access,
+    settings: Settings,
     stop: CancellationToken,
 ) -> miette::Result<(JoinHandle<io::Result<()>>, String)> {
     let cannot = |error| {
@@ -392,7 +394,7 @@ fn start_admin(
             )
         }
     };
-    let router = serin_admin::router(control, access, BUILD, stop.clone());
+    let router = serin_admin::router(control, access, BUILD, settings, stop.clone());
     Ok((
         tokio::spawn(serin_admin::serve(listener, router, stop)),
         place,

@@ -51,6 +51,18 @@ pub(super) fn acceptor(
     Ok(Some(acceptor))
 }
 
+/// Why a certificate cannot be shown, if it cannot. One that is signed by itself is made at the start.
+pub(super) fn problem_of(tls: &Tls) -> Option<TlsError> {
+    let Tls::Files { cert, key } = tls else {
+        return None;
+    };
+    let pair = Pair {
+        cert: cert.clone(),
+        key: key.clone(),
+    };
+    Certificate::open(pair).err()
+}
+
 fn pair(tls: &Tls, config: &Config) -> Result<Pair, TlsError> {
     match tls {
         Tls::Files { cert, key } => Ok(Pair {
