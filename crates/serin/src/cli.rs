@@ -57,6 +57,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: RolloutCommand,
     },
+    /// Show everything on one page: services, endpoints, rollouts, flags, kills, traffic.
+    Status(StatusArgs),
     /// Show what each version of a service did, what is wrong with it, and where it is going.
     Health {
         #[command(subcommand)]
@@ -89,6 +91,11 @@ pub(crate) enum Command {
     Drain(crate::drain::DrainArgs),
     /// Let a version or endpoint take callers again.
     Undrain(crate::drain::UndrainArgs),
+    /// Show where a request would go, and why.
+    Route {
+        #[command(subcommand)]
+        command: crate::route::Route,
+    },
     /// Show services.
     Service {
         #[command(subcommand)]
@@ -411,6 +418,16 @@ pub(crate) struct HealthArgs {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw it anew each second.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Subcommand)]

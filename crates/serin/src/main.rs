@@ -16,9 +16,11 @@ mod kill;
 mod problem;
 mod report;
 mod rollout;
+mod route;
 mod run;
 mod screen;
 mod service;
+mod status;
 mod tenant;
 
 use clap::Parser as _;
@@ -55,6 +57,7 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Apply(args) => apply::apply(&global, &args),
         Command::Diff(args) => Ok(apply::diff(&global, &args)),
         Command::Rollout { command } => rollout::dispatch(&global, command),
+        Command::Status(args) => status::status(&global, &args),
         Command::Health { command } => health::dispatch(&global, &command),
         Command::Report(args) => report::report(&global, &args),
         Command::Flag { command } => flag::dispatch(&global, command),
@@ -65,6 +68,7 @@ fn dispatch(cli: Cli) -> miette::Result<Exit> {
         Command::Kills(args) => kill::kills(&global, &args),
         Command::Drain(args) => drain::drain(&global, &args),
         Command::Undrain(args) => drain::undrain(&global, &args),
+        Command::Route { command } => route::dispatch(&global, command),
         Command::Service { command } => service::dispatch(&global, &command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),

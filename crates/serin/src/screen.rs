@@ -4,9 +4,11 @@
 //! (`anstream`).
 
 mod evidence;
+pub(crate) mod explain;
 mod line;
 mod live;
 mod parts;
+pub(crate) mod status;
 
 pub(crate) use evidence::about;
 pub(crate) use live::{Live, terminal};

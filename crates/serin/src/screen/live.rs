@@ -31,12 +31,16 @@ impl Live {
         let Some(rollout) = &service.rollout else {
             return;
         };
-        let lines = draw(service, rollout, now, terminal().unwrap_or(PAPER));
+        self.paint_lines(&draw(service, rollout, now, terminal().unwrap_or(PAPER)));
+    }
+
+    /// Draws lines in place of what was drawn before.
+    pub(crate) fn paint_lines(&mut self, lines: &[String]) {
         let mut frame = match self.lines {
             0 => String::new(),
             n => format!("\x1b[{n}A\r"),
         };
-        for line in &lines {
+        for line in lines {
             if self.coloured {
                 frame += line;
             } else {
