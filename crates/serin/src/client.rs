@@ -23,6 +23,10 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without a byte after which a watched process counts as gone: it says something every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// As much as is shown of what somebody else says.
+const SAID_CHARS_MAX: usize = 200;
+/// What to do when nobody answers.
+const HELP_UNREACHABLE: &str = "start `serin run`, or name another with `--admin URL` or `-c FILE`";
 /// Largest event of a watched service: a picture with some hundred tools is far below it.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -195,16 +199,15 @@ impl Client {
         self.was_refused = status.is_client_error()
             && status != reqwest::StatusCode::UNAUTHORIZED
             && status != reqwest::StatusCode::FORBIDDEN;
-        Err(Report::new(
-            match response.json::<serin_admin::problem::Problem>().await {
-                Ok(problem) => Problem::new(problem.detail, problem.help),
-                Err(error) => Problem::new(
-                    format!("{} answered {status}", self.place),
-                    "is this the admin API of serin? name it with `--admin URL`",
-                )
-                .because(error),
-            },
-        ))
+        let body = response.bytes().await.unwrap_or_default();
+        let problem = serde_json::from_slice::<serin_admin::problem::Problem>(&body);
+        Err(Report::new(match problem {
+            Ok(problem) => Problem::new(problem.detail, problem.help),
+            Err(_) => Problem::new(
+                format!("{} answered {status}{}", self.place, said(&body)),
+                "is this the admin API of serin? name it with `--admin URL`",
+            ),
+        }))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> miette::Result<T> {
@@ -220,18 +223,45 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> Report {
-        let what = if error.is_timeout() {
-            "did not answer in time"
+        let (what, help) = if error.is_timeout() {
+            ("did not answer in time", HELP_UNREACHABLE)
+        } else if has_bad_certificate(&error) {
+            (
+                "shows a certificate that cannot be checked",
+                "name the certificates that it is checked by with `--ca FILE` or `SERIN_CA` (what `self_signed` makes is STORE.tls-cert.pem), and the API by a name that its certificate has",
+            )
         } else {
-            "cannot be reached"
+            ("cannot be reached", HELP_UNREACHABLE)
         };
         Report::new(
-            Problem::new(
-                format!("the admin API at {} {what}", self.place),
-                "start `serin run`, or name another with `--admin URL` or `-c FILE`",
-            )
-            .because(error.without_url()),
+            Problem::new(format!("the admin API at {} {what}", self.place), help)
+                .because(error.without_url()),
         )
+    }
+}
+
+/// Whether the other side could not prove that it is whom we asked.
+fn has_bad_certificate(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("invalid peer certificate") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The beginning of what somebody says who is not the admin API, behind a colon.
+fn said(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line = text.trim().lines().next().unwrap_or_default();
+    let line: String = line.chars().filter(|c| !c.is_control()).collect();
+    let line: String = line.chars().take(SAID_CHARS_MAX).collect();
+    if line.is_empty() {
+        line
+    } else {
+        format!(": {line}")
     }
 }
 
@@ -327,7 +357,15 @@ fn token(global: &Global, config: Option<&Config>) -> miette::Result<Option<Stri
     if global.token_file.is_none()
         && let Ok(token) = std::env::var("SERIN_TOKEN")
     {
-        return Ok(Some(token));
+        // Out of a file it often comes with the end of its line.
+        let token = token.trim();
+        if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(Report::new(Problem::new(
+                "the admin API needs its token, and what `SERIN_TOKEN` holds is none",
+                "put the token or a key into it, in one line, or unset it",
+            )));
+        }
+        return Ok(Some(token.to_owned()));
     }
     let file = global
         .token_file

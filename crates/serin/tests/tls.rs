@@ -109,6 +109,12 @@ async fn both_listeners_speak_tls_to_who_trusts_them() {
     let list = ["service", "list"];
     let refused = support::run(elsewhere.path(), &[&arguments[..], &list].concat()).await;
     assert_eq!(refused.status.code(), Some(1), "{}", stdout(&refused));
+    let said = stderr(&refused);
+    assert!(said.contains("`--ca FILE`"), "{said}");
+    let plain = serin.admin.replace("https://", "http://");
+    let plain = ["--admin", &plain, "service", "list"];
+    let said = stderr(&support::run(folder.path(), &plain).await);
+    assert!(said.contains("call it by https://"), "{said}");
     let told = ["--ca", ca.to_str().unwrap()];
     let output = support::run(elsewhere.path(), &[&arguments[..], &told, &list].concat()).await;
     assert!(stdout(&output).contains("tools"), "{}", stderr(&output));
