@@ -25,7 +25,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -83,6 +83,7 @@ struct Shared {
     lost: Arc<AtomicU64>,
     waiting: AtomicU64,
     fallbacks: AtomicU64,
+    is_recording: AtomicBool,
 }
 
 /// What was counted since the process began.
@@ -117,6 +118,11 @@ impl Books {
     /// The counter of rows that are nowhere, for those who lose some.
     pub fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.lost)
+    }
+
+    /// Whether there is a writer of rows. Where there is none the tables have what earlier ones wrote.
+    pub fn is_recording(&self) -> bool {
+        self.0.is_recording.load(Relaxed)
     }
 
     /// Makes the tables known to those who ask.
@@ -166,6 +172,7 @@ impl Recorder {
             .enable_time()
             .build()?;
         let (end, ended) = oneshot::channel();
+        let books = writer.options.books.clone();
         // A thread of its own: a write to a disk that hangs must hold up nothing else.
         thread::Builder::new()
             .name("audit".to_owned())
@@ -173,6 +180,7 @@ impl Recorder {
                 runtime.block_on(writer.run(batches));
                 let _ = end.send(());
             })?;
+        books.0.is_recording.store(true, Relaxed);
         Ok(Self { rows, gate, ended })
     }
 

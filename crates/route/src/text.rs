@@ -1,4 +1,4 @@
-//! How durations stand in files: `250ms`, `30s`, `2h`, `1h 30m`.
+//! How durations stand in files: `250ms`, `30s`, `2h`, `1h 30m`, `7d`. A day has 24 hours.
 
 use std::time::Duration;
 
@@ -6,8 +6,14 @@ use std::time::Duration;
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse =
         || format!("`{text}` is not a duration; write for example 500ms, 30s, 10m, 2h or 1h 30m");
-    let span: jiff::SignedDuration = text.trim().parse().map_err(|_| refuse())?;
-    Duration::try_from(span).map_err(|_| refuse())
+    let text = text.trim();
+    let days = || {
+        let span: jiff::Span = text.parse().ok()?;
+        span.to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+            .ok()
+    };
+    let span = text.parse::<jiff::SignedDuration>().ok().or_else(days);
+    Duration::try_from(span.ok_or_else(refuse)?).map_err(|_| refuse())
 }
 
 /// Writes a duration the way [`parse_duration`] reads it.
@@ -71,6 +77,8 @@ mod tests {
             ("500ms", 0.5),
             ("24h", 86400.0),
             ("90s", 90.0),
+            ("7d", 604_800.0),
+            ("1d 12h", 129_600.0),
         ] {
             let duration = parse_duration(text).unwrap();
             assert!((duration.as_secs_f64() - seconds).abs() < 1e-9, "{text}");
@@ -84,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused_with_an_example() {
-        for text in ["", "soon", "-3s", "5"] {
+        for text in ["", "soon", "-3s", "-3d", "5", "1mo", "1y"] {
             assert!(parse_duration(text).unwrap_err().contains("30s"), "{text}");
         }
     }

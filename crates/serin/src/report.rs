@@ -4,6 +4,7 @@ use crate::{
     cli::Global,
     client::{Client, block_on},
     exit::Exit,
+    flag::in_query,
     problem::Problem,
     rollout::{print, to_json},
 };
@@ -12,15 +13,15 @@ use miette::Report as Refused;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serin_control::audit::questions::{QUESTIONS, Question};
-use serin_model::text::parse_duration;
-use std::{fmt::Write as _, time::Duration};
+use serin_model::text::{format_duration, parse_duration};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// What about.
     #[arg(value_parser = PossibleValuesParser::new(QUESTIONS.map(|question| question.name)))]
     question: String,
-    /// How far back, up to 744h.
+    /// How far back, such as `5m`, `12h` or `7d`, up to 31d.
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     window: Duration,
     /// Of one tenant alone.
@@ -39,6 +40,7 @@ struct Answer {
     report: String,
     about: String,
     window_seconds: u64,
+    recording: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
     columns: Vec<String>,
@@ -60,6 +62,9 @@ pub(crate) fn report(global: &Global, args: &ReportArgs) -> miette::Result<Exit>
     let mut client = Client::find(global)?;
     let path = path(args);
     let answer: Answer = block_on(async { client.get(&path).await })?;
+    if !answer.recording {
+        eprintln!("nothing is recorded now: `audit.mode` is off");
+    }
     print(&if args.json {
         to_json(&answer)?
     } else {
@@ -69,18 +74,10 @@ pub(crate) fn report(global: &Global, args: &ReportArgs) -> miette::Result<Exit>
 }
 
 fn path(args: &ReportArgs) -> String {
-    let seconds = args.window.as_secs();
-    let mut path = format!("/admin/v1/report/{}?window={seconds}s", args.question);
+    let window = in_query(&format_duration(args.window));
+    let mut path = format!("/admin/v1/report/{}?window={window}", args.question);
     if let Some(tenant) = &args.tenant {
-        path += "&tenant=";
-        for byte in tenant.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
-                path.push(char::from(byte));
-            } else {
-                // Writing into memory does not fail.
-                let _ = write!(path, "%{byte:02X}");
-            }
-        }
+        path += &format!("&tenant={}", in_query(tenant));
     }
     path
 }
@@ -151,6 +148,7 @@ mod tests {
             report: "errors".into(),
             about: String::new(),
             window_seconds: 3600,
+            recording: true,
             tenant: None,
             columns: vec!["endpoint".into(), "total".into(), "rate".into()],
             rows: vec![
@@ -172,14 +170,14 @@ mod tests {
     fn a_tenant_is_written_so_that_it_stays_one() {
         let args = ReportArgs {
             question: "errors".into(),
-            window: Duration::from_hours(2),
+            window: Duration::from_mins(90),
             tenant: Some("a&b c".into()),
             json: false,
             sql: false,
         };
         assert_eq!(
             path(&args),
-            "/admin/v1/report/errors?window=7200s&tenant=a%26b%20c"
+            "/admin/v1/report/errors?window=1h%2030m&tenant=a%26b%20c"
         );
     }
 }

@@ -33,7 +33,7 @@ const WINDOW_MAX: Duration = Duration::from_hours(31 * 24);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Of {
-    /// How far back: 1h unless asked, 744h at most.
+    /// How far back: 1h unless asked, 31d at most.
     window: Option<String>,
     /// Of one tenant alone.
     tenant: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Of {
 pub(super) struct FigureOf {
     /// `error_rate`, `p95_latency`, `p99_latency`, `availability`, `throughput` or `auth_success_rate`.
     metric: Option<String>,
-    /// How far back: 5m unless asked, 744h at most.
+    /// How far back: 5m unless asked, 31d at most.
     window: Option<String>,
     /// Of one tenant alone.
     tenant: Option<String>,
@@ -59,6 +59,8 @@ struct Report {
     name: &'static str,
     about: &'static str,
     window_seconds: u64,
+    /// Whether requests are recorded now.
+    recording: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
     columns: Vec<String>,
@@ -109,6 +111,7 @@ pub(super) async fn report(
         name: question.name,
         about: question.about,
         window_seconds: window.as_secs(),
+        recording: app.control.books().is_recording(),
         columns: answer.columns,
         rows: rows
             .map(|row| row.into_iter().map(json).collect())
@@ -167,7 +170,7 @@ fn window(asked: Option<&str>, default: Duration) -> Result<Duration, Problem> {
     }
     Err(
         Problem::bad_request(format!("the window `{asked}` is out of bounds"))
-            .help("ask for 1s to 744h; for more, ask the file `STORE.audit.db` itself"),
+            .help("ask for 1s to 31d; for more, ask the file `STORE.audit.db` itself"),
     )
 }
 
