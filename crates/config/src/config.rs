@@ -358,6 +358,20 @@ impl File {
         let (settings, _) = Settings::split(self.clone());
         let store = check_store(self.store.as_deref().unwrap_or(STORE), folder, report);
         let gateway = self.gateway.check(folder, report);
+        let is_named = manifest
+            .services
+            .values()
+            .any(|service| !service.hosts.is_empty());
+        if gateway.listen.ip().is_unspecified() && gateway.hosts.is_empty() && !is_named {
+            report.warning(
+                &Field::default().key("gateway").key("listen"),
+                format!(
+                    "clients of other machines are refused: {} is no name by which they call",
+                    gateway.listen.ip()
+                ),
+                "add the names and addresses by which they do, such as `hosts: [mcp.example.com]`",
+            );
+        }
         let admin = self.admin.check(gateway.listen, &store, folder, report);
         tls::check_environment(
             self.environment,

@@ -25,6 +25,12 @@ const DEPTH_MAX: usize = 32;
 /// Most nodes, aliases expanded: more than a file of [`FILE_BYTES_MAX`] sensibly holds, and read in well under a second.
 const NODES_MAX: usize = 100_000;
 
+/// What to write into fields whose names make one expect something else.
+const EXAMPLES: [(&str, &str); 1] = [(
+    "settings.overrides",
+    "overrides: { canary: true, version: true }",
+)];
+
 /// Reads services and plans from YAML or JSON and checks them. The static sections of a `serin.yaml` may be there and
 /// are left alone. `name` is what the diagnostics call the text.
 pub fn read_manifest(text: &str, name: &str) -> Result<Checked<Manifest>, ConfigError> {
@@ -168,10 +174,14 @@ impl Report {
         if let (Some(tree), Some(place)) = (&self.tree, error.location())
             && let Some(path) = tree.path_at(place)
         {
-            refusal
-                .diagnostics
-                .iter_mut()
-                .for_each(|found| found.field = path.to_string());
+            let field = path.to_string();
+            let example = EXAMPLES.iter().find(|(name, _)| field.ends_with(name));
+            for found in &mut refusal.diagnostics {
+                if let Some((_, example)) = example {
+                    found.help = format!("write for example `{example}`");
+                }
+                found.field.clone_from(&field);
+            }
         }
         refusal
     }

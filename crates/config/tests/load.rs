@@ -6,7 +6,7 @@ use std::{fs, path::Path, time::Duration};
 const EXAMPLE: &str = "\
 # serin.yaml
 environment: production
-gateway: { listen: 0.0.0.0:8080 }
+gateway: { listen: 0.0.0.0:8080, hosts: [mcp.example.com] }
 admin: { listen: 127.0.0.1:9090 }
 store: sqlite:serin.db
 services:
@@ -35,6 +35,26 @@ fn the_example_is_read_and_its_paths_start_from_its_folder() {
         folder.path().join("serin.db.token")
     );
     assert_eq!(config.manifest.services.len(), 1);
+}
+
+#[test]
+fn every_interface_without_a_name_is_doubted() {
+    let service = "services: { tools: { protocol: mcp, path: /mcp, hosts: [a.example], stable: v1, versions: { v1: { endpoints: [http://127.0.0.1:1/mcp] } } } }";
+    for (text, is_odd) in [
+        ("gateway: { listen: 0.0.0.0:8080 }", true),
+        ("gateway: { listen: '[::]:8080' }", true),
+        (
+            "gateway: { listen: 0.0.0.0:8080, hosts: [a.example] }",
+            false,
+        ),
+        ("gateway: { listen: 10.0.0.5:8080 }", false),
+    ] {
+        let read = |text: &str| Config::parse(text, "serin.yaml").unwrap().warnings;
+        let warnings = read(text);
+        assert_eq!(warnings.len(), usize::from(is_odd), "{text}: {warnings:?}");
+        assert!(warnings.iter().all(|odd| odd.help.contains("`hosts: [")));
+        assert!(read(&format!("{text}\n{service}")).is_empty());
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A file in which nothing is wrong. Cases replace a part of it.
 const GOOD: &str = "\
 environment: production
-gateway: { listen: 0.0.0.0:8080, cores: 2, hosts: [mcp.example.com], drain: 10s }
+gateway: { listen: 127.0.0.1:80, cores: 2, hosts: [mcp.example.com], drain: 10s }
 admin: { listen: 127.0.0.1:9090 }
 store: sqlite:serin.db
 control: { tick: 1s }
@@ -99,7 +99,7 @@ const CASES: &[Case] = &[
     Case { good: "error_rate:", bad: "eror_rate:", place: (28, 7), field: "plans.mine.thresholds.eror_rate", message: "`eror_rate` is not known here",
         help: "did you mean `error_rate`?", mended: "error_rate:" },
     // Static settings
-    Case { good: "listen: 0.0.0.0:8080", bad: "listen: 8080", place: (2, 20), field: "gateway.listen", message: "`8080` is not an address and port",
+    Case { good: "listen: 127.0.0.1:80", bad: "listen: 8080", place: (2, 20), field: "gateway.listen", message: "`8080` is not an address and port",
         help: "`listen: 127.0.0.1:8080`", mended: "listen: 127.0.0.1:8080" },
     Case { good: "cores: 2", bad: "cores: all", place: (2, 41), field: "gateway.cores", message: "`all` is not a number of cores",
         help: "write `auto`", mended: "cores: auto" },
@@ -269,6 +269,18 @@ fn several_problems_are_reported_at_once_in_the_order_of_the_file() {
         error
             .to_string()
             .starts_with("serin.yaml:5:18: 1ms is out of bounds; write"),
+        "{error}"
+    );
+}
+
+#[test]
+fn overrides_that_are_no_block_are_told_how_they_are_written() {
+    let text = GOOD.replace("connect_timeout: 2s", "overrides: true");
+    let error = refused(&text);
+    assert!(
+        error.diagnostics[0]
+            .help
+            .contains("canary: true, version: true"),
         "{error}"
     );
 }

@@ -122,10 +122,14 @@ impl Signed<'_> {
     pub fn is_timely(&self, now_seconds: i64) -> bool {
         let is_digits = self.timestamp.bytes().all(|byte| byte.is_ascii_digit());
         let at = self.timestamp.parse::<i64>().ok().filter(|_| is_digits);
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         at.is_some_and(|at| at.abs_diff(now_seconds) <= WINDOW_SECONDS.unsigned_abs())
-            && NONCE_CHARS.contains(&self.nonce.len())
-            && self.nonce.bytes().all(is_plain)
+            && self.has_nonce()
+    }
+
+    /// Whether its nonce is one.
+    pub fn has_nonce(&self) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        NONCE_CHARS.contains(&self.nonce.len()) && self.nonce.bytes().all(is_plain)
     }
 }
 

@@ -203,9 +203,12 @@ pub(crate) fn check(
         target: request.target,
         body: request.body,
     };
+    if !signed.has_nonce() {
+        return refuse("`X-Serin-Nonce` must be 16 to 64 letters, digits, `-` and `_`");
+    }
     if !signed.is_timely(now) {
         let text = format!(
-            "sign with the time in seconds since 1970, which is {now} here and may be {WINDOW_SECONDS} off, and with a nonce of 16 to 64 letters, digits, `-` and `_`"
+            "`X-Serin-Timestamp` must be the time in whole seconds since 1970, which is {now} here; it may be {WINDOW_SECONDS} off"
         );
         return refuse(&text);
     }
