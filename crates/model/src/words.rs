@@ -90,10 +90,12 @@ pub fn event_in_words(event: &Event) -> String {
             reason,
         } => {
             let state = match about.state {
-                TenantState::Active => "set",
+                TenantState::Active => "active",
                 TenantState::Suspended => "suspended",
             };
-            format!("tenant {tenant} {state}{}", because(reason))
+            let tier = about.tier.as_ref();
+            let tier = tier.map_or_else(String::new, |tier| format!(", tier {tier}"));
+            format!("tenant {tenant} is {state}{tier}{}", because(reason))
         }
         Event::TenantRemoved { tenant, reason } => {
             format!("tenant {tenant} removed{}", because(reason))

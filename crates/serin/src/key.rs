@@ -227,6 +227,9 @@ fn body<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
 }
 
 fn show_once(made: &Value, json: bool) -> miette::Result<Exit> {
+    for note in made["notes"].as_array().into_iter().flatten() {
+        eprintln!("note: {}", text(note));
+    }
     eprintln!("keep it now: it is not shown again");
     print(&if json {
         to_json(made)?
@@ -252,7 +255,14 @@ async fn list(
         query += &format!("&state={}", state.word());
     }
     let keys = all(client, KEYS, "keys", &query).await?;
-    print(&if json { to_json(&keys)? } else { table(&keys) })?;
+    print(&if json {
+        to_json(&keys)?
+    } else if keys.is_empty() && !query.is_empty() {
+        "no such keys; `serin tenant list` shows the tenants, and `serin key list` all keys\n"
+            .to_owned()
+    } else {
+        table(&keys)
+    })?;
     Ok(Exit::Done)
 }
 

@@ -20,9 +20,9 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use support::{PATIENCE, Serin};
+use support::{PATIENCE, Serin, stderr};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -78,6 +78,21 @@ async fn a_real_client_works_with_a_key_in_both_eras_until_it_is_revoked() {
         let refused = ask("serin_0123456789ab_made-up").await.unwrap_err();
         assert!(!refused.is_empty());
     }
+    // Once it is known what there is, a name that nothing has is noted.
+    let noted = async {
+        let misspelt = [
+            "key",
+            "create",
+            "--tenant",
+            "acme",
+            "--scope",
+            "tool:tools/nope",
+        ];
+        while !stderr(&serin.run(&misspelt).await).contains("`tool:tools/nope`") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, noted).await.unwrap();
     let http = reqwest::Client::new();
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {} });
     let ask = || {
@@ -146,21 +161,30 @@ async fn endpoints_get_the_gateways_credential_and_never_the_callers() {
         said.contains(&format!("file:{}", secret.display())),
         "{said}"
     );
-    assert!(
-        serin
-            .log()
-            .contains("a credential for endpoints cannot be read")
-    );
-    fs::write(&secret, "Bearer of-the-gateway\n").unwrap();
+    let warning = format!("cannot be read from file:{}", secret.display());
+    assert!(serin.log().contains(&warning), "{}", serin.log());
     let path = folder.path().join("again.yaml");
     fs::write(
         &path,
-        file("tenant_header: X-Tenant,")
-            .replace("credential:", "header: authorization, credential:"),
+        file("tenant_header: X-Tenant,").replace("' } }", "', ca: /nope.pem } }"),
     )
     .unwrap();
+    let applied = serin.run(&["apply", "-f", path.to_str().unwrap()]).await;
+    let said = stderr(&applied);
+    assert!(applied.status.success(), "{said}");
+    for part in [warning.as_str(), "/nope.pem"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    fs::write(&path, file("tenant_header: X-Tenant,")).unwrap();
     serin.cli(&["apply", "-f", path.to_str().unwrap()]).await;
-    assert_eq!(ask().await.status(), StatusCode::OK);
+    // Nobody need apply anything again.
+    fs::write(&secret, "Bearer of-the-gateway\n").unwrap();
+    let answered = async {
+        while ask().await.status() != StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.unwrap();
     let seen = seen.lock().unwrap().to_lowercase();
     assert!(
         seen.contains("authorization: bearer of-the-gateway"),

@@ -74,7 +74,7 @@ async fn a_key_is_printed_once_and_kept_nowhere() {
             "free",
         ])
         .await;
-    assert!(made.contains("tenant acme set"), "{made}");
+    assert!(made.contains("tenant acme is active, tier free"), "{made}");
 
     let output = serin
         .run(&[
@@ -317,6 +317,40 @@ async fn signed(serin: &Serin, key: &str, secret: &str, nonce: &str) -> StatusCo
         )
         .body("hello");
     request.send().await.unwrap().status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_meant_is_said() {
+    let folder = TempDir::new().unwrap();
+    let serin = Serin::start(folder.path(), FILE).await;
+    serin.cli(&["tenant", "create", "acme"]).await;
+    for (scope, note) in [
+        ("admin:read,admin:rollout", "reaches every one of them"),
+        ("category:tools/x", "`category:tools/x`"),
+        ("service:tools", ""),
+    ] {
+        let made = serin
+            .run(&["key", "create", "--tenant", "acme", "--scope", scope])
+            .await;
+        let said = stderr(&made);
+        assert!(made.status.success() && said.contains(note), "{said}");
+        assert_eq!(said.contains("note: "), !note.is_empty(), "{said}");
+    }
+    let suspended = serin.cli(&["tenant", "suspend", "acme", "--yes"]).await;
+    assert!(
+        suspended.contains("tenant acme is suspended"),
+        "{suspended}"
+    );
+    let made = serin.run(&["key", "create", "--tenant", "acme"]).await;
+    assert!(stderr(&made).contains("serin tenant resume acme"));
+    let resumed = serin.cli(&["tenant", "resume", "acme"]).await;
+    assert!(resumed.contains("tenant acme is active"), "{resumed}");
+    let none = serin.cli(&["key", "list", "--tenant", "nope"]).await;
+    assert!(none.contains("serin tenant list"), "{none}");
+    let kill = ["kill", "tenant:acmee", "--reason", "x", "--yes"];
+    let killed = serin.run(&kill).await;
+    let said = stderr(&killed);
+    assert!(said.contains("no tenant `acmee`"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

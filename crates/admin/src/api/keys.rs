@@ -17,7 +17,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Span, Timestamp, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use serin_flags::TenantId;
-use serin_model::{decide::Command, event::Actor, state::State as Known};
+use serin_model::{decide::Command, event::Actor, snapshot::Snapshot, state::State as Known};
 use serin_tenancy::{
     AdminAction, KeyId, KeyRecord, Role, Scope, Scopes, SecretKey, TenantState, TierName,
     key::{PREFIX, RANDOM_BYTES},
@@ -273,6 +273,9 @@ struct Made {
     /// The key in whose place it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<Shown>,
+    /// What may not be meant so: names that nothing has here, and what it can do without being told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// Makes a key and shows it, once.
@@ -347,8 +350,56 @@ async fn made(
         signing_secret: signing.map(|secret| secret.expose().to_owned()),
         about,
         replaces: replaces.and_then(shown),
+        notes: known
+            .tenancy
+            .keys
+            .get(&id)
+            .map(|key| notes(&known, &app.control.flags().snapshot, key))
+            .unwrap_or_default(),
     };
     Ok((StatusCode::CREATED, fresh(&made)).into_response())
+}
+
+/// What of a key may not be meant so. It is made all the same: tools and categories may come later.
+fn notes(known: &Known, snapshot: &Snapshot, key: &KeyRecord) -> Vec<String> {
+    let mut notes = Vec::new();
+    let tenant = known.tenancy.tenants.get(&key.tenant);
+    if tenant.is_some_and(|tenant| tenant.state == TenantState::Suspended) {
+        notes.push(format!(
+            "tenant `{0}` is suspended: the key opens nothing until `serin tenant resume {0}`",
+            key.tenant
+        ));
+    }
+    let is_admin = |scope: &Scope| matches!(scope, Scope::Admin(_));
+    if !key.scopes.is_empty() && key.scopes.iter().all(is_admin) {
+        notes.push(
+            "none of its scopes is for services, so that it reaches every one of them, too; with `service:NAME` among them it reaches that one alone"
+                .to_owned(),
+        );
+    }
+    for scope in key.scopes.iter() {
+        let is_there = match scope {
+            Scope::Tool(service, tool) => {
+                let services = snapshot.services.iter();
+                let services = services.filter(|known| service.fits(known.name.as_str()));
+                let versions = services.flat_map(|known| &known.versions);
+                let mut tools = versions.flat_map(|version| version.tools.iter()).peekable();
+                // Nobody has listed any yet.
+                tools.peek().is_none() || tools.any(|known| tool.fits(known))
+            }
+            Scope::Category(service, category) => known.services.values().any(|known| {
+                service.fits(known.name.as_str())
+                    && known.settings.categories.contains_key(&**category)
+            }),
+            Scope::Service(_) | Scope::Admin(_) => true,
+        };
+        if !is_there {
+            notes.push(format!(
+                "nothing that is known here is what `{scope}` names"
+            ));
+        }
+    }
+    notes
 }
 
 /// Refuses a key that could do more than who makes it.

@@ -474,6 +474,9 @@ fn unknown(app: &App, target: &Target) -> Option<String> {
         Target::Flag(flag) if !now.table().flags.contains_key(flag) => {
             Some(format!("there is no flag `{flag}` here"))
         }
+        Target::Tenant(tenant) if now.snapshot.tenancy.tenant(tenant.as_str()).is_none() => {
+            Some(format!("there is no tenant `{tenant}` here"))
+        }
         Target::Environment(environment) if now.table().environment != *environment => {
             Some(format!(
                 "this process runs in {}, so that nothing is stopped here",
