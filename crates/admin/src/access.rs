@@ -208,7 +208,11 @@ fn admit(app: &App, request: &Request) -> Result<Caller, Problem> {
         (Some(action), _) => caller.check(action)?,
         (None, Caller::Local(_)) => {}
         (None, Caller::Key { .. }) => {
-            return Err(forbidden("this is not for keys").help("use the local token"));
+            let method = request.method();
+            return Err(
+                forbidden(format!("{method} is not there, or not for keys"))
+                    .help("`GET /admin/v1/openapi.json` describes every route; those that are not for keys take the local token"),
+            );
         }
     }
     Ok(caller)

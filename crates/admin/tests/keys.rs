@@ -93,7 +93,13 @@ impl World {
             revision: "test",
         };
         let control = control.with_signing(Arc::new(Master::new([7; MASTER_BYTES])));
-        let router = serin_admin::router(control, access, build, Settings::default(), CancellationToken::new());
+        let router = serin_admin::router(
+            control,
+            access,
+            build,
+            Settings::default(),
+            CancellationToken::new(),
+        );
         let world = Self {
             router,
             token: text,
@@ -700,4 +706,23 @@ async fn a_tenants_key_applies_no_manifest() {
         let (got, said) = world.ask(Some(key), Method::POST, path, tiers).await;
         assert_eq!(got, status, "{said}");
     }
+    // What the process was started with is found out by nobody who tries.
+    let settings = "gateway: { cores: 2 }\nlimiter: { redis: env:X }";
+    for (key, restart) in [
+        (&mine, json!([])),
+        (&operator, json!(["gateway", "limiter"])),
+    ] {
+        for path in ["/admin/v1/diff", "/admin/v1/apply"] {
+            let (got, said) = world.ask(Some(key), Method::POST, path, settings).await;
+            let is_told = got == StatusCode::OK && said["restart"] == restart;
+            assert!(is_told || got == StatusCode::FORBIDDEN, "{path}: {said}");
+        }
+    }
+    let path = "/admin/v1/rollouts";
+    let (got, said) = world.ask(Some(&operator), Method::POST, path, "{}").await;
+    let detail = said["detail"].as_str().unwrap();
+    assert!(
+        got == StatusCode::FORBIDDEN && detail.contains("POST is not there"),
+        "{said}"
+    );
 }
