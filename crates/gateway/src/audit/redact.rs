@@ -54,6 +54,11 @@ const NAMES: [&str; 26] = [
     "cardnumber",
     "connectionstring",
 ];
+/// The same, too short to be looked for within other words.
+const WORDS: [&str; 13] = [
+    "pass", "pw", "auth", "oauth", "jwt", "cred", "creds", "pin", "mfa", "psk", "sid", "csrf",
+    "xsrf",
+];
 /// Beginnings of keys that are told by them.
 const PREFIXES: [&str; 14] = [
     "serin_",
@@ -179,8 +184,33 @@ fn plain(name: &str) -> String {
 }
 
 fn is_secret_name(name: &str) -> bool {
-    let name = plain(name);
-    NAMES.iter().any(|secret| name.contains(secret))
+    let name_alone = plain(name);
+    NAMES.iter().any(|secret| name_alone.contains(secret))
+        || words(name).iter().any(|word| is_secret_word(word))
+}
+
+fn is_secret_word(word: &str) -> bool {
+    WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret))
+}
+
+/// The words of a name: `dbPass`, `db_pass`, `DB-PASS2`, `JWTValue`. Digits belong to none.
+fn words(name: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let (mut from, mut before) = (0, ' ');
+    let mut letters = name.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let is_next_small = letters.peek().is_some_and(|(_, next)| next.is_lowercase());
+        let begins = !letter.is_alphabetic()
+            || !before.is_alphabetic()
+            || (letter.is_uppercase() && (before.is_lowercase() || is_next_small));
+        if begins {
+            words.extend(name.get(from..at));
+            from = at;
+        }
+        before = letter;
+    }
+    words.extend(name.get(from..));
+    words
 }
 
 /// Whether a text has something in it that looks like a secret.
@@ -258,6 +288,16 @@ fn has_assignment(text: &str) -> bool {
     {
         return true;
     }
+    let is_after_word = |(at, _)| {
+        let before = text.get(..at).unwrap_or_default();
+        let before = before.trim_end_matches(|letter: char| !letter.is_alphanumeric());
+        let start = before.rfind(char::is_whitespace).unwrap_or(0);
+        let word = before.get(start..).unwrap_or_default();
+        words(word).iter().any(|word| is_secret_word(word))
+    };
+    if text.match_indices(['=', ':']).any(is_after_word) {
+        return true;
+    }
     small.match_indices(['=', ':']).any(|(at, _)| {
         let before = small.get(..at).unwrap_or_default();
         let before = before.trim_end_matches(|letter: char| !letter.is_alphanumeric());
@@ -308,6 +348,21 @@ mod tests {
             "x-session-id",
             "private key",
             "AWS_SECRET_ACCESS_KEY",
+            "pass",
+            "pw",
+            "PW",
+            "auth",
+            "jwt",
+            "cred",
+            "creds",
+            "pwd",
+            "dbPass",
+            "user_pass",
+            "pass2",
+            "JWTValue",
+            "basicAuth",
+            "auth-header",
+            "userPIN",
         ] {
             for value in [
                 json!("hunter2"),
@@ -333,6 +388,9 @@ mod tests {
             "call +1 202 555 0175 x",
             "Bearer abc",
             "the password: hunter2",
+            "user=me pass=hunter2",
+            "PW: hunter2",
+            r#"{"dbPass":"x"}"#,
             r#"{"token":"x"}"#,
             "https://me:hunter2@example.com/",
             "AKIAIOSFODNN7EXAMPLE",
@@ -358,6 +416,7 @@ mod tests {
     fn ordinary_words_stay() {
         let value = json!({
             "text": "How is the weather in Paris, 2026-05-01?", "limit": 25, "ratio": 0.5, "deep": true, "none": null,
+            "author": "Ann", "compass": "north", "passage": "a: b", "bypass": true, "authority": "id", "pinned": 1, "spins": 2, "newPassenger": "x",
             "path": "/docs/guide/getting-started/index.html", "link": "https://example.com/a/b?c=d", "ids": [1, 2, 3],
         });
         assert_eq!(of(&value), value.to_string());
@@ -428,6 +487,22 @@ mod tests {
                 .prop_flat_map(|(secret, name, mark, capitals)| {
                     let name = format!("my{mark}{name}");
                     let name = if capitals { name.to_uppercase() } else { name };
+                    let inner = json!({ name: { "deep": [secret.clone()] } });
+                    (Just(secret), planted(inner))
+                })
+        ) {
+            prop_assert!(!of(&value).contains(&secret), "{}", of(&value));
+        }
+
+        #[test]
+        fn no_planted_secret_survives_by_a_word_of_its_key(
+            (secret, value) in ("Q[a-z]{9}Q", prop::sample::select(WORDS.to_vec()), prop::sample::select(vec!["", "my", "MY"]), "[_. -]", "[0-9]{0,2}", 0..3)
+                .prop_flat_map(|(secret, word, before, mark, digits, form)| {
+                    let name = match form {
+                        0 => format!("{before}{mark}{word}{digits}"),
+                        1 => format!("{before}{mark}{}{digits}{mark}of", word.to_uppercase()),
+                        _ => format!("my{}{}Of", word[..1].to_uppercase(), &word[1..]),
+                    };
                     let inner = json!({ name: { "deep": [secret.clone()] } });
                     (Just(secret), planted(inner))
                 })
