@@ -3,6 +3,7 @@
 //! All run at once and are called in turns, so that whatever else the machine does meets all of them alike; every ratio is
 //! taken within a round. Load generator, upstream and proxy share the machine's cores.
 
+mod faults;
 pub(crate) mod machine;
 mod parts;
 pub(crate) mod peer;
@@ -43,11 +44,14 @@ const REST: Duration = Duration::from_secs(2);
 
 /// What to measure.
 #[derive(clap::Args, Default)]
+#[command(args_conflicts_with_subcommands = true)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "flags of a command line, each by itself"
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// A few rounds of half a second: a glance, not a measurement
     #[arg(long)]
     quick: bool,
@@ -66,6 +70,13 @@ pub(crate) struct Args {
     /// Only what single parts cost: judging, recording an outcome, asking flags and kills, finding a service
     #[arg(long)]
     parts: bool,
+}
+
+/// What is measured by itself.
+#[derive(clap::Subcommand)]
+pub(crate) enum What {
+    /// Kill endpoints and bring them back while clients of both eras call
+    Faults(faults::Args),
 }
 
 /// A protocol era.
@@ -138,6 +149,9 @@ struct Growth {
 
 /// Measures, prints the tables, and with `--check` fails unless the bounds hold.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(What::Faults(args)) = &args.what {
+        return faults::run(args);
+    }
     let mut broken = parts::measure(!args.no_build)?;
     if !args.parts {
         broken.extend(proxies(args)?);

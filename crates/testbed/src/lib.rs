@@ -7,6 +7,7 @@
 //! - [`faults`]: makes a sample server fail in a chosen way, from a chosen instant.
 //! - [`record`]: what a server was sent, on the disk, so that nothing was sent twice can be shown.
 //! - [`population`]: clients of both eras that check every answer on the wire.
+//! - [`outage`]: endpoints that are killed and brought back while a population calls.
 //! - [`load`] and [`upstream`]: the two ends of a benchmark.
 //! - `valkey`: a real server that gateways share their limits by, with the feature of that name.
 //! - [`fixture`]: the server that the public conformance suite expects.
@@ -17,6 +18,7 @@ pub mod client;
 pub mod faults;
 pub mod fixture;
 pub mod load;
+pub mod outage;
 pub mod population;
 pub mod ramp;
 pub mod record;

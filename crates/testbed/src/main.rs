@@ -13,6 +13,7 @@ use serin_testbed::{
     client::Era,
     fixture,
     load::{self, LoadOptions},
+    outage::{self, OutageOptions},
     population::{Population, PopulationOptions},
     ramp,
     sample::{Running, Sample, SampleOptions, ToolSet},
@@ -56,6 +57,9 @@ enum Command {
     Load(LoadArgs),
     /// Let calls of many tenants come at a growing rate, by the admin API's keys, and report each stage as a line of JSON
     Ramp(RampArgs),
+    /// Start endpoints, print their URLs, read the URL of a gateway in front of them, and kill them one after the other while clients of
+    /// both eras call through it; reports as a line of JSON
+    Outages(OutagesArgs),
     /// Let clients of both eras call, check every answer, and report.
     Populate(PopulateArgs),
 }
@@ -131,6 +135,28 @@ struct RampArgs {
 }
 
 #[derive(Args, Debug)]
+struct OutagesArgs {
+    /// The folder of the endpoints' records.
+    #[arg(long)]
+    folder: PathBuf,
+    /// Endpoints.
+    #[arg(long, default_value_t = 3)]
+    endpoints: u8,
+    /// How often one is killed.
+    #[arg(long, default_value_t = 6)]
+    kills: usize,
+    /// How long one is down, and all are up in between, in seconds.
+    #[arg(long, default_value_t = 4.0)]
+    hold_seconds: f64,
+    /// Calls a second of all clients together.
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
+    /// Clients, half of each era.
+    #[arg(long, default_value_t = 200)]
+    clients: usize,
+}
+
+#[derive(Args, Debug)]
 struct PopulateArgs {
     /// The MCP endpoint.
     #[arg(long)]
@@ -171,6 +197,7 @@ async fn main() -> ExitCode {
         Command::Upstream { listen, release } => upstream(listen, &release).await,
         Command::Load(args) => measure(args).await,
         Command::Ramp(args) => ramped(args).await,
+        Command::Outages(args) => outages(args).await,
         Command::Populate(args) => populate(args).await,
     };
     done.unwrap_or_else(|error| {
@@ -240,6 +267,26 @@ async fn ramped(args: RampArgs) -> Result<ExitCode> {
             println!("{}", serde_json::to_string(&report)?);
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn outages(args: OutagesArgs) -> Result<ExitCode> {
+    let mut endpoints = Vec::new();
+    for name in ('a'..='z').take(args.endpoints.into()) {
+        endpoints.push(outage::Endpoint::start(&args.folder, &name.to_string()).await?);
+    }
+    let urls: Vec<_> = endpoints.iter().map(outage::Endpoint::url).collect();
+    println!("endpoints {}", urls.join(","));
+    let mut url = String::new();
+    std::io::stdin().read_line(&mut url)?;
+    let options = OutageOptions {
+        kills: args.kills,
+        hold: Duration::try_from_secs_f64(args.hold_seconds)?,
+        calls_per_second: args.rate,
+        clients: args.clients,
+    };
+    let report = outage::run(url.trim(), endpoints, &options).await?;
+    println!("{}", serde_json::to_string(&report)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,13 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use super::report::{
     Harm, Life, LifeRecord, Mismatch, MismatchKind, Move, Outcome, Place, Report, Stats,
     VersionStats,
 };
-use crate::client::{Answer, ClientError, Era};
+use crate::{
+    client::{Answer, ClientError, Era},
+    load::LATENCY_US_MAX,
+};
 
 /// How many records of a kind a report keeps: a run that goes wrong for hours must not eat the memory.
 pub const RECORDS_MAX: usize = 100_000;
@@ -26,6 +30,7 @@ pub(super) struct Call<'a> {
     pub(super) tool: &'a str,
     pub(super) nonce: &'a str,
     pub(super) sent_at: Instant,
+    pub(super) mark: Option<String>,
     pub(super) answer: &'a Result<Answer, ClientError>,
 }
 
@@ -37,6 +42,8 @@ pub(super) struct Ledger {
     /// Whose each upstream session is, and where.
     sessions: HashMap<String, (Life, Place)>,
     latencies: BTreeMap<String, VecDeque<Duration>>,
+    /// Of all calls that went well since they were taken last, in microseconds.
+    since_taken_us: Option<Histogram<u64>>,
 }
 
 impl Ledger {
@@ -62,6 +69,12 @@ impl Ledger {
         }
     }
 
+    /// The latencies, in microseconds, of the calls that went well since this was asked last, or first.
+    pub(super) fn take_latencies(&mut self) -> Option<Histogram<u64>> {
+        let next = Histogram::new_with_max(LATENCY_US_MAX, 3).ok();
+        std::mem::replace(&mut self.since_taken_us, next)
+    }
+
     pub(super) fn harmed_since(&self, instant: Instant) -> usize {
         self.report.harmed_since(instant)
     }
@@ -77,11 +90,19 @@ impl Ledger {
     }
 
     /// Something beside a call went wrong: a session that could not be opened, a list that could not be read.
-    pub(super) fn failed_aside(&mut self, life: Life, sent_at: Instant, outcome: Outcome) {
+    pub(super) fn failed_aside(
+        &mut self,
+        life: Life,
+        sent_at: Instant,
+        mark: Option<String>,
+        outcome: Outcome,
+    ) {
         let version = self.places.get(&life).map(|place| place.version.clone());
         self.harm(Harm {
             life,
             sent_at,
+            ended_at: Instant::now(),
+            mark,
             version,
             tool: None,
             outcome,
@@ -105,6 +126,8 @@ impl Ledger {
             self.harm(Harm {
                 life: call.life,
                 sent_at: call.sent_at,
+                ended_at: Instant::now(),
+                mark: call.mark.clone(),
                 version,
                 tool: Some(call.tool.to_owned()),
                 outcome: outcome.clone(),
@@ -225,6 +248,10 @@ impl Ledger {
                     recent.pop_front();
                 }
                 recent.extend(answer.map(|answer| answer.total));
+                if let (Some(all), Some(answer)) = (&mut self.since_taken_us, answer) {
+                    let micros = u64::try_from(answer.total.as_micros()).unwrap_or(u64::MAX);
+                    all.saturating_record(micros);
+                }
             }
             Outcome::ToolError => version.tool_errors += 1,
             Outcome::RpcError(_) => version.rpc_errors += 1,

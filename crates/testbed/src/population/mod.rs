@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hdrhistogram::Histogram;
 use serde_json::json;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,8 @@ pub struct PopulationOptions {
     pub timeout: Duration,
     /// Picks tools, arguments and principals.
     pub seed: u64,
+    /// Whether requests are marked, for the records of servers; see [`record`](crate::record).
+    pub marks: bool,
 }
 
 impl PopulationOptions {
@@ -92,6 +95,7 @@ impl PopulationOptions {
                 .collect(),
             timeout: Duration::from_secs(10),
             seed: 1,
+            marks: false,
         }
     }
 
@@ -179,6 +183,11 @@ impl Book {
     /// All that was seen so far.
     pub fn report(&self) -> Report {
         self.open().report()
+    }
+
+    /// The latencies, in microseconds, of the calls that went well since this was asked last; nothing when it is asked first.
+    pub fn take_latencies(&self) -> Option<Histogram<u64>> {
+        self.open().take_latencies()
     }
 
     /// How many calls sent at or after `instant` have harmed their callers so far.
@@ -332,6 +341,9 @@ impl Caller {
         let principal = format!("{:016x}-{}", self.random.next(), self.number);
         let mut client = Client::new(&self.options.url, self.era, Some(&principal)).ok()?;
         client.set_timeout(self.options.timeout);
+        if self.options.marks {
+            client.mark(principal);
+        }
         let sent_at = Instant::now();
         let opened = match client.open().await {
             Ok(()) if self.options.list_tools => read_lists(&mut client).await,
@@ -340,7 +352,10 @@ impl Caller {
         match opened {
             Ok(()) => Some(client),
             Err(outcome) => {
-                self.book.open().failed_aside(self.life, sent_at, outcome);
+                let mark = client.last_mark();
+                self.book
+                    .open()
+                    .failed_aside(self.life, sent_at, mark, outcome);
                 tokio::time::sleep(REOPEN_PAUSE).await;
                 None
             }
@@ -361,6 +376,7 @@ impl Caller {
             tool: &tool,
             nonce: &nonce,
             sent_at,
+            mark: client.last_mark(),
             answer: &answer,
         })
     }

@@ -109,6 +109,10 @@ pub struct Harm {
     pub life: Life,
     /// When the call was sent.
     pub sent_at: Instant,
+    /// When it was over.
+    pub ended_at: Instant,
+    /// The mark of its last request, where requests are marked.
+    pub mark: Option<String>,
     /// The version that answered; where nobody did, the one that the life had been answered by before.
     pub version: Option<String>,
     /// The tool that was called; `None` for a session that could not be opened or a list that could not be read.
