@@ -328,7 +328,7 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                         let text = format!(
                             "no endpoint of {names} can be reached; nothing was sent, so the call may be repeated"
                         );
-                        return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
+                        return Err(leg.refuse(StatusCode::BAD_GATEWAY, text).unreached());
                     }
                     next => {
                         leg.observation.attempt_failed();

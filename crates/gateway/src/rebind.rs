@@ -34,6 +34,8 @@ pub(crate) enum Because {
     Withdrawn,
     /// Its server does not know it any more.
     Forgotten,
+    /// Its endpoint cannot be reached.
+    Lost,
 }
 
 /// Initialises a session at an endpoint, once for all requests that ask, and remembers it there; nothing where that is not

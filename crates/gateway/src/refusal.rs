@@ -39,6 +39,8 @@ pub(crate) struct Refusal {
     version: Option<(HeaderValue, bool)>,
     /// What its caller is not told, and whoever runs the gateway is.
     why: Option<Box<str>>,
+    /// The endpoint could not be reached, or not be used: nothing was sent.
+    pub(crate) is_unreached: bool,
     /// How it is counted; a failure of an endpoint is counted with its calls instead.
     pub(crate) counted: Option<Rejection>,
     /// The service, where one was found.
@@ -55,9 +57,16 @@ impl Refusal {
             headers: Vec::new(),
             version: None,
             why: None,
+            is_unreached: false,
             counted: None,
             service: None,
         }
+    }
+
+    /// Nothing was sent, since the endpoint could not be reached, or not be used.
+    pub(crate) fn unreached(mut self) -> Self {
+        self.is_unreached = true;
+        self
     }
 
     /// As a JSON-RPC error, which an MCP client takes for an answer of its server: a plain 400 or 404 would make a client of
@@ -176,6 +185,7 @@ impl Refusal {
             .retry_after(UNUSABLE_RETRY_SECONDS)
             .counted(Rejection::Unusable)
             .of(service)
+            .unreached()
     }
 
     /// So much is under way already that there is no room for one more.

@@ -150,7 +150,7 @@ impl Admitted<'_> {
         } else {
             compared
         };
-        let to = Destination {
+        let mut to = Destination {
             by_split: None,
             ..to
         };
@@ -164,7 +164,13 @@ impl Admitted<'_> {
             outbound.session = Some(token.session);
             outbound
         };
-        let mut inbound = forward::send(self.core, outbound(&place, to)).await?;
+        let mut inbound = match forward::send(self.core, outbound(&place, to)).await {
+            Err(refusal) if refusal.is_unreached && moves => {
+                (place, to) = self.leave(&token, &place, to, &headers, refusal).await?;
+                forward::send(self.core, outbound(&place, to)).await?
+            }
+            sent => sent?,
+        };
         // The server may have forgotten the session: it was started anew.
         if inbound.response.status() == StatusCode::NOT_FOUND
             && place.upstream.is_some()
@@ -197,7 +203,7 @@ impl Admitted<'_> {
     pub(super) async fn stream_or_end(&mut self, session: HeaderValue) -> Answered {
         let token = self.token(&session)?;
         let is_end = self.method == Method::DELETE;
-        let place = self.place(&token, !is_end).await?;
+        let mut place = self.place(&token, !is_end).await?;
         let to = self
             .destination(Caller::Pinned(place.endpoint))
             .map_err(|_| self.gone())?;
@@ -205,20 +211,30 @@ impl Admitted<'_> {
         let viewer = viewer.on(self.service, to.version);
         let mut headers = self.take_headers()?;
         let to = self.steer(to, self.chosen_in(&token), Some(&viewer), &mut headers);
-        let to = Destination {
+        let mut to = Destination {
             by_split: None,
             ..to
         };
-        set_session(&mut headers, &place);
-        let is_moved = self.core.sessions().moved(token.session).is_some();
-        if is_moved {
-            // It may name an event of the server where the session lived before.
-            headers.remove(&headers::LAST_EVENT_ID);
-        }
-        let asks = if is_end { Asks::Nothing } else { Asks::Stream };
-        let empty = ToUpstream::Full(None);
-        let outbound = self.outbound(headers, to, empty, CallEra::Legacy, asks);
-        let inbound = forward::send(self.core, outbound).await?;
+        let is_moved = || self.core.sessions().moved(token.session).is_some();
+        let outbound = |place: &Place, to| {
+            let mut headers = headers.clone();
+            set_session(&mut headers, place);
+            if is_moved() {
+                // It may name an event of the server where the session lived before.
+                headers.remove(&headers::LAST_EVENT_ID);
+            }
+            let asks = if is_end { Asks::Nothing } else { Asks::Stream };
+            let empty = ToUpstream::Full(None);
+            self.outbound(headers, to, empty, CallEra::Legacy, asks)
+        };
+        let inbound = match forward::send(self.core, outbound(&place, to)).await {
+            Err(refusal) if refusal.is_unreached && !is_end => {
+                (place, to) = self.leave(&token, &place, to, &headers, refusal).await?;
+                forward::send(self.core, outbound(&place, to)).await?
+            }
+            sent => sent?,
+        };
+        let is_moved = is_moved();
         if is_end && inbound.response.status().is_success() {
             self.core.sessions().end(token.session);
         }
@@ -354,6 +370,37 @@ impl Admitted<'_> {
         )
         .await
         .ok_or_else(|| self.gone())
+    }
+
+    /// Where a session goes on whose endpoint cannot be reached: at another of its version that may be used, if that is safe. Without
+    /// another it stays, and its client gets this refusal.
+    async fn leave(
+        &self,
+        token: &Rc<Token>,
+        place: &Place,
+        from: Destination,
+        headers: &HeaderMap,
+        refusal: Refusal,
+    ) -> Result<(Place, Destination), Refusal> {
+        let version = forward::version_of(self.service, from.version)?;
+        let (key, lost) = (Some(token.session.as_bytes().as_slice()), [from.endpoint]);
+        let live = &*self.core.shared.loads;
+        let Some(endpoint) = route::choose(self.service, version, key, &lost, live) else {
+            return Err(refusal);
+        };
+        let to = Destination { endpoint, ..from };
+        let moved = rebind::rebind(
+            self.core,
+            self.service,
+            token,
+            place,
+            to,
+            headers,
+            Because::Lost,
+        );
+        let lost = "the endpoint that kept this session cannot be reached; initialize again";
+        let place = moved.await.ok_or_else(|| self.no_session(lost))?;
+        Ok((place, to))
     }
 
     /// Whether the version where a session lives is killed.
