@@ -36,8 +36,10 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub const TEXTS_MAX: usize = 1000;
 /// Most ranges of addresses of a test: they are gone through one by one.
 pub const NETS_MAX: usize = 256;
-/// Largest regular expression once it is compiled, and largest memory for what it has found out while it runs, on each core.
-pub const REGEX_BYTES_MAX: usize = 256 * 1024;
+/// Largest regular expression once it is compiled: some thousand states, each of which may have to be looked at for a byte of a text.
+pub const REGEX_BYTES_MAX: usize = 128 * 1024;
+/// Largest memory, for each core, of what a regular expression has found out about itself while it ran.
+const DFA_BYTES_MAX: usize = 256 * 1024;
 
 /// What must be so of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

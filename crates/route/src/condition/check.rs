@@ -1,7 +1,7 @@
 //! What is asked of one text, ready to be asked.
 
-use super::{REGEX_BYTES_MAX, Test};
-use regex::bytes::{Regex, RegexBuilder};
+use super::{DFA_BYTES_MAX, REGEX_BYTES_MAX, Test};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use std::cmp::Ordering;
 
 /// What is asked of a text.
@@ -24,6 +24,8 @@ pub(super) enum Check {
 pub(super) struct Among {
     texts: Box<[Box<[u8]>]>,
     ignore_case: bool,
+    /// The bit of each length that there is: most texts that are none of them have another.
+    lengths: u64,
 }
 
 /// The beginning or the end of texts.
@@ -38,7 +40,9 @@ pub(super) struct Part {
 pub(super) struct Pattern {
     text: String,
     ignore_case: bool,
-    regex: Regex,
+    pub(super) regex: Regex,
+    /// Where the expressions of its input stand together.
+    pub(super) set: usize,
 }
 
 impl PartialEq for Pattern {
@@ -87,6 +91,7 @@ impl Check {
                     text: text.clone(),
                     ignore_case,
                     regex: regex(text, ignore_case).ok()?,
+                    set: 0,
                 }))
             }),
             (!test.one_of.is_empty()).then(|| Some(among(&test.one_of))),
@@ -179,12 +184,16 @@ impl Among {
         texts.sort_unstable_by(|a, b| order(a, b));
         texts.dedup();
         Self {
+            lengths: texts.iter().fold(0, |bits, text| bits | bit(text.len())),
             texts: texts.into(),
             ignore_case,
         }
     }
 
     fn contains(&self, text: &[u8]) -> bool {
+        if self.lengths & bit(text.len()) == 0 {
+            return false;
+        }
         if let [only] = &*self.texts {
             return if self.ignore_case {
                 only.eq_ignore_ascii_case(text)
@@ -209,6 +218,11 @@ impl Among {
     fn is_all_said_to(&self, check: &Check) -> bool {
         !self.ignore_case || check.ignores_case()
     }
+}
+
+/// Stands for a length; very long ones stand together.
+fn bit(length: usize) -> u64 {
+    1 << length.min(63)
 }
 
 /// Shorter ones first: most comparisons end with the lengths.
@@ -248,6 +262,18 @@ impl Part {
     }
 }
 
+impl Pattern {
+    /// As one of several in a set.
+    pub(super) fn whole(&self) -> String {
+        whole(&self.text, self.ignore_case)
+    }
+}
+
+/// An expression for the whole of a text and nothing else.
+fn whole(text: &str, ignore_case: bool) -> String {
+    format!(r"\A(?{}:{text})\z", if ignore_case { "i" } else { "" })
+}
+
 /// A regular expression that describes the whole of a text.
 ///
 /// # Errors
@@ -255,14 +281,24 @@ impl Part {
 pub(super) fn regex(text: &str, ignore_case: bool) -> Result<Regex, regex::Error> {
     let build = |text: &str| {
         RegexBuilder::new(text)
-            .case_insensitive(ignore_case)
             // What requests say is ASCII nearly always, and the classes of Unicode are large.
             .unicode(false)
             .size_limit(REGEX_BYTES_MAX)
-            .dfa_size_limit(REGEX_BYTES_MAX)
+            .dfa_size_limit(DFA_BYTES_MAX)
             .build()
     };
     // By itself first: `a)|(b` is none, and would be one in brackets.
     build(text)?;
-    build(&format!(r"\A(?:{text})\z"))
+    build(&whole(text, ignore_case))
+}
+
+/// What tells in one go whether any of several expressions of the same input fits; none if that would take much memory.
+pub(super) fn set(wholes: &[String]) -> Option<RegexSet> {
+    const SEVERAL: usize = 3;
+    let mut set = RegexSetBuilder::new(wholes);
+    let set = set.unicode(false).size_limit(SEVERAL * REGEX_BYTES_MAX);
+    let set = set.dfa_size_limit(SEVERAL * DFA_BYTES_MAX);
+    (wholes.len() >= SEVERAL)
+        .then(|| set.build().ok())
+        .flatten()
 }

@@ -130,7 +130,7 @@ fn size(test: &Node) -> usize {
     match test {
         Node::Is(_, check) => check.size(),
         // Each is compared with each of the other.
-        Node::Within(nets) => nets.len() * nets.len() / 8,
+        Node::Within(nets) => nets.all.len() * nets.all.len() / 8,
         Node::All(_) | Node::Any(_) | Node::Not(_) => 1,
     }
 }
@@ -142,12 +142,13 @@ fn contradict(a: Wanted<'_>, b: Wanted<'_>) -> bool {
             of == other && checks_contradict(*of, (a, a_yes), (b, b_yes))
         }
         ((Node::Within(a), true), (Node::Within(b), true)) => {
-            !a.iter().any(|a| b.iter().any(|b| meet(a, b)))
+            !a.all.iter().any(|a| b.all.iter().any(|b| meet(a, b)))
         }
         ((Node::Within(inner), true), (Node::Within(outer), false))
-        | ((Node::Within(outer), false), (Node::Within(inner), true)) => inner
-            .iter()
-            .all(|inner| outer.iter().any(|outer| outer.contains(inner))),
+        | ((Node::Within(outer), false), (Node::Within(inner), true)) => {
+            let mut inner = inner.all.iter();
+            inner.all(|inner| outer.all.iter().any(|outer| outer.contains(inner)))
+        }
         _ => false,
     }
 }

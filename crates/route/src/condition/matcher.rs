@@ -2,10 +2,12 @@
 
 use super::{
     Condition, Request, Test,
-    check::{Case, Check},
+    check::{self, Case, Check},
     values::{Names, Values},
 };
 use ipnet::IpNet;
+use regex::bytes::RegexSet;
+use std::net::IpAddr;
 
 /// A list of conditions, ready to be asked for the first that holds. It is made when rules change and asked by every request.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,16 @@ pub struct Matcher {
     /// ([`problems`](super::problems())).
     pub(super) conditions: Box<[Option<Node>]>,
     asks_tools: bool,
+    /// Of each input with expressions, what tells whether any of them fits.
+    sets: Vec<Set>,
+}
+
+/// The expressions of an input.
+#[derive(Clone, Debug)]
+struct Set {
+    of: Input,
+    wholes: Vec<String>,
+    regexes: Option<RegexSet>,
 }
 
 /// A condition, with what it asks of what.
@@ -26,7 +38,15 @@ pub(super) enum Node {
     /// A value of this is so.
     Is(Input, Check),
     /// The address is in one of these.
-    Within(Box<[IpNet]>),
+    Within(Nets),
+}
+
+/// Ranges of addresses, as they are written and as they are asked: base and mask.
+#[derive(Clone, Debug)]
+pub(super) struct Nets {
+    pub(super) all: Box<[IpNet]>,
+    v4: Box<[(u32, u32)]>,
+    v6: Box<[(u128, u128)]>,
 }
 
 /// What a text is of, by name those of [`Names`].
@@ -52,6 +72,9 @@ impl Matcher {
             None => Some(Node::always()),
         };
         let conditions = conditions.into_iter().map(compile).collect();
+        for set in &mut matcher.sets {
+            set.regexes = check::set(&set.wholes);
+        }
         Self {
             conditions,
             ..matcher
@@ -60,15 +83,17 @@ impl Matcher {
 
     /// The place of the first that holds.
     pub fn first(&self, request: &Request<'_>) -> Option<usize> {
-        let values = Values::new(&self.names, request);
-        let holds = |node: &Option<Node>| node.as_ref().is_some_and(|node| node.holds(&values));
-        self.conditions.iter().position(holds)
+        let values = Values::new(&self.names, request, self.sets.len());
+        let holds = |node: &Node| node.holds(&values, &self.sets);
+        let mut conditions = self.conditions.iter();
+        conditions.position(|node| node.as_ref().is_some_and(holds))
     }
 
     /// Whether one at a place holds, whatever the others do.
     pub fn holds(&self, at: usize, request: &Request<'_>) -> bool {
         let node = self.conditions.get(at).and_then(Option::as_ref);
-        node.is_some_and(|node| node.holds(&Values::new(&self.names, request)))
+        let values = Values::new(&self.names, request, self.sets.len());
+        node.is_some_and(|node| node.holds(&values, &self.sets))
     }
 
     /// Whether any of them asks for tools.
@@ -81,28 +106,67 @@ impl Matcher {
             Condition::All(all) => Node::All(self.nodes(all)?),
             Condition::Any(any) => Node::Any(self.nodes(any)?),
             Condition::Not(not) => Node::Not(self.node(not)?.into()),
-            Condition::Address { within } => Node::Within(within.as_slice().into()),
+            Condition::Address { within } => Node::Within(Nets::new(within)),
             Condition::Header(test) => {
                 let input = Input::Header(self.names.header(test.name.as_ref()?)?);
-                test.node(input)?
+                self.test(test, input)?
             }
             Condition::Cookie(test) => {
                 let input = Input::Cookie(self.names.cookie(test.name.as_ref()?));
-                test.node(input)?
+                self.test(test, input)?
             }
             Condition::Query(test) => {
                 let input = Input::Parameter(self.names.parameter(test.name.as_ref()?));
-                test.node(input)?
+                self.test(test, input)?
             }
-            Condition::Path(test) => test.nameless(Input::Path)?,
-            Condition::Method(test) => test.nameless(Input::Method)?,
-            Condition::Host(test) => test.nameless(Input::Host)?,
-            Condition::Tenant(test) => test.nameless(Input::Tenant)?,
-            Condition::Role(test) => test.nameless(Input::Role)?,
+            Condition::Path(test) => self.nameless(test, Input::Path)?,
+            Condition::Method(test) => self.nameless(test, Input::Method)?,
+            Condition::Host(test) => self.nameless(test, Input::Host)?,
+            Condition::Tenant(test) => self.nameless(test, Input::Tenant)?,
+            Condition::Role(test) => self.nameless(test, Input::Role)?,
             Condition::Tool(test) => {
                 self.asks_tools = true;
-                test.nameless(Input::Tool)?
+                self.nameless(test, Input::Tool)?
             }
+        })
+    }
+
+    fn nameless(&mut self, test: &Test, input: Input) -> Option<Node> {
+        if test.name.is_some() {
+            return None;
+        }
+        self.test(test, input)
+    }
+
+    fn test(&mut self, test: &Test, input: Input) -> Option<Node> {
+        let mut check = Check::compile(test, input.case())?;
+        if let Check::Matches(pattern) = &mut check {
+            pattern.set = self.set(input);
+            self.sets[pattern.set].wholes.push(pattern.whole());
+        }
+        let is_there = matches!(check, Check::There);
+        let node = if is_there && input.is_always_there() {
+            Node::always()
+        } else {
+            Node::Is(input, check)
+        };
+        Some(if test.present == Some(false) {
+            Node::Not(node.into())
+        } else {
+            node
+        })
+    }
+
+    /// The place of the expressions of an input.
+    fn set(&mut self, of: Input) -> usize {
+        let known = self.sets.iter().position(|set| set.of == of);
+        known.unwrap_or_else(|| {
+            self.sets.push(Set {
+                of,
+                wholes: Vec::new(),
+                regexes: None,
+            });
+            self.sets.len() - 1
         })
     }
 
@@ -114,27 +178,34 @@ impl Matcher {
     }
 }
 
-impl Test {
-    fn nameless(&self, input: Input) -> Option<Node> {
-        if self.name.is_some() {
-            return None;
+impl Nets {
+    fn new(nets: &[IpNet]) -> Self {
+        let v4 = nets.iter().filter_map(|net| match net {
+            IpNet::V4(net) => Some((net.network().to_bits(), net.netmask().to_bits())),
+            IpNet::V6(_) => None,
+        });
+        let v6 = nets.iter().filter_map(|net| match net {
+            IpNet::V6(net) => Some((net.network().to_bits(), net.netmask().to_bits())),
+            IpNet::V4(_) => None,
+        });
+        Self {
+            all: nets.into(),
+            v4: v4.collect(),
+            v6: v6.collect(),
         }
-        self.node(input)
     }
 
-    fn node(&self, input: Input) -> Option<Node> {
-        let check = Check::compile(self, input.case())?;
-        let is_there = matches!(check, Check::There);
-        let node = if is_there && input.is_always_there() {
-            Node::always()
-        } else {
-            Node::Is(input, check)
-        };
-        Some(if self.present == Some(false) {
-            Node::Not(node.into())
-        } else {
-            node
-        })
+    fn contain(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let bits = address.to_bits();
+                self.v4.iter().any(|(base, mask)| bits & mask == *base)
+            }
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                self.v6.iter().any(|(base, mask)| bits & mask == *base)
+            }
+        }
     }
 }
 
@@ -170,16 +241,17 @@ impl Node {
         Self::All([].into())
     }
 
-    fn holds(&self, values: &Values<'_, '_>) -> bool {
+    fn holds(&self, values: &Values<'_, '_>, sets: &[Set]) -> bool {
         match self {
-            Self::All(all) => all.iter().all(|node| node.holds(values)),
-            Self::Any(any) => any.iter().any(|node| node.holds(values)),
-            Self::Not(not) => !not.holds(values),
-            Self::Is(input, check) => input.any(values, |value| check.holds(value)),
-            Self::Within(nets) => {
-                let address = values.request.address.to_canonical();
-                nets.iter().any(|net| net.contains(&address))
+            Self::All(all) => all.iter().all(|node| node.holds(values, sets)),
+            Self::Any(any) => any.iter().any(|node| node.holds(values, sets)),
+            Self::Not(not) => !not.holds(values, sets),
+            Self::Is(input, Check::Matches(pattern)) => {
+                may_match(pattern.set, values, sets)
+                    && input.any(values, |value| pattern.regex.is_match(value))
             }
+            Self::Is(input, check) => input.any(values, |value| check.holds(value)),
+            Self::Within(nets) => nets.contain(values.address()),
         }
     }
 
@@ -194,6 +266,15 @@ impl Node {
             Self::Within(_) => 1,
         }
     }
+}
+
+/// Whether any expression of a set fits, as far as one look tells: most often none does.
+fn may_match(at: usize, values: &Values<'_, '_>, sets: &[Set]) -> bool {
+    let set = sets.get(at);
+    let Some((set, regexes)) = set.and_then(|set| Some((set, set.regexes.as_ref()?))) else {
+        return true;
+    };
+    values.may_match(at, || set.of.any(values, |value| regexes.is_match(value)))
 }
 
 impl Input {
