@@ -281,6 +281,28 @@ async fn off_means_off() {
 }
 
 /// Calls for a while, and says how many were answered well and how many a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_tables_keep_nobody_from_serving_and_recording() {
+    let folder = TempDir::new().unwrap();
+    let sample = sample("v1", ToolSet::V1).await;
+    let path = folder.path().join("serin.audit.db");
+    let damaged = [7; 65536];
+    std::fs::write(&path, damaged).unwrap();
+    let serin = Serin::start(folder.path(), &file("mode: best_effort", &sample.url())).await;
+    assert_eq!(
+        call(&serin, "/mcp", "get_entry", None).await,
+        StatusCode::OK
+    );
+    until_counted(folder.path(), "tool = 'get_entry'", 1).await;
+    let kept = folder.path().join("serin.audit.db.damaged");
+    assert_eq!(std::fs::read(kept).unwrap(), damaged);
+    assert!(
+        serin.log().contains("serin.audit.db.damaged"),
+        "{}",
+        serin.log()
+    );
+}
+
 async fn load(url: String, seconds: f64) -> load::LoadReport {
     let options = LoadOptions {
         url,

@@ -3,7 +3,7 @@
 //! Synced like the log. A row that was stored is stored once: its id makes it the same row when it is sent again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ const STATEMENT_ROWS: usize = 256;
 
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+
+/// Files that are kept because they are damaged; more than that are no accident.
+const DAMAGED_MAX: u32 = 100;
 
 const SCHEMA: Schema = Schema {
     name: "audit tables",
@@ -161,6 +164,25 @@ impl Audit {
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let file = Arc::new(File::open(path, &SCHEMA).await?);
         Ok(Self { file })
+    }
+
+    /// The same, but a file that is damaged or no database is set aside, with `.damaged` behind its name, and empty tables take its
+    /// place: what cannot be read keeps nobody from recording. Returns what it is called now.
+    ///
+    /// # Errors
+    /// As [`Audit::open`], or it cannot be set aside.
+    pub async fn open_or_replace(path: &Path) -> Result<(Self, Option<PathBuf>), StoreError> {
+        let error = match Self::open(path).await {
+            Ok(audit) => return Ok((audit, None)),
+            Err(error) => error,
+        };
+        if !matches!(error.problem, Problem::NotADatabase | Problem::Corrupt) {
+            return Err(error);
+        }
+        let Some(aside) = set_aside(path) else {
+            return Err(error);
+        };
+        Ok((Self::open(path).await?, Some(aside)))
     }
 
     /// Stores all rows or none, and returns how many were not there before, once they are on the disk.
@@ -364,6 +386,26 @@ impl Audit {
         }
         done.map_err(|e| self.file.error(e))
     }
+}
+
+/// Renames a database, with what SQLite has beside it, to a name that nothing has.
+fn set_aside(path: &Path) -> Option<PathBuf> {
+    let named = |base: &Path, behind: &str| {
+        let mut name = base.as_os_str().to_owned();
+        name.push(behind);
+        PathBuf::from(name)
+    };
+    let mut names = (1..=DAMAGED_MAX).map(|n| match n {
+        1 => named(path, ".damaged"),
+        n => named(path, &format!(".damaged-{n}")),
+    });
+    let aside = names.find(|name| !name.exists())?;
+    std::fs::rename(path, &aside).ok()?;
+    for behind in ["-wal", "-shm"] {
+        // Mostly there is none; what is left would not fit to the new file, and SQLite sees that by itself.
+        let _ = std::fs::rename(named(path, behind), named(&aside, behind));
+    }
+    Some(aside)
 }
 
 /// A time as the tables hold it: UTC to the millisecond, in the form whose order is that of time and of SQLite's `datetime()`.

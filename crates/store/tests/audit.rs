@@ -201,3 +201,36 @@ async fn an_answer_has_names_and_kinds() {
     audit.ask("SELECT nonsense", &[]).await.unwrap_err();
     assert_eq!(number(&audit, "SELECT 7").await, 7, "and it works again");
 }
+
+#[tokio::test]
+async fn a_damaged_file_is_kept_and_empty_tables_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db.audit");
+    let named = |behind: &str| folder.path().join(format!("db.audit{behind}"));
+    for (damage, kept) in [(7, ".damaged"), (8, ".damaged-2")] {
+        let (audit, damaged) = Audit::open_or_replace(&path).await.unwrap();
+        assert_eq!(damaged, None);
+        audit.append(&[entry(1, at(0))]).await.unwrap();
+        audit.close().await;
+        let bytes = vec![damage; 65536];
+        std::fs::write(&path, &bytes).unwrap();
+        let opened = Audit::open(&path).await.map(drop);
+        assert_eq!(opened.unwrap_err().problem, Problem::NotADatabase);
+        let (audit, damaged) = Audit::open_or_replace(&path).await.unwrap();
+        assert_eq!(damaged, Some(named(kept)));
+        assert_eq!(std::fs::read(named(kept)).unwrap(), bytes);
+        assert_eq!(number(&audit, "SELECT count(*) FROM audit_logs").await, 0);
+        audit.append(&[entry(2, at(0))]).await.unwrap();
+        audit.close().await;
+    }
+    // What is whole, and somebody else's, is left as it is.
+    let other = folder.path().join("other");
+    let log = serin_store::Log::open(&other).await.unwrap();
+    log.close().await;
+    let refused = Audit::open_or_replace(&other).await.map(drop);
+    assert!(matches!(
+        refused.unwrap_err().problem,
+        Problem::Foreign { .. }
+    ));
+    assert!(other.exists());
+}

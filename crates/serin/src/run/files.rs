@@ -9,7 +9,7 @@ use serin_control::kills::Switchboard;
 use serin_gateway::{Keyring, KeyringError};
 use serin_store::{Audit, Blocks, Log, StoreError};
 use serin_tenancy::signature::Master;
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 /// What is open.
 pub(super) struct Files {
@@ -79,9 +79,7 @@ impl Files {
         let blocks = Blocks::open(&path.with_extension("blocks.db"))
             .await
             .map_err(store)?;
-        let audit = Audit::open(&path.with_extension("audit.db"))
-            .await
-            .map_err(store)?;
+        let audit = open_audit(&path.with_extension("audit.db")).await?;
         let token = Token::read_or_create(&config.admin.token_file).map_err(|error| {
             failed(
                 "the admin token cannot be used",
@@ -99,6 +97,24 @@ impl Files {
             token,
         })
     }
+}
+
+/// The audit tables. Unlike the log they are not what Serin goes by: what is damaged of them is kept, and Serin starts.
+async fn open_audit(path: &Path) -> miette::Result<Audit> {
+    let (audit, damaged) = Audit::open_or_replace(path).await.map_err(|error| {
+        failed(
+            "the audit tables cannot be used",
+            "the cause above says what to do; or move the file away, and an empty one is made in its place",
+            error,
+        )
+    })?;
+    if let Some(damaged) = damaged {
+        tracing::error!(
+            kept = %damaged.display(),
+            "the audit tables are damaged: new ones are begun, and what can be saved of the old ones is in this file"
+        );
+    }
+    Ok(audit)
 }
 
 fn store(error: StoreError) -> Report {
