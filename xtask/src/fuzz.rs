@@ -12,7 +12,7 @@ use std::{
 };
 
 /// What is fuzzed: a file of `fuzz/targets` each.
-const TARGETS: [&str; 5] = ["envelope", "events", "framing", "key", "session"];
+const TARGETS: [&str; 6] = ["envelope", "events", "framing", "key", "rest", "session"];
 /// What cargo is told, so that only what is fuzzed is instrumented and not what builds it.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Counts each edge, and shows libFuzzer what is compared.

@@ -2,9 +2,14 @@
 
 use crate::{
     framing::Framing,
+    rest::Wanted,
     seal::Keyring,
     session::{INIT_BYTES_MAX, Token, UPSTREAM_BYTES_BESIDE_INIT_MAX, UPSTREAM_BYTES_MAX},
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serin_mcp::envelope::Envelope;
+use std::borrow::Cow;
 
 /// Opens a session id, and reads these bytes as one that is unsealed.
 ///
@@ -37,6 +42,33 @@ pub fn session(keys: &Keyring, bytes: &[u8]) {
         "what is sealed is what opens"
     );
     assert!(Token::open(keys, ("other", None), sealed.as_bytes(), 0).is_none());
+}
+
+/// Reads the body of a call of REST, which becomes a message of MCP.
+///
+/// # Panics
+/// The message is none, or calls another tool, or with other arguments.
+pub fn rest(body: &[u8]) {
+    let Ok(wanted) = Wanted::read(body) else {
+        return;
+    };
+    let message = wanted.message();
+    let envelope = Envelope::read(message.as_bytes()).expect("a message is read");
+    let call = envelope.single().expect("there is one");
+    assert_eq!(call.method(), "tools/call");
+    assert_eq!(call.name.as_deref(), Some(&*wanted.tool));
+    let params = call.params.expect("it has params");
+    let params: Params<'_> = serde_json::from_str(params).expect("they are as we made them");
+    assert_eq!(params.name, wanted.tool);
+    assert_eq!(params.arguments.get(), wanted.args);
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    arguments: &'a RawValue,
 }
 
 /// Follows what an HTTP/1 client sends, in pieces of so many bytes; whether it has two readings.

@@ -159,15 +159,59 @@ pub(crate) async fn serve(
 
 /// What a request will ask in MCP, as far as limits and records go; nothing if it cannot be read, and is refused.
 pub(crate) fn asked(place: &Place, body: &[u8]) -> Option<String> {
-    let message = match &place.resource {
-        Resource::Call => {
-            let CallBody { tool, args } = serde_json::from_slice(body).ok()?;
-            let params = serde_json::json!({ "name": tool, "arguments": args });
-            serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params })
+    Some(match &place.resource {
+        Resource::Call => Wanted::read(body).ok()?.message(),
+        _ => r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#.to_owned(),
+    })
+}
+
+/// The call that a body asks for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) tool: Cow<'a, str>,
+    /// An object of JSON, as it was sent.
+    pub(crate) args: &'a str,
+    /// Both as members of `params`, each with a comma behind it.
+    params: String,
+}
+
+impl<'a> Wanted<'a> {
+    /// Reads a body.
+    pub(crate) fn read(body: &'a [u8]) -> Result<Self, Refusal> {
+        let CallBody { tool, args } =
+            serde_json::from_slice(body).map_err(|error| unread(&error))?;
+        if tool.is_empty() || tool.len() > TOOL_BYTES_MAX {
+            let detail = format!("`tool` is a name of 1 to {TOOL_BYTES_MAX} bytes");
+            return Err(bad_body(&detail));
         }
-        _ => serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }),
-    };
-    Some(message.to_string())
+        let args = args.map_or("{}", RawValue::get);
+        if !args.starts_with('{') && args != "null" {
+            return Err(bad_body("`args` is not an object"));
+        }
+        let args = if args == "null" { "{}" } else { args };
+        let name = serde_json::to_string(&tool).map_err(|error| unread(&error))?;
+        // As they were sent: they are no business of ours, and may have numbers that only the tool understands.
+        let params = format!("\"name\":{name},\"arguments\":{args},");
+        let wanted = Self { tool, args, params };
+        wanted.check_depth()?;
+        Ok(wanted)
+    }
+
+    /// The message that limits and records go by.
+    pub(crate) fn message(&self) -> String {
+        let params = &self.params;
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{params}"_meta":{{}}}}}}"#
+        )
+    }
+
+    /// Refuses what no server should have to read: servers differ in how deep they go before they break.
+    fn check_depth(&self) -> Result<(), Refusal> {
+        match Envelope::read(self.message().as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(EnvelopeError::TooLarge { .. }) => Err(bad_body("the body is too large")),
+            Err(error) => Err(bad_body(&error.to_string())),
+        }
+    }
 }
 
 async fn answer(client: &Rc<Client>, place: &Place, headers: &HeaderMap, body: &Bytes) -> Answered {
@@ -227,23 +271,11 @@ fn no_tool(name: &str) -> Refusal {
 }
 
 async fn call(client: &Rc<Client>, headers: &HeaderMap, body: &Bytes) -> Answered {
-    let CallBody { tool, args } = serde_json::from_slice(body).map_err(|error| unread(&error))?;
-    if tool.is_empty() || tool.len() > TOOL_BYTES_MAX {
-        let detail = format!("`tool` is a name of 1 to {TOOL_BYTES_MAX} bytes");
-        return Err(bad_body(&detail));
-    }
-    let args = args.map_or("{}", RawValue::get);
-    if !args.starts_with('{') && args != "null" {
-        return Err(bad_body("`args` is not an object"));
-    }
-    let args = if args == "null" { "{}" } else { args };
+    let Wanted { tool, args, params } = Wanted::read(body)?;
     let about = About {
         tool: Some(&tool),
         is_listed: None,
     };
-    let name = serde_json::to_string(&tool).map_err(|error| unread(&error))?;
-    let params = format!("\"name\":{name},\"arguments\":{args},");
-    check_depth(&params)?;
     let streams = wants_events(headers);
     let question = Question {
         method: "tools/call",
@@ -323,18 +355,6 @@ async fn failed(client: &Client, about: About<'_>, args: &str, result: &RawValue
     Box::new(Problem::of_tool(result, called_badly, about))
 }
 
-/// Refuses what no server should have to read: servers differ in how deep they go before they break.
-fn check_depth(params: &str) -> Result<(), Refusal> {
-    let message = format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{params}"_meta":{{}}}}}}"#
-    );
-    match Envelope::read(message.as_bytes()) {
-        Ok(_) => Ok(()),
-        Err(EnvelopeError::TooLarge { .. }) => Err(bad_body("the body is too large")),
-        Err(error) => Err(bad_body(&error.to_string())),
-    }
-}
-
 fn unread(error: &serde_json::Error) -> Refusal {
     bad_body(&format!("the body cannot be read: {error}"))
 }
@@ -404,6 +424,23 @@ mod tests {
             headers.append(name, value);
         }
         headers
+    }
+
+    #[test]
+    fn arguments_go_on_as_they_were_sent() {
+        for args in [r#"{"a":1e999}"#, r#"{ "a" : 1.10, "a":-0 }"#, "{}"] {
+            let body = format!(r#"{{"args":{args},"tool":"a\"dd"}}"#);
+            let wanted = Wanted::read(body.as_bytes()).unwrap();
+            assert_eq!((&*wanted.tool, wanted.args), ("a\"dd", args));
+            let message = wanted.message();
+            assert!(message.contains(args), "{message}");
+            let read = Envelope::read(message.as_bytes()).unwrap();
+            let single = read.single().unwrap();
+            assert_eq!(single.name.as_deref(), Some("a\"dd"));
+        }
+        let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+        let deep = format!(r#"{{"tool":"add","args":{{"a":{deep}}}}}"#);
+        assert!(Wanted::read(deep.as_bytes()).is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod framing;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
+#[path = "../../../fuzz/targets/rest.rs"]
+mod rest;
 #[path = "../../../fuzz/targets/session.rs"]
 mod session;
 
@@ -15,4 +17,9 @@ fn session_stands_what_fuzzing_found() {
 #[test]
 fn framing_stands_what_fuzzing_found() {
     replay::corpus("framing", framing::run);
+}
+
+#[test]
+fn rest_stands_what_fuzzing_found() {
+    replay::corpus("rest", rest::run);
 }

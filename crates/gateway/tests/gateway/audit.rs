@@ -175,3 +175,27 @@ async fn what_cannot_be_recorded_is_refused_in_the_words_of_whoever_asks() {
     let rows = rows(&mut taken, 1).await;
     assert_eq!((rows.len(), &*rows[0].endpoint), (1, "/nowhere"));
 }
+
+#[tokio::test]
+async fn arguments_that_only_the_tool_can_read_are_recorded_and_go_on() {
+    let server = crate::gates::tools(false).await;
+    let (gateway, mut taken) = recorded(AuditGate::default(), false);
+    let table = serin_flags::Table::default();
+    let service = crate::gates::gated(service(&[build("v1", &[&server])], None), json!({}), &table);
+    let api = [(1, crate::rest::spec(&[]))];
+    gateway.swap_callers_of(vec![service], Callers::default().directory(), &api);
+    let mut client = gateway.client().await;
+    let body = r#"{"tool":"add","args":{"a":1e999}}"#;
+    let json = [("content-type", "application/json")];
+    let answer = client.ask("POST", "/api/tool", &json, body).await;
+    // The server of this test is no such tool.
+    assert_eq!(answer.status, 502, "{answer:?}");
+    let asked = server.seen();
+    assert!(
+        asked
+            .iter()
+            .any(|seen| seen.text().contains(r#"{"a":1e999}"#))
+    );
+    let row = rows(&mut taken, 1).await.remove(0);
+    assert_eq!(row.tool.as_deref(), Some("add"));
+}
