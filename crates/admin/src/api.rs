@@ -1,8 +1,8 @@
 //! The routes, and their description: one list makes both.
 
 mod apply;
-mod drain;
 mod describe;
+mod drain;
 mod events;
 pub(crate) mod flags;
 mod health;

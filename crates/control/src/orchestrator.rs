@@ -1030,4 +1030,3 @@ const fn ends(event: &Event) -> bool {
             | Event::Inconclusive { .. }
     )
 }
-
