@@ -32,6 +32,7 @@ use serin_mcp::scan::BodyKind;
 use serin_model::{
     name::EndpointId,
     observe::{CallEra, Detour, Outcome, Rejection},
+    route::Live as _,
     snapshot::{EndpointRoute, ServiceRoute, VersionRoute},
 };
 use serin_route::{breaker::End, standing::OnFailure};
@@ -567,7 +568,8 @@ impl Tries {
             return Next::Nowhere;
         }
         self.left -= 1;
-        core.counters.detoured(&outbound.service.name, Detour::Retry);
+        core.counters
+            .detoured(&outbound.service.name, Detour::Retry);
         self.goes(next)
     }
 
@@ -615,7 +617,12 @@ impl Tries {
                 let any = fails_open.then(|| route::choose_any(service, version, key, &[], live));
                 any.flatten()
             });
-        let Some(endpoint) = again else {
+        // One whose breaker is open by now will not be back in a moment.
+        let is_open = |at: &usize| {
+            let id = version.endpoints.get(*at).map(|endpoint| endpoint.id);
+            id.is_none_or(|id| live.standing(id).is_open)
+        };
+        let Some(endpoint) = again.filter(|at| !is_open(at)) else {
             return Next::Nowhere;
         };
         let times = self.tried.iter().filter(|at| **at == endpoint).count();

@@ -6,7 +6,7 @@
 use crate::{
     body::ToUpstream,
     core::Core,
-    forward::version_of,
+    forward::{deadline, version_of},
     headers,
     pool::Target,
     route::Destination,
@@ -18,6 +18,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serin_model::{service::Rebind, snapshot::ServiceRoute};
+use serin_route::breaker::End;
 use std::{rc::Rc, time::Duration};
 
 /// Largest answer to `initialize` that is read: instructions may be long, but not that long.
@@ -54,10 +55,8 @@ pub(crate) async fn rebind(
     if service.settings.rebind == Rebind::Never || !sessions.is_stateless(token) {
         return None;
     }
-    let endpoint = version_of(service, to.version)
-        .ok()?
-        .endpoints
-        .get(to.endpoint)?;
+    let version = version_of(service, to.version).ok()?;
+    let endpoint = version.endpoints.get(to.endpoint)?;
     let target = core
         .pool
         .target(endpoint, &service.settings.upstream)
@@ -65,12 +64,21 @@ pub(crate) async fn rebind(
     let moving = sessions.moving(token, from)?;
     let since_ms = session::now_ms();
     let initialising = async {
+        let (loads, settings) = (&core.shared.loads, &service.settings);
+        // One that takes nothing now would not take the call that waits for this either.
+        let passage = loads.begin(endpoint.id, version, settings, false);
+        let mut passage = passage.ok_or(Refused::Unreachable)?;
         let handshake = Handshake {
             service,
             target: &target,
             client: request_headers,
         };
-        let upstream = handshake.run(init).await?;
+        let upstream = handshake.run(init).await;
+        passage.tell(match &upstream {
+            Err(Refused::Unreachable) => End::Failed,
+            _ => End::Ok,
+        });
+        let upstream = upstream?;
         if because == Because::Withdrawn {
             core.counters
                 .moved(&service.name, |moved| moved.rebound += 1);
@@ -81,7 +89,7 @@ pub(crate) async fn rebind(
             upstream,
         })
     };
-    let max = HANDSHAKE_MAX.min(service.settings.response_timeout);
+    let max = HANDSHAKE_MAX.min(deadline(service, endpoint));
     let moved = Box::pin(moving.get_or_try_init(|| initialising));
     // Over the wait too: those that wait for a handshake that fails give up with it, not one after the other.
     let moved = tokio::time::timeout(max, moved).await;
