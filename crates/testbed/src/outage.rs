@@ -222,12 +222,12 @@ pub async fn run(
         phases.add("all are back", &book);
     }
     let report = population.stop().await;
-    let marks = endpoints
+    let lines = endpoints
         .iter()
         .map(|endpoint| record::read(&endpoint.record))
         .collect::<io::Result<Vec<_>>>()?;
     let names: Vec<_> = endpoints.iter().map(|e| e.name.as_str()).collect();
-    let mut summary = sum_up(&report.harms, &outages, &marks, &names);
+    let mut summary = sum_up(&report.harms, &outages, &lines, &names);
     summary.calls = report.stats.calls;
     summary.sessions_gone = report.stats.gone;
     summary.mismatches = report.stats.mismatches;
@@ -269,19 +269,20 @@ impl Phases {
 fn sum_up(
     harms: &[Harm],
     outages: &[Outage],
-    marks: &[Vec<String>],
+    lines: &[Vec<String>],
     names: &[&str],
 ) -> OutageReport {
     let mut report = OutageReport::default();
     let mut times: HashMap<&str, u64> = HashMap::new();
-    for mark in marks.iter().flatten() {
-        *times.entry(mark).or_default() += 1;
+    for line in lines.iter().flatten() {
+        *times.entry(line).or_default() += 1;
     }
     report.requests = times.values().sum();
     report.sent_twice = times.values().filter(|times| **times > 1).count() as u64;
-    let sent_to: Vec<HashSet<&str>> = marks
+    let mark = |line: &'_ String| line.split(' ').next().map(str::to_owned);
+    let sent_to: Vec<HashSet<String>> = lines
         .iter()
-        .map(|marks| marks.iter().map(String::as_str).collect())
+        .map(|lines| lines.iter().filter_map(mark).collect())
         .collect();
     let went_elsewhere = |harm: &Harm, endpoint: usize| {
         let mark = harm.mark.as_deref().unwrap_or_default();

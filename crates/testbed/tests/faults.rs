@@ -182,7 +182,8 @@ async fn marked_requests_are_recorded() {
     assert_eq!(client.last_mark().as_deref(), Some("ann.1"));
     server.faults().set(Fault::new(FaultKind::Reset)).unwrap();
     call(&mut client, "get_entry").await.unwrap_err();
-    assert_eq!(record::read(&path).unwrap(), ["ann.1", "ann.2"]);
+    let lines = ["ann.1 tools/call", "ann.2 tools/call"];
+    assert_eq!(record::read(&path).unwrap(), lines);
 }
 
 #[tokio::test]

@@ -201,15 +201,15 @@ struct Site {
 impl Site {
     async fn answer(&self, request: Request<Incoming>, connection: Connection) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        if let Some(record) = &self.record {
-            record.note(&parts.headers);
-        }
         let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
             let message =
                 format!("the body could not be read, or has more than {BODY_BYTES_MAX} bytes\n");
             return answer(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", message);
         };
         let body = body.to_bytes();
+        if let Some(record) = &self.record {
+            record.note(&parts.method, &parts.headers, &body);
+        }
         #[cfg(feature = "faults")]
         if self.control && parts.uri.path() == "/faults" {
             return self.turn_switch(&parts, &body, &connection);
