@@ -1,5 +1,5 @@
-//! What single parts of Serin cost, by their own examples: judging, recording an outcome, asking flags and kills, looking at limits, and
-//! finding a service.
+//! What single parts of Serin cost, by their own examples: judging, recording an outcome, asking flags and kills, looking at limits,
+//! finding a service, and asking rules.
 
 use std::process::Command;
 
@@ -27,6 +27,9 @@ const LIMITING_NS_MAX: f64 = 300.0;
 /// long; what is left are nanoseconds, of caches that a larger table does not fit into.
 const FINDING_TIMES_MAX: f64 = 3.0;
 
+/// The most that 100 rules may take of a request that fits the last of them, in nanoseconds.
+const RULING_NS_MAX: f64 = 2_000.0;
+
 /// Measures the parts and prints what they cost; gives the bounds that do not hold.
 pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let judging = example("serin-judge", "cells", build)?;
@@ -34,7 +37,8 @@ pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
     let asking = example("serin-flags", "asking", build)?;
     let limiting = example("serin-gateway", "limiting", build)?;
     let finding = example("serin-model", "finding", build)?;
-    print!("{judging}{recording}{asking}{limiting}{finding}");
+    let ruling = example("serin-model", "rules", build)?;
+    print!("{judging}{recording}{asking}{limiting}{finding}{ruling}");
     let mut broken = Vec::new();
 
     let ms = |what: &str| number(&judging, what, " ms a pass");
@@ -79,6 +83,7 @@ pub(crate) fn measure(build: bool) -> Result<Vec<String>> {
             ));
         }
     }
+    broken.extend(too_slow(&ruling, "100 ", RULING_NS_MAX)?);
     Ok(broken)
 }
 
