@@ -71,7 +71,8 @@ pub enum Signing {
     Optional,
     /// They must be.
     Required,
-    /// They must be where this flag is on for the tenant (the Stage I seed's `request_signing`).
+    /// They must be unless this flag is off for the tenant (the Stage I seed's `request_signing`). One that is killed, is over or is not
+    /// there says nothing, and then they must be.
     Flag(FlagKey),
 }
 

@@ -3,7 +3,7 @@
 use crate::{core::Core, headers, refusal::Refusal};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
-use serin_flags::Context;
+use serin_flags::{Context, Evaluation, Why};
 use serin_model::{auth::Signing, observe::Rejection, snapshot::ServiceRoute};
 use serin_tenancy::{
     Denial, KeyId, Principal,
@@ -146,6 +146,7 @@ pub(crate) fn is_asked(
     headers.contains_key(&SIGNATURE) || must_sign(core, service, principal)
 }
 
+/// Whether a flag has a say is the operator's; that it was killed, is over, is misspelt or was deleted opens nothing that it closed.
 fn must_sign(core: &Core, service: &ServiceRoute, principal: &Principal) -> bool {
     let flag = match &service.settings.signing {
         Signing::Optional => return false,
@@ -162,7 +163,12 @@ fn must_sign(core: &Core, service: &ServiceRoute, principal: &Principal) -> bool
         now: Timestamp::now(),
     };
     let answer = flags.evaluate(&latch, flag.as_str(), &context);
-    answer.is_some_and(|answer| answer.is_on())
+    answer.is_none_or(|answer| demands(&answer))
+}
+
+fn demands(answer: &Evaluation<'_>) -> bool {
+    let is_stopped = matches!(answer.why, Why::Latch | Why::Kill | Why::Expired);
+    is_stopped || answer.value.as_bool() != Some(false)
 }
 
 /// Refuses a request that is not signed by the holder of its key, just now and for the first time.

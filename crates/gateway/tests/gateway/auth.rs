@@ -1616,6 +1616,87 @@ async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
 }
 
 #[tokio::test]
+async fn a_flag_that_says_nothing_any_more_opens_nothing_that_it_closed() {
+    let server = Server::answering(|_| reply(200, &[], "fine")).await;
+    let mut callers = Callers::new(&["acme"]);
+    let key = callers.key("acme", Role::User, &[]);
+    let board = Switchboard::default();
+    let gateway = board.start(vec![]);
+    let mut client = gateway.client().await;
+    let mut web = serin(
+        &server,
+        &json!({ "signing": { "flag": "request_signing" } }),
+    );
+    (web.protocol, web.path) = (Protocol::Http, "/web".into());
+    let flag = |changes: Value| {
+        let mut flag = json!({
+            "state": "ENABLED", "variants": { "on": true, "off": false, "odd": "on" },
+            "defaultVariant": "off", "serin": { "offVariant": "off" },
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            flag[name] = value.clone();
+        }
+        flag
+    };
+    let past = json!({ "offVariant": "off", "expires": "2026-01-01T00:00:00Z" });
+    let broken = json!({ "if": [true, "unknown"] });
+    let mut cases = vec![
+        ("request_signing", flag(json!({})), None, 200),
+        (
+            "request_signing",
+            flag(json!({ "state": "DISABLED" })),
+            None,
+            200,
+        ),
+        (
+            "request_signing",
+            flag(json!({ "defaultVariant": "on" })),
+            None,
+            401,
+        ),
+        ("reqest_signing", flag(json!({})), None, 401),
+        ("request_signing", flag(json!({ "serin": past })), None, 401),
+        (
+            "request_signing",
+            flag(json!({ "defaultVariant": "odd" })),
+            None,
+            401,
+        ),
+    ];
+    for target in ["flag:request_signing", "flags", "tenant:acme"] {
+        // The tenant's own stop comes first.
+        let status = if target == "tenant:acme" { 503 } else { 401 };
+        cases.push(("request_signing", flag(json!({})), Some(target), status));
+    }
+    // What a rule that cannot be used answers is the flag's own word, as its fail mode has it.
+    for (default, mode, status) in [
+        ("on", "last", 401),
+        ("off", "last", 200),
+        ("on", "off", 200),
+    ] {
+        let serin = json!({ "offVariant": "off", "failMode": mode });
+        let changes = json!({ "defaultVariant": default, "targeting": broken, "serin": serin });
+        cases.push(("request_signing", flag(changes), None, status));
+    }
+    for (name, flag, kill, status) in cases {
+        let flags = [(
+            name.parse().unwrap(),
+            Arc::new(serde_json::from_value(flag.clone()).unwrap()),
+        )];
+        let flags = Table {
+            flags: Arc::new(flags.into_iter().collect()),
+            ..Table::default()
+        };
+        gateway.swap_all(vec![web.clone()], flags, callers.directory());
+        kill.iter().for_each(|target| board.kill(target));
+        let unsigned = [("authorization", key.clone())];
+        let answer = post(&mut client, "/web/a", &unsigned, "hello").await;
+        assert_eq!(answer.status, status, "{name} {kill:?} {flag}: {answer:?}");
+        kill.iter().for_each(|target| board.revive(target));
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_ends_while_a_body_comes_opens_nothing() {
     let server = Server::mcp("one").await;
     let mut callers = Callers::new(&["acme"]);
