@@ -420,3 +420,87 @@ impl Drop for Room {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serin_model::{service::Protocol, snapshot::ServiceRoute};
+    use std::{ops::Range, thread, time::Duration};
+
+    fn version(ids: Range<u32>) -> VersionRoute {
+        let endpoint = |id| EndpointRoute::new(EndpointId(id), format!("http://127.0.0.1/{id}"));
+        VersionRoute::new("v1".parse().unwrap(), ids.map(endpoint).collect())
+    }
+
+    #[test]
+    fn whatever_cores_do_at_once_nothing_stays_under_way_and_no_more_are_ejected_than_may_be() {
+        let loads = Arc::new(Loads::default());
+        let version = version(1..5);
+        let mut settings = ServiceSettings::default();
+        settings.breaker.failures = 3;
+        settings.breaker.open = Duration::from_millis(1);
+        settings.outliers.requests = 5;
+        let work = |core: u32| {
+            for n in 0..2_000 {
+                let endpoint = EndpointId(1 + (n + core) % 4);
+                let passage = loads.begin(endpoint, &version, &settings, false);
+                let mut passage =
+                    passage.unwrap_or_else(|| loads.begin_anyway(endpoint, &settings, false));
+                match n % 3 {
+                    0 => passage.tell(End::Ok),
+                    1 => passage.tell(End::Failed),
+                    _ => {}
+                }
+                let standings = (1..5).map(|id| loads.standing(EndpointId(id)));
+                assert!(standings.filter(|standing| standing.is_ejected).count() <= 2);
+            }
+        };
+        thread::scope(|scope| {
+            let work = &work;
+            for core in 0..4 {
+                scope.spawn(move || work(core));
+            }
+        });
+        let standings = (1..5).map(|id| loads.standing(EndpointId(id)));
+        assert!(standings.clone().all(|standing| standing.in_flight == 0));
+        assert_eq!(standings.filter(|standing| standing.is_ejected).count(), 2);
+    }
+
+    #[test]
+    fn there_is_room_for_exactly_so_many() {
+        let loads = Loads::default();
+        let (service, version) = ("tools".parse().unwrap(), "v1".parse().unwrap());
+        for _ in 0..3 {
+            let at_version = || loads.room_at(&service, &version, 3);
+            let held: Vec<_> = (0..5).filter_map(|_| at_version()).collect();
+            assert_eq!(held.len(), 3);
+            let held: Vec<_> = (0..5).filter_map(|_| loads.room(2)).collect();
+            assert_eq!(held.len(), 2);
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_turns_are_counted_by_cycle() {
+        let loads = Arc::new(Loads::default());
+        let settings = ServiceSettings::default();
+        for id in 1..5 {
+            drop(loads.begin(EndpointId(id), &version(1..5), &settings, false));
+        }
+        let service = ServiceRoute::new(
+            "tools".parse().unwrap(),
+            Protocol::Mcp,
+            "/mcp",
+            vec![version(1..3)],
+        );
+        loads.sweep(&Snapshot {
+            position: 7,
+            services: [Arc::new(service)].into_iter().collect(),
+            ..Snapshot::default()
+        });
+        let mut left: Vec<_> = loads.endpoints.load().keys().map(|id| id.0).collect();
+        left.sort_unstable();
+        assert_eq!(left, [1, 2]);
+        let turns = [1, 1, 2, 1, 2].map(|cycle| loads.turn(cycle));
+        assert_eq!(turns, [0, 1, 0, 2, 1]);
+    }
+}

@@ -3,6 +3,7 @@
 mod around;
 mod audit;
 mod auth;
+mod endpoints;
 mod gates;
 mod http;
 mod kills;
