@@ -138,12 +138,15 @@ fn endpoints(endpoints: &[EndpointSaid]) -> Vec<Line> {
     let said: Vec<_> = ordered.iter().map(|endpoint| text(endpoint)).collect();
     let column = said.iter().map(|((_, words), _)| words.len()).max();
     let column = SAID + 2 + wide(column.unwrap_or_default().max("STANDING".len()));
+    let is_of_one = endpoints
+        .windows(2)
+        .all(|pair| pair[0].version == pair[1].version);
     let mut lines = vec![
         Line::default()
             .text(" ".repeat(SAID + 2))
             .styled(FAINT, "STANDING")
             .to(column)
-            .styled(FAINT, "OPEN   WEIGHT      VERSION   ENDPOINT"),
+            .styled(FAINT, "OPEN   WEIGHT    ENDPOINT"),
     ];
     for (endpoint, ((style, words), weight)) in ordered.iter().zip(said).take(ENDPOINTS_MAX) {
         let mark = if endpoint.chosen { "> " } else { "  " };
@@ -152,11 +155,13 @@ fn endpoints(endpoints: &[EndpointSaid]) -> Vec<Line> {
             .styled(GOOD, mark)
             .styled(style, words)
             .to(column)
-            .text(format!(
-                "{:<5}  {weight:<10}  {:<8}",
-                endpoint.in_flight, endpoint.version
-            ));
-        lines.push(line.text("  ").text(&endpoint.url));
+            .text(format!("{:<5}  {weight:<8}  ", endpoint.in_flight));
+        let line = if is_of_one {
+            line
+        } else {
+            line.text(format!("{}  ", endpoint.version))
+        };
+        lines.push(line.text(&endpoint.url));
     }
     if ordered.len() > ENDPOINTS_MAX {
         let more = format!("and {} more", ordered.len() - ENDPOINTS_MAX);

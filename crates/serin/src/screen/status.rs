@@ -26,6 +26,11 @@ const RECENT_MINUTES: usize = 2;
 /// Everything, as lines no longer and no more than there is room for.
 pub(crate) fn draw(status: &Status, size: Size) -> Vec<String> {
     let mut lines = vec![head(status)];
+    if !status.leader {
+        let text =
+            "another process has opened the log and decides; this one goes on as it was last told";
+        lines.extend(below("not in charge", BAD, text, size.columns));
+    }
     if status.services.is_empty() {
         lines.push(
             Line::default()
@@ -40,7 +45,7 @@ pub(crate) fn draw(status: &Status, size: Size) -> Vec<String> {
         }
     }
     lines.push(flags(status));
-    lines.extend(status.kills.iter().map(kill));
+    lines.extend(status.kills.iter().flat_map(|of| kill(of, size.columns)));
     lines.extend(books(status));
     let rows = size.rows.saturating_sub(1);
     let hidden = lines.len().saturating_sub(rows);
@@ -55,16 +60,11 @@ pub(crate) fn draw(status: &Status, size: Size) -> Vec<String> {
 
 fn head(status: &Status) -> Line {
     let up = status.at.duration_since(status.started_at).as_secs_f64();
-    let line = Line::default()
+    Line::default()
         .styled(BOLD, format!("serin {}", status.version))
         .text(format!(" ({:.12})", status.revision))
         .text(format!("  {}  up {}", status.environment, span(up)))
-        .styled(FAINT, format!("  event {}", status.position));
-    if status.leader {
-        line
-    } else {
-        line.styled(BAD, "  another process decides")
-    }
+        .styled(FAINT, format!("  event {}", status.position))
 }
 
 fn title(service: &ServiceStatus) -> Line {
@@ -178,7 +178,8 @@ fn version_line(service: &ServiceStatus, version: &VersionStatus) -> Line {
         VersionStage::Withdrawn => (ODD, "withdrawn"),
     };
     let most = (version.in_flight_max).map_or_else(String::new, |most| format!(" of {most}"));
-    let tools = (version.tools).map_or_else(String::new, |tools| format!(", {tools} tools"));
+    let tools = version.tools.filter(|_| version.draining_until.is_none());
+    let tools = tools.map_or_else(String::new, |tools| format!(", {tools} tools"));
     let until = (version.draining_until)
         .map_or_else(String::new, |until| format!(" until {}", clock(until)));
     Line::default()
@@ -311,18 +312,16 @@ fn flags(status: &Status) -> Line {
     line
 }
 
-fn kill(kill: &KillStatus) -> Line {
+fn kill(kill: &KillStatus, columns: usize) -> Vec<Line> {
     let tried = (kill.one_in).map_or_else(String::new, |one_in| format!(", 1 in {one_in} tried"));
-    Line::default()
-        .styled(BAD, "killed")
-        .to(SAID)
-        .styled(BOLD, kill.target.to_string())
-        .text(format!(
-            "{tried} since {} by {}: {}",
-            clock(kill.at),
-            kill.actor,
-            kill.reason
-        ))
+    let text = format!(
+        "{}{tried} since {} by {}: {}",
+        kill.target,
+        clock(kill.at),
+        kill.actor,
+        kill.reason
+    );
+    below("killed", BAD, &text, columns)
 }
 
 fn books(status: &Status) -> [Line; 2] {
