@@ -230,3 +230,200 @@ fn locate(service: &ServiceRoute, place: &Place) -> usize {
     let found = found.filter(serves);
     found.map_or(service.stable, |version| served_by(service, version))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        name::{EndpointId, RolloutId},
+        route::{Unloaded, tests::version},
+        service::Protocol,
+        share::Share,
+        snapshot::Split,
+    };
+    use proptest::prelude::*;
+    use serin_route::standing::Standing;
+    use std::cell::Cell;
+    use uuid::Uuid;
+
+    /// Versions v1 (stable) to v4, with an endpoint each that is called as the version is.
+    fn service() -> ServiceRoute {
+        let versions = (1..).zip(["v1", "v2", "v3", "v4"]);
+        let versions = versions.map(|(id, name)| version(name, &[id])).collect();
+        ServiceRoute::new("tools".parse().unwrap(), Protocol::Mcp, "/mcp", versions)
+    }
+
+    fn rule(to: &str, strategy: &str) -> RuleRoute {
+        let json = format!(r#"{{"name": "r", "priority": 1, "to": {to}, "strategy": {strategy}}}"#);
+        RuleRoute::new(&serde_json::from_str(&json).unwrap())
+    }
+
+    /// Counts turns, and what is under way at each endpoint.
+    #[derive(Default)]
+    struct Counted {
+        turns: Cell<u64>,
+        loads: [Cell<u32>; 5],
+    }
+
+    impl Live for Counted {
+        fn standing(&self, endpoint: EndpointId) -> Standing {
+            let in_flight = self.loads[endpoint.0 as usize].get();
+            Standing {
+                in_flight,
+                ..Standing::default()
+            }
+        }
+
+        fn now_ms(&self) -> u64 {
+            0
+        }
+
+        fn turn(&self, _: u64) -> u64 {
+            self.turns.replace(self.turns.get() + 1)
+        }
+    }
+
+    #[test]
+    fn every_strategy_meets_the_weights() {
+        const CALLERS: u32 = 10_000;
+        let service = service();
+        for (strategy, is_exact) in [
+            ("\"percentage\"", false),
+            ("\"weighted\"", false),
+            ("\"round_robin\"", true),
+            ("\"least_requests\"", true),
+            (r#"{"header": "X-User"}"#, false),
+            (r#"{"cookie": {"name": "user"}}"#, false),
+            ("\"ip_hash\"", false),
+        ] {
+            let rule = rule(r#"{"v1": 60, "v2": 30, "v4": 10}"#, strategy);
+            let (live, mut hits) = (Counted::default(), [0_u32; 4]);
+            for caller in 0..CALLERS {
+                // Who has both goes by what the strategy says: all have the same key.
+                let caller = caller.to_be_bytes();
+                let by = rule.source().map(|_| caller.as_slice());
+                let key = by.map_or(caller.as_slice(), |_| b"the same");
+                let to = rule.version(&service, Some(key), by, &live).unwrap();
+                hits[to] += 1;
+                // What comes stays under way.
+                live.loads[to + 1].set(live.loads[to + 1].get() + 1);
+            }
+            for (got, want) in hits.into_iter().zip([6_000, 3_000, 0, 1_000]) {
+                // The keys are always the same ones; their standard deviation would be less than 50.
+                let most = if is_exact { 5 } else { 200 };
+                assert!(got.abs_diff(want) <= most, "{strategy}: {hits:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_weight_that_grows_only_wins_callers_and_a_version_that_goes_moves_only_its_own(
+            key: Vec<u8>, weights in (1..50_u32, 1..50_u32, 1..50_u32), more in 1..50_u32
+        ) {
+            let (one, two, three) = weights;
+            let at = |two: u32, service: &ServiceRoute| {
+                let to = format!(r#"{{"v2": {one}, "v3": {two}, "v4": {three}}}"#);
+                rule(&to, "null").version(service, Some(&key), None, &Unloaded).unwrap()
+            };
+            let before = at(two, &service());
+            let after = at(two + more, &service());
+            prop_assert!(after == before || after == 2);
+
+            let mut less = service();
+            less.versions[2].stage = VersionStage::Withdrawn;
+            let after = at(two, &less);
+            prop_assert_eq!(after, if before == 2 { 0 } else { before });
+        }
+    }
+
+    #[test]
+    fn a_place_is_what_it_is_now_and_stable_if_it_cannot_be() {
+        let at = |service: &ServiceRoute, to: &str| {
+            let rule = rule(to, "null");
+            rule.version(service, Some(b"k"), None, &Unloaded).unwrap()
+        };
+        let mut service = service();
+        for (to, want) in [
+            (r#""v2""#, 1),
+            (r#""stable""#, 0),
+            (r#""candidate""#, 0),
+            (r#""gone""#, 0),
+            (r#"{"v3": 1}"#, 2),
+        ] {
+            assert_eq!(at(&service, to), want, "{to}");
+        }
+        service.versions[1].stage = VersionStage::Withdrawn;
+        service.versions[2].endpoints[0].is_draining = true;
+        service.versions[3].stage = VersionStage::Draining;
+        for (to, want) in [(r#""v2""#, 0), (r#""v3""#, 0), (r#""v4""#, 3)] {
+            assert_eq!(at(&service, to), want, "{to}");
+        }
+        service.split = Some(split(3));
+        assert_eq!(at(&service, r#""candidate""#), 3);
+        service.stable = 3;
+        assert_eq!(at(&service, r#""stable""#), 3);
+        assert_eq!(at(&service, r#""v2""#), 3);
+    }
+
+    fn split(candidate: usize) -> Split {
+        Split {
+            flag: None,
+            rollout: RolloutId(Uuid::from_u128(3)),
+            candidate,
+            share: Share::ZERO,
+            step: 1,
+            contract_differs: false,
+            step_began: jiff::Timestamp::UNIX_EPOCH,
+            renew: None,
+            block: std::time::Duration::from_secs(10),
+            values: [].into(),
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_known_again_gets_stable_and_a_rule_without_a_place_decides_nothing() {
+        let service = service();
+        let several = rule(r#"{"v2": 1, "v3": 1}"#, r#"{"header": "X-User"}"#);
+        assert_eq!(several.version(&service, None, None, &Unloaded), Some(0));
+        let by_key = several.version(&service, Some(b"k"), None, &Unloaded);
+        assert!(matches!(by_key, Some(1 | 2)));
+        let one = rule(r#""v2""#, "null");
+        assert_eq!(one.version(&service, None, None, &Unloaded), Some(1));
+        let none =
+            RuleRoute::new(&serde_json::from_str(r#"{"name": "r", "priority": 1}"#).unwrap());
+        assert_eq!(none.version(&service, Some(b"k"), None, &Unloaded), None);
+        assert_eq!(none.places(&service).count(), 0);
+    }
+
+    #[test]
+    fn the_greatest_priority_comes_first_and_what_is_off_is_not_there() {
+        let rules: Vec<Rule> = serde_json::from_str(
+            r#"[{"name": "all", "priority": 1}, {"name": "off", "priority": 9, "enabled": false},
+                {"name": "acme", "priority": 5, "when": {"tenant": {"equals": "acme"}}}]"#,
+        )
+        .unwrap();
+        let rules = Rules::compile(&rules);
+        let headers = http::HeaderMap::new();
+        let named = |tenant: &str| {
+            let request = Request {
+                headers: &headers,
+                method: "GET",
+                host: "a",
+                path: "",
+                query: None,
+                tenant: Some(tenant),
+                role: None,
+                tools: &[],
+                address: [127, 0, 0, 1].into(),
+            };
+            rules
+                .find(&request)
+                .map(|route| route.rule.name.to_string())
+        };
+        assert_eq!(named("acme").as_deref(), Some("acme"));
+        assert_eq!(named("other").as_deref(), Some("all"));
+        assert!(!rules.is_empty() && !rules.ask_for_tools());
+        assert!(Rules::compile(&[]).is_empty());
+    }
+}
