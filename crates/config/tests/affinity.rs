@@ -160,6 +160,15 @@ fn what_can_be_is_taken() {
 }
 
 #[test]
+fn the_example_of_the_docs_is_taken() {
+    let docs = include_str!("../../../docs/routing.md");
+    let (_, rest) = docs.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let checked = read_manifest(example, "routing.md").unwrap();
+    assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+}
+
+#[test]
 fn what_stands_behind_the_address_is_warned_of() {
     let said = said("affinity: [ address, tenant ]");
     assert_eq!(said.len(), 1);

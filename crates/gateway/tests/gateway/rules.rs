@@ -16,15 +16,15 @@ fn rules(rules: &Value) -> Rules {
 }
 
 /// The service `tools` with stable and another version, and these rules.
-fn ruled(one: &Server, two: &Server, of: Value) -> ServiceRoute {
+fn ruled(one: &Server, two: &Server, of: &Value) -> ServiceRoute {
     ServiceRoute {
-        rules: rules(&of),
+        rules: rules(of),
         ..service(&[build("v1", &[one]), build("v2", &[two])], None)
     }
 }
 
 /// The same as plain HTTP, at `/web`.
-fn plain(one: &Server, two: &Server, of: Value) -> ServiceRoute {
+fn plain(one: &Server, two: &Server, of: &Value) -> ServiceRoute {
     ServiceRoute {
         protocol: Protocol::Http,
         path: "/web".into(),
@@ -79,7 +79,7 @@ async fn the_rule_of_the_highest_priority_that_fits_says_where_a_request_goes() 
         { "name": "old", "priority": 9, "to": "v2", "when": { "path": { "prefix": "/old" } } },
         { "name": "off", "priority": 20, "enabled": false, "refuse": {} },
     ]);
-    let gateway = Running::start(vec![plain(&one, &two, of)]);
+    let gateway = Running::start(vec![plain(&one, &two, &of)]);
     let mut client = gateway.client().await;
     for (path, headers, want) in [
         ("/web", &[][..], "v1"),
@@ -102,7 +102,7 @@ async fn a_version_chosen_by_hand_comes_before_the_rule_and_a_refusal_before_bot
         { "name": "no", "priority": 2, "refuse": {}, "when": { "header": { "name": "x-no", "present": true } } },
         { "name": "all", "priority": 1, "to": "v2" },
     ]);
-    let mut web = plain(&one, &two, of);
+    let mut web = plain(&one, &two, &of);
     web.settings.overrides.version = true;
     let gateway = Running::start(vec![web]);
     let mut client = gateway.client().await;
@@ -119,7 +119,7 @@ async fn a_refusal_says_what_the_rule_says_in_the_form_that_is_understood() {
     let refuse = |status: u16| json!([{ "name": "no", "priority": 1, "refuse": { "status": status, "text": "not from here" } }]);
     let gateway = Running::start(vec![]);
     for status in [400, 403, 404, 429, 503] {
-        let tools = ruled(&one, &two, refuse(status));
+        let tools = ruled(&one, &two, &refuse(status));
         gateway.swap_api(vec![tools], &v1("tools"));
         let mut client = gateway.client().await;
         let modern = client.modern("tools/list", None, &[], "{}").await;
@@ -146,7 +146,7 @@ async fn a_refusal_says_what_the_rule_says_in_the_form_that_is_understood() {
     }
     assert!(one.seen().is_empty() && two.seen().is_empty());
     let plain = json!([{ "name": "nobody", "priority": 1, "refuse": {} }]);
-    let mut gateway = Running::start(vec![ruled(&one, &two, plain)]);
+    let mut gateway = Running::start(vec![ruled(&one, &two, &plain)]);
     let mut client = gateway.client().await;
     let answer = client.get("/mcp").await;
     assert_eq!(answer.status, 403);
@@ -163,7 +163,7 @@ async fn refusals_hold_for_sessions_streams_and_whatever_comes_without_a_message
     let (one, two) = mcps().await;
     let banned = json!([{ "name": "banned", "priority": 1, "refuse": {},
         "when": { "header": { "name": "x-user", "equals": "eve" } } }]);
-    let gateway = Running::start(vec![ruled(&one, &two, banned)]);
+    let gateway = Running::start(vec![ruled(&one, &two, &banned)]);
     let mut client = gateway.client().await;
     let session = client.initialize().await;
     let session = session.header("mcp-session-id").unwrap().to_owned();
@@ -190,12 +190,12 @@ async fn refusals_hold_for_sessions_streams_and_whatever_comes_without_a_message
 async fn a_rule_sends_new_sessions_and_leaves_live_ones_where_they_are() {
     let (one, two) = mcps().await;
     let to = |version: &str| json!([{ "name": "all", "priority": 1, "to": version }]);
-    let gateway = Running::start(vec![ruled(&one, &two, to("v1"))]);
+    let gateway = Running::start(vec![ruled(&one, &two, &to("v1"))]);
     let mut client = gateway.client().await;
     let session = client.initialize().await;
     assert_eq!(session.version(), "v1");
     let session = session.header("mcp-session-id").unwrap().to_owned();
-    gateway.swap(vec![ruled(&one, &two, to("v2"))]);
+    gateway.swap(vec![ruled(&one, &two, &to("v2"))]);
     assert_eq!(client.legacy(&session, CALL).await.version(), "v1");
     assert_eq!(client.initialize().await.version(), "v2");
     let modern = client
@@ -218,7 +218,7 @@ async fn a_limit_is_a_bucket_of_the_rule_beside_those_of_the_caller() {
           "limit": { "rate": "5/day", "burst": 2, "per": "key" } },
         { "name": "all", "priority": 1, "limit": { "rate": "100/day", "burst": 3 } },
     ]);
-    let mut tools = ruled(&one, &two, of);
+    let mut tools = ruled(&one, &two, &of);
     tools.settings.affinity_header = Some("x-caller".into());
     let mut gateway = Running::start(vec![]);
     gateway.swap_api(vec![tools], &v1("tools"));
@@ -276,7 +276,7 @@ async fn a_rule_of_a_tool_holds_in_both_eras_over_rest_and_in_batches() {
         { "name": "moved", "priority": 1, "when": { "tool": { "prefix": "gre" } }, "to": "v2" },
     ]);
     let gateway = Running::start(vec![]);
-    gateway.swap_api(vec![ruled(&one, &two, of)], &v1("tools"));
+    gateway.swap_api(vec![ruled(&one, &two, &of)], &v1("tools"));
     let mut client = gateway.client().await;
     let session = client.initialize().await;
     let session = session.header("mcp-session-id").unwrap().to_owned();
@@ -346,7 +346,7 @@ async fn a_list_of_what_is_allowed_is_asked_of_each_member_of_a_batch() {
     let (one, two) = mcps().await;
     let of = json!([{ "name": "only", "priority": 1, "refuse": {},
         "when": { "all": [ { "tool": { "present": true } }, { "not": { "tool": { "one_of": ["add", "greet"] } } } ] } }]);
-    let gateway = Running::start(vec![ruled(&one, &two, of)]);
+    let gateway = Running::start(vec![ruled(&one, &two, &of)]);
     let mut client = gateway.client().await;
     let session = client.initialize().await;
     let session = session.header("mcp-session-id").unwrap().to_owned();
@@ -376,7 +376,7 @@ async fn what_a_server_may_read_otherwise_is_refused_too() {
         { "name": "admin", "priority": 2, "when": { "path": { "prefix": "/admin" } }, "refuse": {} },
         { "name": "deletes", "priority": 1, "when": { "method": { "equals": "DELETE" } }, "refuse": {} },
     ]);
-    let gateway = Running::start(vec![plain(&one, &two, of)]);
+    let gateway = Running::start(vec![plain(&one, &two, &of)]);
     let mut client = gateway.client().await;
     let hidden = [("x-http-method-override", "delete")];
     for (method, path, headers, status) in [
@@ -404,7 +404,7 @@ async fn only_trusted_proxies_say_from_where_and_for_which_host() {
         { "name": "here", "priority": 1, "when": { "address": { "within": ["127.0.0.0/8"] } }, "refuse": { "status": 451 } },
     ]);
     for trusted in [true, false] {
-        let services = vec![plain(&one, &two, of.clone())];
+        let services = vec![plain(&one, &two, &of)];
         let gateway = Running::with(
             services,
             serin_gateway::Keyring::ephemeral().unwrap(),
@@ -461,7 +461,7 @@ async fn rules_are_asked_anew_when_the_table_changes_under_a_body() {
     let gateway = Running::start(vec![ruled(
         &one,
         &two,
-        json!([{ "name": "all", "priority": 1, "to": "v1" }]),
+        &json!([{ "name": "all", "priority": 1, "to": "v1" }]),
     )]);
     let body = call("add");
     let head = format!(
@@ -487,7 +487,7 @@ async fn rules_are_asked_anew_when_the_table_changes_under_a_body() {
         stream.write_all(&body.as_bytes()[..10]).await.unwrap();
         // Its head is read once the answer to a later request is there.
         gateway.client().await.get("/health").await;
-        gateway.swap(vec![ruled(&one, &two, rules)]);
+        gateway.swap(vec![ruled(&one, &two, &rules)]);
         stream.write_all(&body.as_bytes()[10..]).await.unwrap();
         let mut said = String::new();
         soon(stream.read_to_string(&mut said)).await.unwrap();
@@ -500,7 +500,7 @@ async fn versions_by_turn_are_those_where_the_session_of_rest_begins() {
     let (one, two) = mcps().await;
     let of = json!([{ "name": "turns", "priority": 1, "to": { "v1": 1, "v2": 1 }, "strategy": "round_robin" }]);
     let gateway = Running::start(vec![]);
-    gateway.swap_api(vec![ruled(&one, &two, of)], &v1("tools"));
+    gateway.swap_api(vec![ruled(&one, &two, &of)], &v1("tools"));
     let mut client = gateway.client().await;
     let mut seen = BTreeMap::<String, usize>::new();
     for _ in 0..8 {
@@ -565,8 +565,6 @@ async fn who_has_no_cookie_is_given_one_that_no_endpoint_sees() {
         let server = usize::from(answer.version() == "v2");
         assert_eq!(seen[server].as_ref().unwrap().header("cookie"), passed);
     }
-    let all: BTreeSet<_> = (0..20).map(|_| ()).collect();
-    assert_eq!(all.len(), 1);
 }
 
 #[tokio::test]
@@ -718,7 +716,7 @@ async fn raising_the_share_moves_callers_one_way_whatever_they_are_known_by() {
         let keys = serin_gateway::Keyring::ephemeral().unwrap();
         let gateway = Running::with(with(&affinity, 0.0), keys, trusted);
         let mut client = gateway.client().await;
-        let mut before = vec![false; 40];
+        let mut before = [false; 40];
         for share in [0.0, 5.0, 25.0, 50.0, 75.0, 100.0] {
             gateway.swap(with(&affinity, share));
             for (caller, was) in before.iter_mut().enumerate() {
@@ -743,13 +741,13 @@ async fn a_weight_that_grows_only_wins_callers_and_a_rule_has_its_own_affinity()
     let with = |weight: u32| {
         let of = json!([{ "name": "some", "priority": 1, "to": { "v1": 100 - weight, "v2": weight },
             "affinity": [ { "header": "x-group" } ] }]);
-        let mut web = plain(&one, &two, of);
+        let mut web = plain(&one, &two, &of);
         web.settings.affinity = serde_json::from_value(json!([{ "header": "x-user" }])).unwrap();
         vec![web]
     };
     let gateway = Running::start(with(1));
     let mut client = gateway.client().await;
-    let mut before = vec![false; 60];
+    let mut before = [false; 60];
     for weight in [1, 10, 30, 60, 99] {
         gateway.swap(with(weight));
         for (group, was) in before.iter_mut().enumerate() {
@@ -778,7 +776,7 @@ async fn strategies_go_by_a_header_a_cookie_or_the_address() {
     let (one, two) = pages().await;
     let with = |strategy: Value| {
         let of = json!([{ "name": "some", "priority": 1, "to": { "v1": 50, "v2": 50 }, "strategy": strategy }]);
-        vec![plain(&one, &two, of)]
+        vec![plain(&one, &two, &of)]
     };
     let gateway = Running::start(with(json!({ "header": "x-group" })));
     let mut client = gateway.client().await;
