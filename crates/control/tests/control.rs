@@ -12,7 +12,8 @@ use serin_judge::{
     trial::{NewKey, Part, Report, Seen, Shown},
 };
 use serin_model::{
-    decide::{Candidate, Command, Expects, RefusalKind, SetFlag},
+    decide::{Candidate, Command, DrainWish, Expects, RefusalKind, SetFlag},
+    drain::{DRAIN_DEFAULT, Drained},
     event::{Actor, Event},
     manifest::Manifest,
     name::ServiceName,
@@ -25,7 +26,12 @@ use serin_model::{
 };
 use serin_store::{Blocks, Log};
 use sqlx::{ConnectOptions as _, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -589,6 +595,130 @@ async fn an_endpoint_that_was_down_is_healthy_again_after_its_settings_changed()
     );
     let _again = Upstream::start_on(&address).await;
     plane.until_view("healthy again", healthy).await;
+}
+
+/// The endpoints of v1 as the data plane gets them: id, healthy, whether it takes callers, and since when it grows.
+fn of_v1(plane: &Plane) -> Vec<(u32, bool, bool, bool)> {
+    let snapshot = plane.snapshot.load();
+    let service = snapshot.service(&shop()).unwrap();
+    let endpoints = service.versions[0].endpoints.iter();
+    endpoints
+        .map(|e| {
+            let grows = e.healthy_since.is_some();
+            (e.id.0, e.healthy, !e.is_draining, grows)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_joins_others_serves_at_once_and_grows() {
+    let (folder, _v1, v2, mut manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    assert_eq!(of_v1(&plane), [(0, true, true, false)], "the first of all");
+    let other = Upstream::start().await;
+    let versions = &mut manifest.services.get_mut(&shop()).unwrap().versions;
+    let v1 = versions.get_mut(&"v1".parse().unwrap()).unwrap();
+    v1.endpoints.push(other.url.as_str().into());
+    let apply = |manifest: &Manifest| {
+        plane
+            .control
+            .apply(Actor::named("ops"), manifest.clone(), Removal::default())
+    };
+    apply(&manifest).await.unwrap();
+    let joined = [(0, true, true, false), (2, true, true, true)];
+    assert_eq!(of_v1(&plane), joined, "nobody waits for its probes");
+    // What was down grows again too.
+    v2.task.abort();
+    let healthy = |view: &View| view.service("shop").unwrap().versions[1].endpoints[0].healthy;
+    plane.until_view("unhealthy", |view| !healthy(view)).await;
+    let address = v2.url.trim_start_matches("http://").trim_end_matches('/');
+    let _again = Upstream::start_on(address).await;
+    plane.until_view("healthy again", healthy).await;
+    let snapshot = plane.snapshot.load();
+    let v2 = &snapshot.service(&shop()).unwrap().versions[1];
+    assert!(v2.endpoints[0].healthy_since.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_over_at_a_tick_and_outlives_a_restart() {
+    let (folder, _v1, _v2, mut manifest) = world().await;
+    let other = Upstream::start().await;
+    let versions = &mut manifest.services.get_mut(&shop()).unwrap().versions;
+    let v1 = versions.get_mut(&"v1".parse().unwrap()).unwrap();
+    v1.endpoints.push(other.url.as_str().into());
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    let drain = |plane: &Plane, cap| {
+        let wish = DrainWish {
+            service: shop(),
+            what: Drained::Endpoint(other.url.clone()),
+            cap,
+            reason: "maintenance".into(),
+            unhealthy: BTreeSet::new(),
+        };
+        let control = plane.control.clone();
+        async move {
+            let command = Command::Drain(Box::new(wish));
+            control.command(Actor::named("ops"), command).await
+        }
+    };
+    drain(&plane, DRAIN_DEFAULT).await.unwrap();
+    let drains = [(0, true, true, false), (1, true, false, false)];
+    assert_eq!(of_v1(&plane), drains);
+    let plane = Plane::reopen(folder.path()).await;
+    assert_eq!(of_v1(&plane), drains);
+    drain(&plane, Duration::ZERO).await.unwrap();
+    let over = |view: &View| {
+        let endpoint = &view.service("shop").unwrap().versions[0].endpoints[1];
+        endpoint.drain.as_ref().is_some_and(|drain| drain.is_over)
+    };
+    plane.until_view("over", over).await;
+    assert_eq!(of_v1(&plane), [(0, true, true, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_endpoint_that_answers_cannot_be_drained() {
+    let (folder, _v1, _v2, mut manifest) = world().await;
+    let other = Upstream::start().await;
+    let versions = &mut manifest.services.get_mut(&shop()).unwrap().versions;
+    let v1 = versions.get_mut(&"v1".parse().unwrap()).unwrap();
+    v1.endpoints.push(other.url.as_str().into());
+    let first = v1.endpoints[0].url.clone();
+    let plane = Plane::open(folder.path(), manifest).await;
+    other.task.abort();
+    let healthy = |view: &View| view.service("shop").unwrap().versions[0].endpoints[1].healthy;
+    plane.until_view("unhealthy", |view| !healthy(view)).await;
+    let wish = DrainWish {
+        service: shop(),
+        what: Drained::Endpoint(first),
+        cap: DRAIN_DEFAULT,
+        reason: "maintenance".into(),
+        unhealthy: BTreeSet::new(),
+    };
+    let command = Command::Drain(Box::new(wish));
+    let refused = plane.control.command(Actor::named("ops"), command).await;
+    let Err(ControlError::Refused(refusal)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(refusal.what.contains("last endpoint"), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_is_healthy_at_the_statuses_that_are_expected() {
+    let (folder, _v1, _v2, mut manifest) = world().await;
+    // Both answer 200; of one 204 is expected.
+    let health = &mut manifest.services.get_mut(&shop()).unwrap().settings.health;
+    health.path = Some("/health".into());
+    let mut picky = manifest.services[&shop()].clone();
+    (picky.path, picky.settings.health.expected) = ("/picky".into(), vec![204]);
+    manifest.services.insert("picky".parse().unwrap(), picky);
+    let plane = Plane::open(folder.path(), manifest).await;
+    let view = plane
+        .until_view("unhealthy", |view| {
+            let picky = view.service("picky").unwrap();
+            !picky.versions[0].endpoints[0].healthy
+        })
+        .await;
+    assert!(view.service("shop").unwrap().versions[0].endpoints[0].healthy);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
