@@ -15,7 +15,7 @@ use serin_judge::{
 };
 use serin_model::{
     manifest::Manifest,
-    observe::{CallEra, CellKey, Counts, Open, Rejection, Sealed, Trials},
+    observe::{CallEra, CellKey, Counts, Detour, Open, Rejection, Sealed, Trials},
     share::Share,
     snapshot::Snapshot,
 };
@@ -758,6 +758,11 @@ async fn busy(world: &World) {
             (Some(service.clone()), Rejection::Body, 2),
         ],
         auth: vec![("ok", 3), ("unknown", 1)],
+        detours: vec![
+            ("tools".parse().unwrap(), Detour::Retry, 2),
+            ("tools".parse().unwrap(), Detour::Fallback, 1),
+        ],
+        rules: vec![("tools".parse().unwrap(), "beta".into(), 3)],
         limited: vec![(service.clone(), "key", 2)],
         degraded: vec![("limiter", 1)],
         overhead: vec![(service, seconds)],
