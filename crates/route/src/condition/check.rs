@@ -16,7 +16,7 @@ pub(super) enum Check {
     /// It ends so.
     Suffix(Part),
     /// All of it is described by this.
-    Matches(Pattern),
+    Matches(Box<Pattern>),
 }
 
 /// Texts in the order of [`order`], each once.
@@ -87,12 +87,12 @@ impl Check {
                 .as_ref()
                 .map(|text| Some(Self::Suffix(part(text)))),
             test.matches.as_ref().map(|text| {
-                Some(Self::Matches(Pattern {
+                Some(Self::Matches(Box::new(Pattern {
                     text: text.clone(),
                     ignore_case,
                     regex: regex(text, ignore_case).ok()?,
                     set: 0,
-                }))
+                })))
             }),
             (!test.one_of.is_empty()).then(|| Some(among(&test.one_of))),
             test.present.map(|_| Some(Self::There)),

@@ -38,7 +38,7 @@ pub(super) enum Node {
     /// A value of this is so.
     Is(Input, Check),
     /// The address is in one of these.
-    Within(Nets),
+    Within(Box<Nets>),
 }
 
 /// Ranges of addresses, as they are written and as they are asked: base and mask.
@@ -106,7 +106,7 @@ impl Matcher {
             Condition::All(all) => Node::All(self.nodes(all)?),
             Condition::Any(any) => Node::Any(self.nodes(any)?),
             Condition::Not(not) => Node::Not(self.node(not)?.into()),
-            Condition::Address { within } => Node::Within(Nets::new(within)),
+            Condition::Address { within } => Node::Within(Nets::new(within).into()),
             Condition::Header(test) => {
                 let input = Input::Header(self.names.header(test.name.as_ref()?)?);
                 self.test(test, input)?
