@@ -2,6 +2,7 @@
 //! `cargo run --release -p serin-model --example finding`.
 
 use serin_model::{
+    name::ServiceName,
     service::Protocol,
     snapshot::{ServiceRoute, Services},
 };
@@ -20,10 +21,11 @@ fn main() {
         let asked: Vec<_> = (0..ASKED).map(|n| n * 7919 % count).collect();
         let paths: Vec<_> = asked.iter().map(|n| path_below(*n)).collect();
         let hosts: Vec<_> = asked.iter().map(|n| host(*n)).collect();
+        let names: Vec<_> = asked.iter().map(|n| name(*n)).collect();
         [
             median(|n| black_box(all.by_path.find(Some("any.test"), &paths[n])).is_some()),
             median(|n| black_box(all.by_host.find(Some(&hosts[n]), "/mcp")).is_some()),
-            median(|n| black_box(all.by_path.named(&all.by_path[asked[n]].name)).is_some()),
+            median(|n| black_box(all.by_path.named(&names[n])).is_some()),
         ]
     });
     let [one, many] = counts;
@@ -44,8 +46,7 @@ struct All {
 
 fn services(count: usize) -> All {
     let service = |n: usize, path: String, hosts: Vec<String>| {
-        let name = format!("service-{n}").parse().expect("a name");
-        let service = ServiceRoute::new(name, Protocol::Mcp, path, vec![]);
+        let service = ServiceRoute::new(name(n), Protocol::Mcp, path, vec![]);
         Arc::new(ServiceRoute { hosts, ..service })
     };
     All {
@@ -63,6 +64,10 @@ fn path(n: usize) -> String {
 /// What a client asks for: a little more than the service's own path.
 fn path_below(n: usize) -> String {
     format!("{}/messages", path(n))
+}
+
+fn name(n: usize) -> ServiceName {
+    format!("service-{n}").parse().expect("a name")
 }
 
 fn host(n: usize) -> String {
