@@ -1,9 +1,15 @@
-//! What is well formed and will not do all the same: files and variables that a description names and that cannot be read here.
+//! What is well formed and will not do all the same: files and variables that a description names and that cannot be read here, and flags
+//! that there are not.
 
 use crate::{credentials, jwks};
 use serde::{Deserialize, Serialize};
+use serin_flags::FlagKey;
 use serin_model::{
-    auth::Auth, manifest::Manifest, name::ServiceName, service::ServiceSettings, state::State,
+    auth::{Auth, Signing},
+    manifest::Manifest,
+    name::ServiceName,
+    service::ServiceSettings,
+    state::State,
 };
 use std::path::Path;
 
@@ -41,6 +47,32 @@ async fn of_all(services: impl Iterator<Item = (&ServiceName, &ServiceSettings)>
         doubts.collect()
     };
     tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// The gates of a service whose flags are not known, which are closed, and the flag that says whose requests must be signed: everybody's
+/// must where it is not known.
+pub fn of_flags(
+    name: &ServiceName,
+    settings: &ServiceSettings,
+    is_flag: impl Fn(&FlagKey) -> bool,
+) -> Vec<Doubt> {
+    let doubt = |flag: &FlagKey, what: String| Doubt {
+        what: format!("{what}: there is no flag `{flag}`"),
+        help: format!("mend its name, or create it: `serin flag create {flag}`"),
+    };
+    let gates = settings.gates.iter().map(|gate| &gate.flag);
+    let closed = gates.filter(|flag| !is_flag(flag)).map(|flag| {
+        let what = format!("a gate of service `{name}` is closed for everybody");
+        doubt(flag, what)
+    });
+    let signing = match &settings.signing {
+        Signing::Flag(flag) if !is_flag(flag) => {
+            let what = format!("every request to service `{name}` must be signed");
+            Some(doubt(flag, what))
+        }
+        Signing::Flag(_) | Signing::Optional | Signing::Required => None,
+    };
+    closed.chain(signing).collect()
 }
 
 /// Those of one service.
@@ -91,6 +123,29 @@ pub fn of_service(name: &ServiceName, settings: &ServiceSettings) -> Vec<Doubt> 
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn flags_that_there_are_not_are_named_with_what_comes_of_it() {
+        let name = "tools".parse().unwrap();
+        let settings = json!({
+            "gates": [{ "flag": "known", "tools": ["a"] }, { "flag": "unknown", "tools": ["b"] }],
+            "signing": { "flag": "reqest_signing" },
+        });
+        let settings = serde_json::from_value(settings).unwrap();
+        let doubts = of_flags(&name, &settings, |key| key.as_str() == "known");
+        let [gate, signing] = doubts.as_slice() else {
+            panic!("{doubts:?}");
+        };
+        assert!(gate.what.contains("closed") && gate.what.contains("no flag `unknown`"));
+        assert!(
+            signing.what.contains("signed") && signing.what.contains("no flag `reqest_signing`")
+        );
+        assert_eq!(of_flags(&name, &settings, |_| true), []);
+        for signing in ["required", "optional"] {
+            let settings = serde_json::from_value(json!({ "signing": signing })).unwrap();
+            assert_eq!(of_flags(&name, &settings, |_| false), []);
+        }
+    }
 
     #[test]
     fn what_a_service_names_and_cannot_be_read_is_said_and_nothing_else() {

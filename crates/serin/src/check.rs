@@ -13,7 +13,7 @@ use crate::{
 use jiff::Timestamp;
 use miette::Report;
 use serin_config::Config;
-use serin_control::doubts::of_service;
+use serin_control::doubts::{of_flags, of_service};
 use serin_flags::{Document, FlagKey};
 use serin_model::plan::Plan;
 use std::path::Path;
@@ -77,11 +77,7 @@ fn doubts_of(config: &Config) -> Vec<Doubt> {
     };
     for (name, service) in &manifest.services {
         let is_flag = |key: &FlagKey| document.flags.contains_key(key);
-        doubts.extend(doubts::of_gates(
-            name.as_str(),
-            &service.settings.gates,
-            is_flag,
-        ));
+        doubts.extend(of_flags(name, &service.settings, is_flag));
     }
     doubts
 }

@@ -1,37 +1,19 @@
 //! What is well formed and will do nothing all the same: gates on flags that there are not, and addresses that nothing gives.
 
 use crate::problem::Problem;
-use serin_control::{Control, doubts::of_state};
+use serin_control::{
+    Control,
+    doubts::{of_flags, of_state},
+};
 use serin_flags::FlagKey;
 use serin_model::{
     api::{ApiSpec, ApiVersion},
-    gate::Gate,
     manifest::Manifest,
     switch::{Action, KillSwitch},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) use serin_control::doubts::Doubt;
-
-/// The gates of a service whose flags are not known: they are closed, for everybody.
-pub(crate) fn of_gates(
-    service: &str,
-    gates: &[Gate],
-    is_flag: impl Fn(&FlagKey) -> bool,
-) -> Vec<Doubt> {
-    let closed = gates.iter().filter(|gate| !is_flag(&gate.flag));
-    let doubt = |gate: &Gate| Doubt {
-        what: format!(
-            "a gate of service `{service}` is closed for everybody: there is no flag `{}`",
-            gate.flag
-        ),
-        help: format!(
-            "mend its name, or create it: `serin flag create {}`",
-            gate.flag
-        ),
-    };
-    closed.map(doubt).collect()
-}
 
 /// The variables of the environment that kill switches name and that are not set.
 pub(crate) fn of_addresses(
@@ -116,11 +98,7 @@ pub(crate) async fn log(control: &Control, described: &Manifest) {
     doubts.extend(of_state(&state).await);
     for service in state.services.values() {
         let is_flag = |key: &FlagKey| flags.table().keys().any(|known| known == key);
-        doubts.extend(of_gates(
-            service.name.as_str(),
-            &service.settings.gates,
-            is_flag,
-        ));
+        doubts.extend(of_flags(&service.name, &service.settings, is_flag));
     }
     for doubt in doubts {
         tracing::warn!(help = doubt.help, "{}", doubt.what);
@@ -132,14 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gates_without_flags_and_addresses_without_variables_are_named() {
-        let gates: Vec<Gate> = serde_json::from_value(serde_json::json!([
-            {"flag": "known", "tools": ["a"]}, {"flag": "unknown", "tools": ["b"]},
-        ]))
-        .unwrap();
-        let doubts = of_gates("tools", &gates, |key| key.as_str() == "known");
-        assert_eq!(doubts.len(), 1);
-        assert!(doubts[0].what.contains("no flag `unknown`"), "{doubts:?}");
+    fn addresses_without_variables_are_named() {
         let switch: KillSwitch = serde_json::from_value(serde_json::json!({
             "target": "service:tools",
             "triggers": [{"error_rate": "20 %"}],

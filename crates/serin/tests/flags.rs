@@ -836,7 +836,7 @@ async fn what_will_do_nothing_is_said_by_check_and_at_the_start() {
     fs::write(folder.path().join("flags.json"), document.to_string()).unwrap();
     let sample = sample("v1", ToolSet::V1).await;
     let services = format!(
-        "flags: {{ file: flags.json }}\n{}    settings: {{ gates: [{{ flag: known, tools: [a] }}, {{ flag: unknown, tools: [b] }}] }}\n\
+        "flags: {{ file: flags.json }}\n{}    settings: {{ auth: serin, signing: {{ flag: reqest_signing }}, gates: [{{ flag: known, tools: [a] }}, {{ flag: unknown, tools: [b] }}] }}\n\
          kill_switches: {{ down: {{ target: \"service:tools\", notify: [\"env:SERIN_TEST_NOT_SET\"] }} }}\n",
         two_versions(&sample.url(), &sample.url())
     );
@@ -844,10 +844,21 @@ async fn what_will_do_nothing_is_said_by_check_and_at_the_start() {
     let checked = run(folder.path(), &["check"]).await;
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     for said in [stderr(&checked), serin.log()] {
-        for part in ["there is no flag `unknown`", "variable SERIN_TEST_NOT_SET"] {
+        for part in [
+            "there is no flag `unknown`",
+            "must be signed: there is no flag `reqest_signing`",
+            "variable SERIN_TEST_NOT_SET",
+        ] {
             assert_eq!(said.matches(part).count(), 1, "{part} in {said}");
         }
         assert!(!said.contains("`known`"), "{said}");
+    }
+    let path = folder.path().join("serin.yaml");
+    let applied = serin.run(&["apply", "-f", path.to_str().unwrap()]).await;
+    let said = stderr(&applied);
+    assert!(applied.status.success(), "{said}");
+    for part in ["no flag `unknown`", "no flag `reqest_signing`"] {
+        assert_eq!(said.matches(part).count(), 1, "{part} in {said}");
     }
 }
 

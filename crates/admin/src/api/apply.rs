@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serin_config::{Diagnostic, Settings, read_file};
 use serin_control::Removal;
 use serin_control::doubts::{self, Doubt};
+use serin_flags::FlagKey;
 use serin_model::{event::Event, manifest::Manifest, words::event_in_words};
 use utoipa::{IntoParams, ToSchema};
 
@@ -46,7 +47,7 @@ pub(super) struct Applied {
     done: Done,
     #[serde(flatten)]
     beyond: Beyond,
-    /// What of it will not do: files and variables that it names and that this process cannot read.
+    /// What of it will not do: files and variables that it names and that this process cannot read, and flags that there are not.
     #[schema(value_type = Vec<Object>)]
     doubts: Vec<Doubt>,
     /// What is odd in the manifest.
@@ -121,7 +122,12 @@ pub(super) async fn apply(
     caller.check_operator("applying a manifest")?;
     let read = read_file(&text, BODY_NAME)?;
     let (settings, manifest) = read.value;
-    let doubts = doubts::of_manifest(&manifest).await;
+    let mut doubts = doubts::of_manifest(&manifest).await;
+    let flags = app.control.flags();
+    for (name, service) in &manifest.services {
+        let is_flag = |key: &FlagKey| flags.table().keys().any(|known| known == key);
+        doubts.extend(doubts::of_flags(name, &service.settings, is_flag));
+    }
     let events = app
         .control
         .apply(actor, manifest.clone(), how.removal())
