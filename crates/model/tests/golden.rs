@@ -19,6 +19,8 @@ const LOG_2: &str = include_str!("golden/log-2.jsonl");
 const LOG_3: &str = include_str!("golden/log-3.jsonl");
 /// With what tenants have added: tenants, keys, tiers, versions of the API, a service that asks for a key.
 const LOG_4: &str = include_str!("golden/log-4.jsonl");
+/// With what routing has added: rules, endpoints with weights, drains.
+const LOG_5: &str = include_str!("golden/log-5.jsonl");
 
 fn records(log: &str) -> impl Iterator<Item = Recorded> {
     log.lines().map(|line| serde_json::from_str(line).unwrap())
@@ -153,8 +155,25 @@ fn the_fourth_log_still_folds_to_the_same_state() {
 }
 
 #[test]
+fn the_fifth_log_still_folds_to_the_same_state() {
+    let state = fold(LOG_5);
+    let service = state.services.values().next().unwrap();
+    assert_eq!(service.rules.len(), 2);
+    assert_eq!(service.settings.health.expected, [200, 204]);
+    let [v1, v2] = ["v1", "v2"].map(|name| &service.versions[&name.parse().unwrap()]);
+    let endpoints = v1.endpoints.iter();
+    let endpoints: Vec<_> = endpoints.map(|e| (e.id.0, e.weight)).collect();
+    // The first came back under another id, the third has left.
+    assert_eq!(endpoints, [(4, 1), (1, 3)]);
+    assert!(v1.endpoints.iter().all(|e| v1.takes_callers(e)));
+    assert!(v2.drain.as_ref().unwrap().is_over && v2.reachable().next().is_none());
+    assert_eq!(v2.fallback.len(), 1);
+    assert_eq!(state.next_endpoint, 5);
+}
+
+#[test]
 fn the_logs_read_back_as_they_were_written() {
-    for (line, recorded) in [LOG_1, LOG_2, LOG_3, LOG_4]
+    for (line, recorded) in [LOG_1, LOG_2, LOG_3, LOG_4, LOG_5]
         .into_iter()
         .flat_map(|log| log.lines().zip(records(log)))
     {
