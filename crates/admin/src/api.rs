@@ -11,10 +11,10 @@ mod kills;
 mod pages;
 mod report;
 mod rollout;
-mod service;
 pub mod routes;
-mod tenants;
+mod service;
 pub mod status;
+mod tenants;
 
 use crate::{App, access, metrics, ofrep, problem::Problem};
 use axum::{

@@ -278,7 +278,7 @@ async fn the_description_is_the_one_that_is_checked_in() {
     assert_eq!(served, serde_json::from_str::<Value>(&kept).unwrap());
 }
 
-/// What OpenAPI 3.1 asks for beyond the types: <https://spec.openapis.org/oas/v3.1.1#response-object> and `operationId`.
+/// What `OpenAPI` 3.1 asks for beyond the types: <https://spec.openapis.org/oas/v3.1.1#response-object> and `operationId`.
 #[test]
 fn every_response_is_described_and_every_operation_has_an_id_of_its_own() {
     let description = serde_json::to_value(serin_admin::openapi()).unwrap();

@@ -33,9 +33,9 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Longest path of a service.
 const PATH_BYTES_MAX: usize = 255;
 /// Longest host name (RFC 1035, section 2.3.4).
+const HOST_BYTES_MAX: usize = 253;
 /// The statuses that HTTP has (RFC 9110, section 15).
 const STATUSES: RangeInclusive<u16> = 100..=599;
-const HOST_BYTES_MAX: usize = 253;
 /// Paths at which the gateway itself answers.
 const PATHS_RESERVED: [&str; 3] = ["/health", "/ready", "/api/health"];
 
@@ -320,7 +320,6 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
     );
     crate::affinity::check_affinity(settings, at, report);
     let (health, at) = (&settings.health, at.key("health"));
-    check_expected(health, &at, report);
     if let Some(path) = &health.path
         && (!path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err())
     {
@@ -330,6 +329,7 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
             "write a path on the endpoint's host, such as `/health`",
         );
     }
+    check_expected(health, &at, report);
     between(
         health.interval,
         PROBE_INTERVAL_MIN,
@@ -344,6 +344,15 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
         &at.key("timeout"),
         report,
     );
+    for (name, count) in [
+        ("healthy_after", health.healthy_after),
+        ("unhealthy_after", health.unhealthy_after),
+    ] {
+        if count == 0 {
+            report.error(&at.key(name), "0 probes decide nothing", "write at least 1");
+        }
+    }
+}
 
 /// The statuses at which a health path is fine.
 fn check_expected(health: &HealthCheck, at: &Path, report: &mut Report) {
@@ -370,15 +379,6 @@ fn check_expected(health: &HealthCheck, at: &Path, report: &mut Report) {
                 format!("{status} is here twice"),
                 "remove one of the two",
             );
-        }
-    }
-}
-    for (name, count) in [
-        ("healthy_after", health.healthy_after),
-        ("unhealthy_after", health.unhealthy_after),
-    ] {
-        if count == 0 {
-            report.error(&at.key(name), "0 probes decide nothing", "write at least 1");
         }
     }
 }

@@ -198,10 +198,9 @@ fn each_problem_has_its_place_and_its_help_and_the_help_helps() {
 
 /// A service whose rules are these lines.
 fn with(rules: impl IntoIterator<Item = String>) -> String {
-    let rules: String = rules
-        .into_iter()
-        .map(|rule| format!("      - {rule}\n"))
-        .collect();
+    let rules = rules.into_iter().fold(String::new(), |lines, rule| {
+        lines + &format!("      - {rule}\n")
+    });
     format!(
         "services:\n  tools:\n    protocol: http\n    path: /t\n    stable: v1\n    versions:\n      v1: {{ endpoints: [http://127.0.0.1:9001] }}\n    rules:\n{rules}"
     )

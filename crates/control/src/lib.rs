@@ -43,8 +43,8 @@ use serin_model::{
     observe::Sealed,
     plan::Plan,
     replay::{Replay, Replayer},
-    snapshot::Snapshot,
     route::{Live, Unloaded},
+    snapshot::Snapshot,
     state::State,
 };
 use serin_store::{Blocks, Log};
@@ -160,8 +160,6 @@ pub struct StartRequest {
     pub accept_breaking: bool,
 }
 
-/// Wishes for newer keys that wait; more of them would say the same.
-const KEY_WISHES_MAX: usize = 16;
 /// What becomes of what a manifest does not name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Removal {
@@ -182,6 +180,8 @@ impl Removal {
     }
 }
 
+/// Wishes for newer keys that wait; more of them would say the same.
+const KEY_WISHES_MAX: usize = 16;
 
 /// A plan, by name or in full.
 #[derive(Clone, Debug)]
@@ -264,7 +264,6 @@ impl Control {
         }
     }
 
-    /// The secret by which requests with a key are signed, if there can be one.
     /// The same, with how the endpoints do, as the data plane sees it.
     #[must_use]
     pub fn with_live(self, live: Arc<dyn Live + Send + Sync>) -> Self {
@@ -276,6 +275,7 @@ impl Control {
         Arc::clone(&self.live)
     }
 
+    /// The secret by which requests with a key are signed, if there can be one.
     pub fn signing_secret(&self, key: KeyId) -> Option<SigningSecret> {
         Some(self.signing.as_ref()?.secret(key))
     }

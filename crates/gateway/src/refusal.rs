@@ -36,7 +36,7 @@ pub(crate) struct Refusal {
     /// What it says beside its text.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The version that failed, and whether it is the candidate.
-    version: Option<(HeaderValue, bool)>,
+    version: Option<Box<(HeaderValue, bool)>>,
     /// What its caller is not told, and whoever runs the gateway is.
     why: Option<Box<str>>,
     /// The endpoint could not be reached, or not be used: nothing was sent.
@@ -100,7 +100,7 @@ impl Refusal {
     }
 
     pub(crate) fn by_version(mut self, header: &HeaderValue, is_candidate: bool) -> Self {
-        self.version = Some((header.clone(), is_candidate));
+        self.version = Some(Box::new((header.clone(), is_candidate)));
         self
     }
 
@@ -243,7 +243,8 @@ impl Refusal {
         };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        if let Some((version, is_candidate)) = self.version {
+        if let Some(version) = self.version {
+            let (version, is_candidate) = *version;
             headers::name_version(headers, version, is_candidate);
         }
         headers.extend(self.headers);

@@ -151,7 +151,7 @@ fn mixed(n: usize) -> Value {
         7 => {
             json!({"address": {"within": [format!("10.{some}.0.0/16"), format!("192.168.{some}.0/24"), format!("fd00:{some}::/32")]}})
         }
-        8 if some % 2 == 0 => {
+        8 if some.is_multiple_of(2) => {
             json!({"path": {"matches": format!("/reports/[0-9]+/q{some}(/.*)?")}})
         }
         8 => {

@@ -379,7 +379,9 @@ pub(crate) mod tests {
     fn with_no_healthy_endpoint_any_is_used() {
         let mut service = service(0.0);
         let endpoints = &mut service.versions[0].endpoints;
-        endpoints.iter_mut().for_each(|e| e.healthy = false);
+        for endpoint in endpoints {
+            endpoint.healthy = false;
+        }
         assert!(route(&service, new(None)).is_ok());
         service.settings.on_failure = OnFailure::FailClosed;
         let refused = route(&service, new(None));

@@ -9,6 +9,7 @@ use serin_flags::FlagKey;
 use serin_model::{
     api::{ApiSpec, ApiVersion},
     manifest::Manifest,
+    name::ServiceName,
     switch::{Action, KillSwitch},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -48,7 +49,7 @@ pub(crate) fn of_addresses(
 
 /// The versions of the API whose services the file does not have: they are refused, unless the service was applied before.
 pub(crate) fn of_api(manifest: &Manifest) -> Vec<Doubt> {
-    let names = || manifest.services.keys().map(|name| name.as_str());
+    let names = || manifest.services.keys().map(ServiceName::as_str);
     let lonely = manifest.api.iter();
     let lonely = lonely.filter(|(_, spec)| !manifest.services.contains_key(&spec.service));
     let doubt = |(version, spec): (&ApiVersion, &ApiSpec)| Doubt {

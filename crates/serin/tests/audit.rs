@@ -280,14 +280,13 @@ async fn off_means_off() {
     assert_eq!(count(folder.path(), "1").await, 0);
 }
 
-/// Calls for a while, and says how many were answered well and how many a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_tables_keep_nobody_from_serving_and_recording() {
     let folder = TempDir::new().unwrap();
     let sample = sample("v1", ToolSet::V1).await;
     let path = folder.path().join("serin.audit.db");
-    let damaged = [7; 65536];
-    std::fs::write(&path, damaged).unwrap();
+    let damaged = vec![7; 65536];
+    std::fs::write(&path, &damaged).unwrap();
     let serin = Serin::start(folder.path(), &file("mode: best_effort", &sample.url())).await;
     assert_eq!(
         call(&serin, "/mcp", "get_entry", None).await,
@@ -303,6 +302,7 @@ async fn damaged_tables_keep_nobody_from_serving_and_recording() {
     );
 }
 
+/// Calls for a while, and says how many were answered well and how many a second.
 async fn load(url: String, seconds: f64) -> load::LoadReport {
     let options = LoadOptions {
         url,

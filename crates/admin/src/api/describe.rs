@@ -2,7 +2,7 @@
 
 use utoipa::openapi::{OpenApi, PathItem, RefOr, path::Operation};
 
-/// Gives each operation an id of its own, `TAG_FUNCTION`, and each response a description: without them the document is no OpenAPI 3.1,
+/// Gives each operation an id of its own, `TAG_FUNCTION`, and each response a description: without them the document is no `OpenAPI` 3.1,
 /// and clients cannot be generated from it.
 pub(super) fn complete(openapi: &mut OpenApi) {
     let items = openapi.paths.paths.values_mut();

@@ -15,6 +15,13 @@ use std::fmt;
 /// none; `serin status` shows them.
 const ENDPOINTS_MAX: usize = 1000;
 
+/// The name and the help of a gauge, and its value for an endpoint.
+type Gauge<'a> = (
+    &'static str,
+    &'static str,
+    &'a dyn Fn(&ServiceRoute, &Seat) -> f64,
+);
+
 /// Of each endpoint in the routing table: how it does now, and what has happened to it.
 pub(super) fn of_each(page: &mut Page<'_>, control: &Control) -> fmt::Result {
     let (now, live) = (control.flags(), control.live());
@@ -29,7 +36,7 @@ pub(super) fn of_each(page: &mut Page<'_>, control: &Control) -> fmt::Result {
     all.sort_by(|a, b| (&a.0.name, &a.1.name).cmp(&(&b.0.name, &b.1.name)));
     all.truncate(ENDPOINTS_MAX);
     let yes = |is: bool| f64::from(u8::from(is));
-    let gauges: [(&str, &str, &dyn Fn(&ServiceRoute, &Seat) -> f64); 6] = [
+    let gauges: [Gauge<'_>; 6] = [
         (
             "serin_endpoint_healthy",
             "1 when the probes of the endpoint say that it is well",

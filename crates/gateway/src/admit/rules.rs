@@ -5,11 +5,7 @@
 //! any reading is refused or limited.
 
 use super::{Admitted, checks::era_of};
-use crate::{
-    affinity::client_address,
-    headers,
-    refusal::Refusal,
-};
+use crate::{affinity::client_address, headers, refusal::Refusal};
 use http::{HeaderMap, HeaderName, StatusCode};
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},

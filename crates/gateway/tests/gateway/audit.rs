@@ -6,9 +6,11 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde_json::json;
+use serin_flags::Table;
 use serin_gateway::{AuditTo, Keyring};
 use serin_model::audit::{AuditGate, AuditRow};
 use serin_tenancy::{Role, SecretKey, key::RANDOM_BYTES};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// A gateway whose rows come out here.
@@ -19,7 +21,7 @@ fn recorded(gate: AuditGate, is_required: bool) -> (Running, mpsc::Receiver<Vec<
         gate,
         is_required,
         with_arguments: false,
-        lost: Default::default(),
+        lost: Arc::default(),
     };
     let keys = Keyring::ephemeral().unwrap();
     let gateway = Running::with(vec![], keys, |options| options.audit = Some(to));
@@ -50,7 +52,7 @@ async fn who_is_refused_is_recorded_as_far_as_it_was_proven_and_with_the_reason(
     let id_of = |key: &str| key[13..25].to_owned();
     let hash_of = |key: &str| {
         let record = directory.record(id_of(key).parse().unwrap()).unwrap();
-        record.hash.to_hex().to_string()
+        record.hash.to_hex()
     };
     // The id of a key is public: a secret that is made up proves nothing.
     let mut other = [2; RANDOM_BYTES];
@@ -138,7 +140,7 @@ async fn what_cannot_be_recorded_is_refused_in_the_words_of_whoever_asks() {
         vec![crate::gates::gated(
             service(&[build("v1", &[&server])], None),
             json!({}),
-            &Default::default(),
+            &Table::default(),
         )]
     };
     gateway.swap_callers_of(

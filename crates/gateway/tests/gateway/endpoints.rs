@@ -113,12 +113,12 @@ fn start_with(service: ServiceRoute, requests_max: usize) -> (Running, Arc<Loads
     (running, loads)
 }
 
-async fn fine(seen: &Seen) -> Reply {
+fn fine(seen: &Seen) -> Reply {
     reply(200, &[], seen.path.clone())
 }
 
 async fn healthy() -> Server {
-    Server::start(|seen| async move { fine(&seen).await }).await
+    Server::start(|seen| async move { fine(&seen) }).await
 }
 
 async fn ask(client: &mut Client, user: usize) -> Answer {

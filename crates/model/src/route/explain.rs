@@ -323,7 +323,7 @@ impl<L: Live + ?Sized> Asked<'_, L> {
             }
             Err(stopped) => {
                 explanation.endpoints = self.endpoints(assigned, None);
-                explanation.endpoint_why = self.why_nowhere(stopped);
+                why_nowhere(stopped).clone_into(&mut explanation.endpoint_why);
             }
         }
     }
@@ -358,13 +358,13 @@ impl<L: Live + ?Sized> Asked<'_, L> {
             })
             .collect();
         explanation.endpoint = None;
-        explanation.endpoint_why = "drawn for each new caller".to_owned();
+        "drawn for each new caller".clone_into(&mut explanation.endpoint_why);
         if let [version] = versions.iter().collect::<Vec<_>>()[..] {
             explanation.endpoints = self.endpoints(*version, None);
             return;
         }
         explanation.version = None;
-        explanation.version_why = "drawn for each new caller".to_owned();
+        "drawn for each new caller".clone_into(&mut explanation.version_why);
         let each = versions
             .iter()
             .flat_map(|version| self.endpoints(*version, None));
@@ -492,18 +492,18 @@ impl<L: Live + ?Sized> Asked<'_, L> {
             ),
         }
     }
+}
 
-    fn why_nowhere(&self, stopped: Stopped) -> String {
-        match stopped {
-            Stopped::Killed | Stopped::Bound => {
-                "503: it is killed, and so is stable, where its callers would go".to_owned()
-            }
-            Stopped::Nowhere(Nowhere::Unusable { .. }) => {
-                "503 with a time to come again: none may be used, and the service has `on_failure: fail_closed`".to_owned()
-            }
-            Stopped::Nowhere(Nowhere::NoEndpoints { .. } | Nowhere::EndpointGone) => {
-                "503: the version has no endpoint that takes new callers".to_owned()
-            }
+fn why_nowhere(stopped: Stopped) -> &'static str {
+    match stopped {
+        Stopped::Killed | Stopped::Bound => {
+            "503: it is killed, and so is stable, where its callers would go"
+        }
+        Stopped::Nowhere(Nowhere::Unusable { .. }) => {
+            "503 with a time to come again: none may be used, and the service has `on_failure: fail_closed`"
+        }
+        Stopped::Nowhere(Nowhere::NoEndpoints { .. } | Nowhere::EndpointGone) => {
+            "503: the version has no endpoint that takes new callers"
         }
     }
 }

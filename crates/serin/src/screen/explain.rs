@@ -3,7 +3,10 @@
 use super::line::{BAD, BOLD, FAINT, GOOD, Line, ODD, PLAIN};
 use anstyle::Style;
 use serin_admin::routes::Explained;
-use serin_model::route::explain::{EndpointSaid, Explanation};
+use serin_model::{
+    name::VersionName,
+    route::explain::{EndpointSaid, Explanation},
+};
 
 /// Where what is said begins.
 const SAID: usize = 11;
@@ -107,7 +110,7 @@ fn places(said: &Explanation, columns: usize) -> Vec<Line> {
         }
         lines
     };
-    let version = said.version.as_ref().map(|version| version.as_str());
+    let version = said.version.as_ref().map(VersionName::as_str);
     let mut lines = place("version", version, &said.version_why);
     if said.refusal.is_none() {
         lines.extend(place(

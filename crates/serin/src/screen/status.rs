@@ -9,6 +9,7 @@ use anstyle::Style;
 use serin_admin::status::{
     EndpointStatus, KillStatus, RolloutStatus, ServiceStatus, Status, Traffic, VersionStatus,
 };
+use serin_flags::FlagKey;
 use serin_judge::Level;
 use serin_model::{rollout::Status as RolloutState, service::VersionStage};
 
@@ -241,7 +242,7 @@ fn standing(endpoint: &EndpointStatus) -> (Style, String) {
         .collect();
     match words.as_slice() {
         [] => (GOOD, "healthy".to_owned()),
-        ["draining"] | ["warming up"] => (ODD, words.concat()),
+        ["draining" | "warming up"] => (ODD, words.concat()),
         _ => (BAD, words.join(", ")),
     }
 }
@@ -298,7 +299,7 @@ fn flags(status: &Status) -> Line {
         .to(SAID)
         .text(format!("{}, {} off", flags.all, flags.off));
     if !flags.off_names.is_empty() {
-        let names: Vec<_> = flags.off_names.iter().map(|name| name.as_str()).collect();
+        let names: Vec<_> = flags.off_names.iter().map(FlagKey::as_str).collect();
         line = line.text(format!(": {}", names.join(", ")));
     }
     if flags.in_doubt {
