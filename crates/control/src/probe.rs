@@ -7,6 +7,7 @@ use serin_judge::Resources;
 use serin_model::{
     auth::Secret,
     name::{EndpointId, ServiceName, VersionName},
+    rule::RuleList,
     service::{HealthCheck, Protocol, Service},
     state::State,
 };
@@ -103,7 +104,7 @@ impl Probes {
                     // What the probe needs of the service; its versions, stages and rules come and go.
                     let service = Service {
                         versions: BTreeMap::new(),
-                        rules: Vec::new(),
+                        rules: RuleList::default(),
                         stable: version.clone(),
                         ..service.clone()
                     };

@@ -4,9 +4,13 @@
 //! limit hold for every request; where it leads holds for callers who may be assigned: live sessions, minted values and versions chosen
 //! by hand come first (`DESIGN.md`, section 5).
 
+mod list;
 mod problems;
 
-pub use problems::{Meant, REGEXES_MAX, RULES_MAX, problems};
+pub use self::{
+    list::RuleList,
+    problems::{Meant, REGEXES_MAX, RULES_MAX, problems},
+};
 
 use crate::name::{NameError, VersionName};
 use serde::{

@@ -5,7 +5,7 @@ use crate::{
     drain::Drain,
     gate::{Categories, Gate},
     name::{EndpointId, ServiceName, VersionName},
-    rule::Rule,
+    rule::{Rule, RuleList},
     text,
 };
 use jiff::Timestamp;
@@ -365,8 +365,8 @@ pub struct Service {
     /// The released builds.
     pub versions: BTreeMap<VersionName, Version>,
     /// Where requests go by what they are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<Rule>,
+    #[serde(default, skip_serializing_if = "RuleList::is_empty")]
+    pub rules: RuleList,
     /// How its calls are treated.
     pub settings: ServiceSettings,
 }

@@ -423,7 +423,7 @@ fn route(state: &State, service: &Service, observed: &Observed, flags: &Table) -
         versions[split.candidate].fallback.clear();
     }
     ServiceRoute {
-        rules: Rules::compile(&service.rules),
+        rules: service.rules.compiled().clone(),
         name: service.name.clone(),
         protocol: service.protocol,
         path: service.path.clone(),

@@ -301,6 +301,7 @@ fn describe_service(
     }
     refuse_closing(name, &versions, &stable, rollout)?;
     refuse_lost_places(name, &spec.rules, &versions)?;
+    let same = live.filter(|live| *live.rules == *spec.rules);
     Ok(Service {
         name: name.clone(),
         protocol: spec.protocol,
@@ -312,7 +313,8 @@ fn describe_service(
             .collect(),
         stable,
         versions,
-        rules: spec.rules.clone(),
+        // What is compiled already stays so.
+        rules: same.map_or_else(|| spec.rules.clone().into(), |live| live.rules.clone()),
         settings: spec.settings.clone(),
     })
 }
