@@ -16,10 +16,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_control::{flags::FlagsNow, kills::SwitchStatus};
 use serin_flags::{
-    Kill, Target,
+    Kill, Target, TenantId,
     kill::{Cause, Position, Priority, Revival, Wish},
 };
-use serin_model::text;
+use serin_model::{auth::Auth, text};
 use std::{sync::Arc, time::Duration};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -474,7 +474,7 @@ fn unknown(app: &App, target: &Target) -> Option<String> {
         Target::Flag(flag) if !now.table().flags.contains_key(flag) => {
             Some(format!("there is no flag `{flag}` here"))
         }
-        Target::Tenant(tenant) if now.snapshot.tenancy.tenant(tenant.as_str()).is_none() => {
+        Target::Tenant(tenant) if !may_be_tenant(&now, tenant) => {
             Some(format!("there is no tenant `{tenant}` here"))
         }
         Target::Environment(environment) if now.table().environment != *environment => {
@@ -496,6 +496,13 @@ fn is_listed(now: &FlagsNow, service: Option<&str>, tool: &str) -> bool {
         .flat_map(|version| version.tools.iter())
         .peekable();
     tools.peek().is_none() || tools.any(|known| **known == *tool)
+}
+
+/// Whether there may be such a tenant: only where all callers have keys, all tenants are known.
+fn may_be_tenant(now: &FlagsNow, tenant: &TenantId) -> bool {
+    let mut services = now.snapshot.services.iter();
+    now.snapshot.tenancy.tenant(tenant.as_str()).is_some()
+        || services.any(|service| service.settings.auth == Auth::Passthrough)
 }
 
 fn confirmed(confirm: &str, wanted: &str) -> Result<(), Problem> {
