@@ -498,11 +498,12 @@ fn is_listed(now: &FlagsNow, service: Option<&str>, tool: &str) -> bool {
     tools.peek().is_none() || tools.any(|known| **known == *tool)
 }
 
-/// Whether there may be such a tenant: only where all callers have keys, all tenants are known.
+/// Whether there may be such a tenant: all are known where some callers have keys and no others name their tenants themselves.
 fn may_be_tenant(now: &FlagsNow, tenant: &TenantId) -> bool {
-    let mut services = now.snapshot.services.iter();
+    let settings = || now.snapshot.services.iter().map(|service| &service.settings);
     now.snapshot.tenancy.tenant(tenant.as_str()).is_some()
-        || services.any(|service| service.settings.auth == Auth::Passthrough)
+        || !settings().any(|settings| settings.auth == Auth::Serin)
+        || settings().any(|settings| settings.tenant_header.is_some())
 }
 
 fn confirmed(confirm: &str, wanted: &str) -> Result<(), Problem> {
