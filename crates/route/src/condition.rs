@@ -4,6 +4,7 @@
 //! the first that holds, and tells which of them can never be reached.
 
 mod check;
+mod index;
 mod logic;
 mod matcher;
 mod problems;

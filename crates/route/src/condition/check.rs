@@ -112,6 +112,16 @@ impl Check {
         }
     }
 
+    /// Of texts that are so, what each begins with one of, as far as the cases of its letters go; nothing if that cannot be told.
+    pub(super) fn beginnings(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        let texts = match self {
+            Self::Among(among) => &*among.texts,
+            Self::Prefix(part) => std::slice::from_ref(&part.text),
+            Self::There | Self::Suffix(_) | Self::Matches(_) => &[],
+        };
+        texts.iter().map(|text| &**text)
+    }
+
     /// Whether every text that is so is as `other` says too. What cannot be told is not so.
     pub(super) fn implies(&self, other: &Self) -> bool {
         match (self, other) {

@@ -3,6 +3,7 @@
 use super::{
     Condition, Request, Test,
     check::{self, Case, Check},
+    index::Index,
     values::{Names, Values},
 };
 use ipnet::IpNet;
@@ -16,6 +17,8 @@ pub struct Matcher {
     /// None where a condition cannot be understood: it never holds, and whoever takes rules refuses it
     /// ([`problems`](super::problems())).
     pub(super) conditions: Box<[Option<Node>]>,
+    /// Of many conditions, which of them may hold.
+    index: Option<Index>,
     asks_tools: bool,
     /// Of each input with expressions, what tells whether any of them fits.
     sets: Vec<Set>,
@@ -71,11 +74,12 @@ impl Matcher {
             Some(condition) => matcher.node(condition),
             None => Some(Node::always()),
         };
-        let conditions = conditions.into_iter().map(compile).collect();
+        let conditions: Box<[_]> = conditions.into_iter().map(compile).collect();
         for set in &mut matcher.sets {
             set.regexes = check::set(&set.wholes);
         }
         Self {
+            index: Index::of(&conditions),
             conditions,
             ..matcher
         }
@@ -84,9 +88,16 @@ impl Matcher {
     /// The place of the first that holds.
     pub fn first(&self, request: &Request<'_>) -> Option<usize> {
         let values = Values::new(&self.names, request, self.sets.len());
-        let holds = |node: &Node| node.holds(&values, &self.sets);
-        let mut conditions = self.conditions.iter();
-        conditions.position(|node| node.as_ref().is_some_and(holds))
+        let holds = |node: &Option<Node>| {
+            let node = node.as_ref();
+            node.is_some_and(|node| node.holds(&values, &self.sets))
+        };
+        match &self.index {
+            Some(index) => index
+                .may_hold(&values)
+                .find(|at| self.conditions.get(*at).is_some_and(holds)),
+            None => self.conditions.iter().position(holds),
+        }
     }
 
     /// Whether one at a place holds, whatever the others do.
@@ -278,7 +289,15 @@ fn may_match(at: usize, values: &Values<'_, '_>, sets: &[Set]) -> bool {
 }
 
 impl Input {
-    fn any(self, values: &Values<'_, '_>, is_so: impl Fn(&[u8]) -> bool) -> bool {
+    /// Shows every value of it.
+    pub(super) fn each(self, values: &Values<'_, '_>, mut show: impl FnMut(&[u8])) {
+        self.any(values, |value| {
+            show(value);
+            false
+        });
+    }
+
+    fn any(self, values: &Values<'_, '_>, mut is_so: impl FnMut(&[u8]) -> bool) -> bool {
         let request = values.request;
         match self {
             Self::Header(at) => values.any_header(at, is_so),

@@ -19,6 +19,19 @@ struct Sample {
     address: IpAddr,
 }
 
+/// Around the length to which an index looks at them.
+const LONG: [&str; 10] = [
+    "a",
+    "b",
+    "",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaa",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaa",
+    "AAAAaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaa",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaa",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaab",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaabb",
+    "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaBb",
+];
 /// Few texts, so that they meet.
 const TEXTS: [&str; 8] = ["", "a", "A", "ab", "aB", "b", "bab", "ä"];
 const PATHS: [&str; 5] = ["", "/", "/a", "/a/b", "/b"];
@@ -262,6 +275,24 @@ proptest! {
         for (at, condition) in conditions.iter().enumerate() {
             prop_assert_eq!(sample.ask(|request| matcher.holds(at, request)), holds(condition), "{:?}", condition);
         }
+    }
+
+    #[test]
+    fn so_it_is_of_many(picked in vec((0..LONG.len(), 0..3_usize, any::<bool>(), any::<bool>()), 0..140), value in 0..LONG.len(), path in 0..LONG.len()) {
+        let conditions: Vec<_> = picked.into_iter().map(|(text, how, ignore_case, is_path)| {
+            let mut test = Test { ignore_case, ..Test::default() };
+            let text = LONG[text].to_owned();
+            match how {
+                0 => test.equals = Some(text),
+                1 => test.prefix = Some(text),
+                _ => test.one_of = vec![text, "another".to_owned()],
+            }
+            Some(if is_path { Condition::Path(test) } else { Condition::Tenant(test) })
+        }).collect();
+        let matcher = Matcher::compile(conditions.iter().map(Option::as_ref));
+        let sample = Sample { tenant: Some(LONG[value]), path: LONG[path], ..nobody() };
+        let first = conditions.iter().flatten().position(|condition| naive(condition, &sample));
+        prop_assert_eq!(sample.ask(|request| matcher.first(request)), first);
     }
 
     #[test]

@@ -97,19 +97,19 @@ impl<'m, 'r> Values<'m, 'r> {
     }
 
     /// Whether the header at a place has a value that is so.
-    pub(super) fn any_header(&self, at: usize, is_so: impl Fn(&[u8]) -> bool) -> bool {
+    pub(super) fn any_header(&self, at: usize, is_so: impl FnMut(&[u8]) -> bool) -> bool {
         let slots = self.headers.get_or_init(|| self.read_headers());
         slots.any(at, is_so)
     }
 
     /// Whether the cookie at a place is there and so.
-    pub(super) fn any_cookie(&self, at: usize, is_so: impl Fn(&[u8]) -> bool) -> bool {
+    pub(super) fn any_cookie(&self, at: usize, is_so: impl FnMut(&[u8]) -> bool) -> bool {
         let slots = self.cookies.get_or_init(|| self.read_cookies());
         slots.any(at, is_so)
     }
 
     /// Whether the parameter at a place has a value that is so.
-    pub(super) fn any_parameter(&self, at: usize, is_so: impl Fn(&[u8]) -> bool) -> bool {
+    pub(super) fn any_parameter(&self, at: usize, is_so: impl FnMut(&[u8]) -> bool) -> bool {
         let slots = self.parameters.get_or_init(|| self.read_parameters());
         slots.any(at, is_so)
     }
@@ -182,8 +182,12 @@ impl<'r> Slots<'r> {
         }
     }
 
-    fn any(&self, at: usize, is_so: impl Fn(&[u8]) -> bool) -> bool {
-        self.first.get(at).copied().flatten().is_some_and(&is_so)
+    fn any(&self, at: usize, mut is_so: impl FnMut(&[u8]) -> bool) -> bool {
+        self.first
+            .get(at)
+            .copied()
+            .flatten()
+            .is_some_and(&mut is_so)
             || self
                 .others
                 .iter()
