@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
 use serin_model::snapshot::ServiceRoute;
 use serin_route::source::{self, Cookie, Known, Source, Sources, Who};
-use std::{cell::RefCell, net::IpAddr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+};
 use uuid::Uuid;
 
 /// Random bytes of a cookie: nobody guesses that of another.
@@ -204,7 +207,7 @@ pub(crate) fn client_address(
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.rsplit(','));
     for hop in hops.take(HOPS_MAX) {
-        let Ok(hop) = hop.trim().parse::<IpAddr>() else {
+        let Some(hop) = hop_address(hop.trim()) else {
             break;
         };
         address = hop.to_canonical();
@@ -213,6 +216,15 @@ pub(crate) fn client_address(
         }
     }
     address
+}
+
+/// The address that a proxy names. Some add its port, and need brackets about IPv6 then.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = || hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']'));
+    let parsed = hop.parse().ok();
+    parsed
+        .or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()))
+        .or_else(|| Some(IpAddr::V6(bare()?.parse().ok()?)))
 }
 
 /// Whether an address is that of a trusted proxy. A listener on `[::]` sees IPv4 peers as `::ffff:a.b.c.d`.
@@ -251,6 +263,14 @@ mod tests {
             ("10.0.0.8, 10.0.0.7", true, "10.0.0.8"),
             ("junk, 10.0.0.7", true, "10.0.0.7"),
             ("junk", true, "10.0.0.1"),
+            ("203.0.113.9:1234", true, "203.0.113.9"),
+            ("203.0.113.9:1234, 10.0.0.7:80", true, "203.0.113.9"),
+            ("2001:db8::9", true, "2001:db8::9"),
+            ("[2001:db8::9]:1234", true, "2001:db8::9"),
+            ("[2001:db8::9], [::ffff:10.0.0.7]:80", true, "2001:db8::9"),
+            ("[203.0.113.9]:80", true, "10.0.0.1"),
+            ("203.0.113.9:70000", true, "10.0.0.1"),
+            ("unknown, 10.0.0.7", true, "10.0.0.7"),
         ] {
             let headers = with(&[("x-forwarded-for", sent)]);
             let got = client_address(&headers, &peer("10.0.0.1", trust), &trusted);
