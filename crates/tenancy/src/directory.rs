@@ -208,6 +208,11 @@ impl Directory {
         self.keys.get(&id).map(|entry| &entry.record)
     }
 
+    /// Whether it knows any tenant.
+    pub fn has_tenants(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+
     /// A tenant.
     pub fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
         self.tenants.get(id)

@@ -19,7 +19,7 @@ use serin_flags::{
     Kill, Target, TenantId,
     kill::{Cause, Position, Priority, Revival, Wish},
 };
-use serin_model::{auth::Auth, text};
+use serin_model::text;
 use std::{sync::Arc, time::Duration};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -498,12 +498,13 @@ fn is_listed(now: &FlagsNow, service: Option<&str>, tool: &str) -> bool {
     tools.peek().is_none() || tools.any(|known| **known == *tool)
 }
 
-/// Whether there may be such a tenant: all are known where some callers have keys and no others name their tenants themselves.
+/// Whether there may be such a tenant: all are known where any is, unless callers of a service name theirs in a header.
 fn may_be_tenant(now: &FlagsNow, tenant: &TenantId) -> bool {
-    let settings = || now.snapshot.services.iter().map(|service| &service.settings);
-    now.snapshot.tenancy.tenant(tenant.as_str()).is_some()
-        || !settings().any(|settings| settings.auth == Auth::Serin)
-        || settings().any(|settings| settings.tenant_header.is_some())
+    let directory = &now.snapshot.tenancy;
+    let mut services = now.snapshot.services.iter();
+    directory.tenant(tenant.as_str()).is_some()
+        || !directory.has_tenants()
+        || services.any(|service| service.settings.tenant_header.is_some())
 }
 
 fn confirmed(confirm: &str, wanted: &str) -> Result<(), Problem> {
