@@ -2,6 +2,7 @@
 
 use crate::{auth::sign, connection::Connection};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+pub(crate) use serin_model::route::METHOD_OVERRIDES;
 use serin_tenancy::key::PREFIX;
 use std::fmt::Write as _;
 
@@ -18,12 +19,6 @@ pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forward
 pub(crate) static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-/// Where frameworks look for another method than the request's. In other spellings they go no further, so nobody has to look there.
-pub(crate) const METHOD_OVERRIDES: [&str; 3] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-];
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 

@@ -13,7 +13,6 @@ use serin_mcp::{
     error::GatewayError,
 };
 use serin_model::{
-    access,
     observe::Rejection,
     route::{self, Caller, RuleRoute, Ruled},
     rule::{Refuse, RuleLimit},
@@ -139,41 +138,10 @@ impl<'a> Admitted<'a> {
         let seen = self.seen();
         let request = self.request(&seen, tools);
         let rule = rules.find(&request);
-        let mut others: Vec<&RuleRoute> = Vec::new();
-        let mut also = |request: &condition::Request<'_>| {
-            let Some(found) = rules.find(request) else {
-                return;
-            };
-            let is_known = |known: &RuleRoute| std::ptr::eq(known, found);
-            if !rule.is_some_and(is_known) && !others.iter().any(|other| is_known(other)) {
-                others.push(found);
-            }
-        };
-        // Some servers take another method from a header.
-        for name in headers::METHOD_OVERRIDES {
-            for method in self.headers.get_all(name) {
-                if let Ok(method) = method.to_str() {
-                    let method = method.trim().to_ascii_uppercase();
-                    let method = method.as_str();
-                    also(&condition::Request { method, ..request });
-                }
-            }
-        }
-        for path in access::other_readings(request.path) {
-            let path = path.as_str();
-            also(&condition::Request { path, ..request });
-        }
-        // What a batch calls is called one by one.
-        if tools.len() > 1 {
-            for tool in tools {
-                let tools = std::slice::from_ref(tool);
-                also(&condition::Request { tools, ..request });
-            }
-        }
         Ruling {
             is_complete: true,
             rule,
-            others,
+            others: rules.find_others(&request, rule),
         }
     }
 

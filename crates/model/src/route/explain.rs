@@ -9,6 +9,7 @@ use super::{
     route_past, seats, sources,
 };
 use crate::{
+    access::leads_up,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     rule::{Place, Refuse, Target},
     share::{Share, bucket},
@@ -61,9 +62,12 @@ pub struct Explanation {
     pub rules: Vec<RuleAsked>,
     /// How many more there are below it, which were not asked.
     pub rules_not_asked: usize,
-    /// How the rule that fits answers the request itself.
+    /// The rules that fit the request as a server may read it otherwise than it is written: what they refuse and limit holds too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules_otherwise: Vec<String>,
+    /// How it is answered without a version: by a rule that fits, or because of its path.
     pub refusal: Option<Refuse>,
-    /// The limit of the rule that fits.
+    /// The limits of the rules that fit.
     pub limit: Option<String>,
     /// By what the caller is known again.
     pub key: Key,
@@ -211,6 +215,8 @@ pub fn explain(
 ) -> Explanation {
     let live = &Glance(live);
     let rule = service.rules.find(&question.request);
+    let others = service.rules.find_others(&question.request, rule);
+    let all = || rule.into_iter().chain(others.iter().copied());
     let rules = rules_asked(service, &question.request, rule);
     let caught = catch(service, rule, question);
     let key = key_of(service, &caught, question);
@@ -218,8 +224,9 @@ pub fn explain(
         service: service.name.clone(),
         rules_not_asked: service.rules.iter().count() - rules.len(),
         rules,
-        refusal: rule.and_then(|rule| rule.rule.refuse.clone()),
-        limit: rule.and_then(limit_in_words),
+        rules_otherwise: others.iter().map(|of| of.rule.name.to_string()).collect(),
+        refusal: None,
+        limit: limits_in_words(all()),
         key: key_in_words(&caught, key.as_deref()),
         bucket: None,
         chances: Vec::new(),
@@ -229,9 +236,9 @@ pub fn explain(
         endpoint: None,
         endpoint_why: String::new(),
     };
-    if let (Some(rule), Some(refusal)) = (rule, &explanation.refusal) {
-        let name = &rule.rule.name;
-        explanation.version_why = format!("rule `{name}` refuses it with {}", refusal.status);
+    if let Some((refusal, why)) = refusal(&question.request, all()) {
+        explanation.refusal = Some(refusal);
+        explanation.version_why = why;
         return explanation;
     }
     let asked = Asked {
@@ -545,6 +552,35 @@ fn rules_asked(
         }
     }
     asked
+}
+
+/// How a request is answered without a version, and why: first because of its path, as the gateway does, then by rules.
+fn refusal<'a>(
+    request: &Request<'_>,
+    mut rules: impl Iterator<Item = &'a RuleRoute>,
+) -> Option<(Refuse, String)> {
+    if leads_up(request.path) {
+        let refuse = Refuse {
+            status: 400,
+            text: Some("the path has a `..` in it; send it resolved".to_owned()),
+        };
+        let why =
+            "400 before anything is routed: a server may read the path as one with `..` in it";
+        return Some((refuse, why.to_owned()));
+    }
+    rules.find_map(|route| {
+        let refuse = route.rule.refuse.clone()?;
+        let why = format!(
+            "rule `{}` refuses it with {}",
+            route.rule.name, refuse.status
+        );
+        Some((refuse, why))
+    })
+}
+
+fn limits_in_words<'a>(rules: impl Iterator<Item = &'a RuleRoute>) -> Option<String> {
+    let limits: Vec<_> = rules.filter_map(limit_in_words).collect();
+    (!limits.is_empty()).then(|| limits.join("; "))
 }
 
 fn limit_in_words(route: &RuleRoute) -> Option<String> {

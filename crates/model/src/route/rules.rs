@@ -2,6 +2,7 @@
 
 use super::{Live, key_hash, served_by};
 use crate::{
+    access::other_readings,
     rule::{Place, Rule, Target},
     service::{ServiceSettings, VersionStage},
     snapshot::ServiceRoute,
@@ -13,6 +14,13 @@ use serin_route::{
     weigh::{self, Strategy},
 };
 use std::{cmp::Reverse, hash::BuildHasher as _, sync::Arc};
+
+/// Where frameworks look for another method than the request's. In other spellings they go no further, so nobody has to look there.
+pub const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
 
 /// The rules of a service, ready to be asked.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +83,41 @@ impl Rules {
     /// The first that fits.
     pub fn find(&self, request: &Request<'_>) -> Option<&RuleRoute> {
         self.rules.get(self.matcher.first(request)?)
+    }
+
+    /// Those beside `found` that fit a request as a server may read it otherwise than it is written: by another method that a header
+    /// names, by another reading of its path, call by call of a batch. What they refuse and limit holds too; where they lead does not.
+    pub fn find_others(&self, request: &Request<'_>, found: Option<&RuleRoute>) -> Vec<&RuleRoute> {
+        let mut others: Vec<&RuleRoute> = Vec::new();
+        let mut also = |request: &Request<'_>| {
+            let Some(other) = self.find(request) else {
+                return;
+            };
+            let is_known = |known: &RuleRoute| std::ptr::eq(known, other);
+            if !found.is_some_and(is_known) && !others.iter().any(|known| is_known(known)) {
+                others.push(other);
+            }
+        };
+        for name in METHOD_OVERRIDES {
+            for method in request.headers.get_all(name) {
+                if let Ok(method) = method.to_str() {
+                    let method = method.trim().to_ascii_uppercase();
+                    let method = method.as_str();
+                    also(&Request { method, ..*request });
+                }
+            }
+        }
+        for path in other_readings(request.path) {
+            let path = path.as_str();
+            also(&Request { path, ..*request });
+        }
+        if request.tools.len() > 1 {
+            for tool in request.tools {
+                let tools = std::slice::from_ref(tool);
+                also(&Request { tools, ..*request });
+            }
+        }
+        others
     }
 
     /// Whether the condition of a rule of [`Self::iter`] at a place holds, even if one before it does.

@@ -70,6 +70,13 @@ fn rules(said: &Explanation, columns: usize) -> Vec<Line> {
                 .styled(FAINT, more),
         );
     }
+    if !said.rules_otherwise.is_empty() {
+        let text = format!(
+            "{}, which fits if a server reads the request otherwise than it is written: what it refuses and limits holds too",
+            said.rules_otherwise.join(", ")
+        );
+        lines.extend(below("also", ODD, &text, columns));
+    }
     if let Some(limit) = &said.limit {
         lines.extend(below("limit", FAINT, limit, columns));
     }

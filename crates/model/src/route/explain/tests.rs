@@ -326,3 +326,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_server_may_read_otherwise_is_refused_as_the_gateway_does() {
+    let service = service(
+        json!([
+            {"name": "admin", "priority": 3, "refuse": {"status": 404}, "when": {"path": {"prefix": "/admin"}}},
+            {"name": "deletes", "priority": 2, "refuse": {"status": 405}, "when": {"method": {"equals": "DELETE"}}},
+            {"name": "slow", "priority": 1, "limit": {"rate": "10/s"}, "when": {"path": {"prefix": "/slow"}}},
+        ]),
+        None,
+    );
+    let none = headers(&[]);
+    let over = headers(&[("x-http-method-override", " delete")]);
+    for (path, sent, refused, otherwise) in [
+        ("/admin", &none, Some(404), None),
+        ("/%61dmin", &none, Some(404), Some("admin")),
+        ("//admin", &none, Some(404), Some("admin")),
+        ("/ADMIN", &none, Some(404), Some("admin")),
+        ("/a/../x", &none, Some(400), None),
+        ("/a/%2e%2e/x", &none, Some(400), None),
+        ("/x", &over, Some(405), Some("deletes")),
+        ("/SLOW", &none, None, Some("slow")),
+        ("/X", &none, None, None),
+    ] {
+        let mut question = question(sent);
+        question.request.path = path;
+        let said = told(&service, &question);
+        assert_eq!(said.refusal.map(|refuse| refuse.status), refused, "{path}");
+        assert_eq!(said.version.is_none(), refused.is_some(), "{path}");
+        let names: Vec<_> = said.rules_otherwise.iter().map(String::as_str).collect();
+        assert_eq!(names, Vec::from_iter(otherwise), "{path}");
+        assert_eq!(said.limit.is_some(), otherwise == Some("slow"), "{path}");
+    }
+}
