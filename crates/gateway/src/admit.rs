@@ -9,7 +9,10 @@ mod mcp;
 mod modern;
 mod rules;
 
-pub(crate) use self::inside::{Account, Asker, Saying, Spot};
+pub(crate) use self::{
+    inside::{Account, Asker, Saying, Spot},
+    legacy::Forgotten,
+};
 
 use self::{
     checks::{
@@ -276,7 +279,7 @@ async fn admit(
         },
         query: parts.uri.query(),
         host: host.as_str(),
-        chosen: chosen_version(service, &parts.headers, principal.as_deref())?,
+        chosen: None,
         method: parts.method,
         owner: principal.as_deref().map(Owner::of),
         rules: Rules::of(core, service, latch, principal.as_deref(), only.as_deref()),
@@ -298,10 +301,20 @@ async fn admit(
         passes: RefCell::default(),
         complete: Instant::now(),
     };
-    admitted.check_stopped()?;
     let is_rest = place.is_some_and(rest::Place::is_rest);
-    let has_message = admitted.method == Method::POST || is_rest;
-    admitted.check_rule_by_head(has_message && service.protocol == Protocol::Mcp)?;
+    let has_message =
+        service.protocol == Protocol::Mcp && (admitted.method == Method::POST || is_rest);
+    if let Err(refusal) = admitted.check_by_head(has_message) {
+        // Whoever waits for the answer to a request looks for its id.
+        let is_looked_for = has_message && !is_rest && refusal.is_rpc();
+        return Err(
+            if is_looked_for && let Ok(body) = admitted.collect(body).await {
+                refusal.answering(&body)
+            } else {
+                refusal
+            },
+        );
+    }
     admitted.signed = admitted.signed(&parts.uri);
     if let Some(place) = place.filter(|place| place.is_rest()) {
         let body = admitted.rest_body(place, body).await?;
@@ -347,6 +360,14 @@ impl Admitted<'_> {
         self.renewed(said.unwrap_or_else(|| unless_said(&who)).key())
     }
 
+    /// The same by what the caller has brought: a cookie that was given just now would tell it from itself in each request, where it keeps
+    /// none.
+    pub(super) fn brought_key(&self) -> Vec<u8> {
+        let who = self.who();
+        let said = self.sources().first(&who, |_| None);
+        said.unwrap_or_else(|| unless_said(&who)).key()
+    }
+
     /// A key, until callers are assigned anew.
     pub(super) fn renewed(&self, mut key: Vec<u8>) -> Vec<u8> {
         if let Some(period) = self.service.split.as_ref().and_then(|split| split.renew) {
@@ -354,6 +375,14 @@ impl Admitted<'_> {
             renew(&mut key, since_1970, period);
         }
         key
+    }
+
+    /// What can be said before the body is there.
+    fn check_by_head(&mut self, has_message: bool) -> Result<(), Refusal> {
+        let principal = self.principal.as_deref();
+        self.chosen = chosen_version(self.service, &self.headers, principal)?;
+        self.check_stopped()?;
+        self.check_rule_by_head(has_message)
     }
 
     /// Takes the service from the routing table as it is now: a body may take its time, and a version may be taken back

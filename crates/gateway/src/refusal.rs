@@ -2,7 +2,10 @@
 
 use crate::{body::ToClient, headers};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use serin_mcp::error::{GatewayError, error_body};
+use serin_mcp::{
+    envelope::{Envelope, Kind},
+    error::{GatewayError, error_body, with_id},
+};
 use serin_model::{name::ServiceName, observe::Rejection};
 use std::borrow::Cow;
 
@@ -81,6 +84,22 @@ impl Refusal {
             form: Form::Rpc,
             ..Self::plain(status, error_body(id, error, text, None))
         }
+    }
+
+    /// Whether it is an answer of JSON-RPC, for which a client looks by the id of its request.
+    pub(crate) fn is_rpc(&self) -> bool {
+        self.form == Form::Rpc
+    }
+
+    /// An answer of JSON-RPC made before the body was there, as that to the request in the body.
+    pub(crate) fn answering(mut self, body: &[u8]) -> Self {
+        let envelope = self.is_rpc().then(|| Envelope::read(body).ok()).flatten();
+        let message = envelope.as_ref().and_then(Envelope::single);
+        let request = message.filter(|message| message.kind == Kind::Request);
+        if let Some(id) = request.and_then(|request| request.id) {
+            self.text = with_id(self.text, id);
+        }
+        self
     }
 
     /// Says in the records why, where its caller must not learn that.

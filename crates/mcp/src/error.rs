@@ -134,11 +134,35 @@ pub fn error_body(
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
 }
 
+/// A body of [`error_body`] without an id, with the id of the request that it turned out to answer. Others stay as they are, and so
+/// does it where the id is not JSON.
+pub fn with_id(body: String, id: &str) -> String {
+    let rest = body.strip_prefix(r#"{"jsonrpc":"2.0","id":null,"#);
+    match (rest, serde_json::from_str::<&RawValue>(id)) {
+        (Some(rest), Ok(id)) => format!(r#"{{"jsonrpc":"2.0","id":{id},{rest}"#),
+        _ => body,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_body_without_an_id_is_given_one() {
+        let body = |id| error_body(id, GatewayError::Forbidden, "no", None);
+        for (before, id, after) in [
+            (None, "7", Some("7")),
+            (None, r#""a\"b""#, Some(r#""a\"b""#)),
+            (None, r#"1,"x":2"#, None),
+            (Some("8"), "7", Some("8")),
+        ] {
+            assert_eq!(with_id(body(before), id), body(after), "{before:?} {id}");
+        }
+        assert_eq!(with_id("[]".to_owned(), "7"), "[]");
+    }
 
     #[test]
     fn a_body_carries_the_id_as_it_was() {

@@ -468,7 +468,7 @@ async fn versions_are_chosen_by_hand_only_where_allowed() {
         .as_str()
         .unwrap()
         .to_owned();
-    assert_eq!(answer.status, 400);
+    assert_eq!((answer.status, &answer.json()["id"]), (400, &1.into()));
     assert!(said.contains("`v1`, `v2`"), "{said}");
     // New sessions may choose; live ones stay.
     let headers = [("x-canary", "true")];

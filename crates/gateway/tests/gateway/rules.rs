@@ -128,6 +128,7 @@ async fn a_refusal_says_what_the_rule_says_in_the_form_that_is_understood() {
         if matches!(status, 400 | 404) {
             assert_eq!(modern.json()["error"]["code"], -31007, "{}", modern.text());
             assert_eq!(modern.json()["error"]["message"], "not from here");
+            assert_eq!(modern.json()["id"], 1, "{}", modern.text());
         } else {
             assert_eq!(modern.text(), "not from here\n");
         }
@@ -458,11 +459,8 @@ async fn only_trusted_proxies_say_from_where_and_for_which_host() {
 #[tokio::test]
 async fn rules_are_asked_anew_when_the_table_changes_under_a_body() {
     let (one, two) = mcps().await;
-    let gateway = Running::start(vec![ruled(
-        &one,
-        &two,
-        &json!([{ "name": "all", "priority": 1, "to": "v1" }]),
-    )]);
+    let before = json!([{ "name": "all", "priority": 1, "to": "v1" }]);
+    let gateway = Running::start(vec![]);
     let body = call("add");
     let head = format!(
         "POST /mcp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: add\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -478,8 +476,13 @@ async fn rules_are_asked_anew_when_the_table_changes_under_a_body() {
             json!([{ "name": "all", "priority": 1, "refuse": { "status": 403 } }]),
             " 403 ",
         ),
+        (
+            json!([{ "name": "all", "priority": 1, "refuse": { "status": 404 } }]),
+            r#""id":7,"#,
+        ),
     ] {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        gateway.swap(vec![ruled(&one, &two, &before)]);
         let mut stream = tokio::net::TcpStream::connect(gateway.address)
             .await
             .unwrap();
