@@ -232,7 +232,17 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
         Some(room.ok_or_else(|| Refusal::overloaded(&service.name, "the gateway"))?)
     };
     let body = std::mem::replace(&mut outbound.body, ToUpstream::full(Bytes::new()));
+    if let Some(meant) = outbound
+        .to
+        .instead_of
+        .filter(|_| outbound.compared.is_some())
+    {
+        Leg::begin(core, &outbound, meant, None)?.gone_by();
+    }
     let mut leg = Leg::begin(core, &outbound, outbound.to.version, room)?;
+    if outbound.to.is_refused {
+        return Err(leg.unusable());
+    }
     leg.observation.sending(&body);
     let upload = body.upload();
     let before = outbound.complete.elapsed();
@@ -268,11 +278,13 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                 tries.avoid.push(at);
                 let next = tries.next(core, &outbound, &leg);
                 match next {
-                    Next::Nowhere => {
-                        leg.observation.void();
-                        return Err(Refusal::unusable(&service.name, version.name.as_str()));
+                    Next::Nowhere => return Err(leg.unusable()),
+                    next => {
+                        if matches!(next, Next::Version { .. }) {
+                            leg.observation.passed_by();
+                        }
+                        (at, must) = leg.go(core, &outbound, next).await?;
                     }
-                    next => (at, must) = leg.go(core, &outbound, next).await?,
                 }
                 continue;
             }
@@ -437,8 +449,8 @@ impl<'a> Leg<'a> {
         if outbound.is_tester {
             observation.by_tester();
         }
-        // Whom a version serves in the place of another is no trial of it.
-        let is_own = at == outbound.to.version;
+        // Whom a version serves in the place of another is no trial of it, but of that one.
+        let is_own = at == outbound.to.instead_of.unwrap_or(outbound.to.version);
         let trial = |key| Trial::of(service, at, key).filter(|_| is_own);
         if let Some(trial) = outbound.to.by_split.and_then(trial) {
             counters.assigned(trial);
@@ -496,6 +508,19 @@ impl<'a> Leg<'a> {
                 "there is no endpoint left".to_owned(),
             )),
         }
+    }
+
+    /// Another version takes its place, before anything was tried here.
+    fn gone_by(mut self) {
+        self.observation.passed_by();
+        self.observation.void();
+    }
+
+    /// No endpoint may be used. Its caller is not served: the version has failed, as if none had been reached.
+    fn unusable(&mut self) -> Refusal {
+        self.observation.failed(Outcome::Transport);
+        Refusal::unusable(self.observation.service(), self.version.name.as_str())
+            .by_version(&self.header, self.is_candidate)
     }
 
     fn refuse(&self, status: StatusCode, text: String) -> Refusal {

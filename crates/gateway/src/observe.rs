@@ -803,6 +803,14 @@ impl Observation {
         self.transport(Outcome::Transport);
     }
 
+    /// Another version takes the place of this one. A trial of it has failed here: else a version with a fallback would look better than
+    /// one without, which has the same troubles.
+    pub(crate) fn passed_by(&mut self) {
+        if self.trial.is_some() {
+            self.attempt_failed();
+        }
+    }
+
     fn transport(&self, outcome: Outcome) {
         self.version
             .transport(&self.counters, self.rollout, outcome);

@@ -54,10 +54,25 @@ pub struct Destination {
     pub endpoint: usize,
     /// No other endpoint will do.
     pub pinned: bool,
-    /// The split decided it, by a key of this hash: the caller counts as one of its keys.
+    /// The split decided the version, or that in whose place it is, by a key of this hash: the caller counts as one of its keys.
     pub by_split: Option<u64>,
     /// Index of the version in whose place this one is: none of its endpoints may be used.
     pub instead_of: Option<usize>,
+    /// None of the version's endpoints may be used, and the service refuses rather than try this one all the same.
+    pub is_refused: bool,
+}
+
+impl Destination {
+    /// Itself, where the service would not refuse.
+    ///
+    /// # Errors
+    /// It would.
+    pub fn usable(self) -> Result<Self, Nowhere> {
+        let Self { version, .. } = self;
+        (!self.is_refused)
+            .then_some(self)
+            .ok_or(Nowhere::Unusable { version })
+    }
 }
 
 /// Why a caller who may be assigned gets a version.
@@ -92,13 +107,23 @@ pub enum Nowhere {
     },
 }
 
-/// Decides.
+/// Decides. A destination that the service refuses is one all the same: what is refused there is held against its version.
 ///
 /// # Errors
 /// Nothing can take the request.
 pub fn route(
     service: &ServiceRoute,
     caller: Caller<'_>,
+    live: &(impl Live + ?Sized),
+) -> Result<Destination, Nowhere> {
+    route_without(service, caller, &[], live)
+}
+
+/// The same without the fallback versions of these indices.
+fn route_without(
+    service: &ServiceRoute,
+    caller: Caller<'_>,
+    closed: &[usize],
     live: &(impl Live + ?Sized),
 ) -> Result<Destination, Nowhere> {
     match caller {
@@ -110,24 +135,34 @@ pub fn route(
                 pinned: true,
                 by_split: None,
                 instead_of: None,
+                is_refused: false,
             })
         }
         Caller::New { key, .. } => {
             let (assigned, why) = assign(service, caller, live);
-            let (version, endpoint) = place(service, assigned, key, why != Why::Chosen, live)?;
+            let place = place(service, assigned, key, why != Why::Chosen, closed, live)?;
             let by_split = match why {
-                Why::Split(key_hash) if version == assigned => Some(key_hash),
+                Why::Split(key_hash) => Some(key_hash),
                 _ => None,
             };
             Ok(Destination {
-                version,
-                endpoint,
+                version: place.version,
+                endpoint: place.endpoint,
                 pinned: false,
                 by_split,
-                instead_of: (version != assigned).then_some(assigned),
+                instead_of: (place.version != assigned).then_some(assigned),
+                is_refused: place.is_refused,
             })
         }
     }
+}
+
+/// A version, and one of its endpoints.
+struct Place {
+    version: usize,
+    endpoint: usize,
+    /// It may not be used, and the service says not to.
+    is_refused: bool,
 }
 
 /// The version and endpoint for a caller who was given a version: one of its own endpoints that may be used, or that of a fallback
@@ -137,22 +172,28 @@ fn place(
     assigned: usize,
     key: Option<&[u8]>,
     may_fall_back: bool,
+    closed: &[usize],
     live: &(impl Live + ?Sized),
-) -> Result<(usize, usize), Nowhere> {
+) -> Result<Place, Nowhere> {
+    let at = |(version, endpoint)| Place {
+        version,
+        endpoint,
+        is_refused: false,
+    };
     let nowhere = Nowhere::NoEndpoints { version: assigned };
     let version = service.versions.get(assigned).ok_or(nowhere)?;
     if let Some(endpoint) = choose(service, version, key, &[], live) {
-        return Ok((assigned, endpoint));
+        return Ok(at((assigned, endpoint)));
     }
-    let fallback = may_fall_back.then(|| fall_back(service, version, key, &[], live));
+    let fallback = may_fall_back.then(|| fall_back(service, version, key, closed, live));
     if let Some(found) = fallback.flatten() {
-        return Ok(found);
+        return Ok(at(found));
     }
     let any = choose_any(service, version, key, &[], live).ok_or(nowhere)?;
-    match service.settings.on_failure {
-        OnFailure::FailOpen => Ok((assigned, any)),
-        OnFailure::FailClosed => Err(Nowhere::Unusable { version: assigned }),
-    }
+    Ok(Place {
+        is_refused: service.settings.on_failure == OnFailure::FailClosed,
+        ..at((assigned, any))
+    })
 }
 
 /// The version of a caller, whatever its endpoints do, and why it is that one.
@@ -260,7 +301,7 @@ pub(crate) mod tests {
     }
 
     fn route(service: &ServiceRoute, caller: Caller<'_>) -> Result<Destination, Nowhere> {
-        super::route(service, caller, &Unloaded)
+        super::route(service, caller, &Unloaded).and_then(Destination::usable)
     }
 
     fn choose(version: &VersionRoute, key: Option<&[u8]>, tried: &[usize]) -> Option<usize> {

@@ -225,6 +225,7 @@ impl Asker {
         let admitted = self.admit(core, (&service, position), &newer, &account, headers)?;
         let (key, by) = (admitted.affinity_key(), admitted.ruled_by());
         let to = admitted.destination(admitted.new_caller(&key, by.as_deref()))?;
+        let to = to.usable().map_err(|nowhere| admitted.nowhere(nowhere))?;
         let version = service.versions.get(to.version);
         let endpoint = version.and_then(|version| version.endpoints.get(to.endpoint));
         let (Some(version), Some(endpoint)) = (version, endpoint) else {

@@ -356,6 +356,7 @@ impl Admitted<'_> {
             rule: None,
             stable_only: true,
         })?;
+        let to = to.usable().map_err(|nowhere| self.nowhere(nowhere))?;
         let because = Because::Withdrawn;
         let mut headers = self.headers.clone();
         self.for_endpoint(&mut headers)?;

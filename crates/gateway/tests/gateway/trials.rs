@@ -8,10 +8,11 @@ use serin_judge::{
 };
 use serin_model::{
     name::RolloutId,
-    observe::{CallEra, Outcome, Sealed},
+    observe::{CallEra, Outcome, Rejection, Sealed},
     service::{Overrides, Protocol},
     snapshot::{ServiceRoute, WatchedValue},
 };
+use serin_route::standing::OnFailure;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use uuid::Uuid;
@@ -29,7 +30,11 @@ fn keys(seen: &[Sealed]) -> Vec<NewKey> {
 /// `v1` at one server and `v2`, which gets all new callers, at another, under a rollout that began just now.
 fn split(stable: &Server, candidate: &Server) -> ServiceRoute {
     let builds = [build("v1", &[stable]), build("v2", &[candidate])];
-    let mut tools = service(&builds, Some(100.0));
+    begun(service(&builds, Some(100.0)))
+}
+
+/// Under a rollout that began just now.
+fn begun(mut tools: ServiceRoute) -> ServiceRoute {
     let split = tools.split.as_mut().unwrap();
     split.rollout = RolloutId(Uuid::now_v7());
     split.step_began = jiff::Timestamp::now();
@@ -142,6 +147,91 @@ async fn sessions_of_a_caller_who_is_known_again_are_one_key() {
             .collect(),
     );
     assert_eq!((assigned.len(), &assigned), (3, &compared));
+}
+
+/// So many callers, each with one call of a tool.
+async fn callers(gateway: &Running, n: usize) -> Vec<u16> {
+    let mut client = gateway.client().await;
+    let mut statuses = Vec::new();
+    for caller in 0..n {
+        let who = format!("Bearer {caller}");
+        let who = [("authorization", &*who)];
+        let call = client.modern("tools/call", Some("add"), &who, "{}");
+        statuses.push(call.await.status);
+    }
+    statuses
+}
+
+/// What a side of the comparison has: keys, trials, and those that are bad.
+fn side(gateway: &Running, of_candidate: bool) -> (usize, usize, usize) {
+    let (keys, parts) = (keys(&gateway.observed.seen), parts(&gateway.observed.seen));
+    let keys = keys.iter().filter(|key| key.is_candidate == of_candidate);
+    let parts = || {
+        let of_side = |part: &&Part| part.is_candidate == of_candidate;
+        parts.iter().filter(of_side)
+    };
+    let bad = parts().filter(|part| part.seen.is_bad);
+    (keys.count(), parts().count(), bad.count())
+}
+
+#[tokio::test]
+async fn what_is_refused_for_want_of_an_endpoint_is_held_against_the_version() {
+    let good = Server::mcp("good").await;
+    let bad = Server::answering(|_| reply(503, &[], "")).await;
+    let mut tools = split(&good, &bad);
+    tools.settings.on_failure = OnFailure::FailClosed;
+    let mut gateway = Running::start(vec![tools]);
+    assert_eq!(callers(&gateway, 20).await, [503; 20]);
+    let observed = &mut gateway.observed;
+    observed.outcome("v2", "add", Outcome::Http5xx, 5).await;
+    // Its breaker is open.
+    observed.outcome("v2", "add", Outcome::Transport, 15).await;
+    observed.rejection(Rejection::Unusable, 15).await;
+    assert_eq!(bad.seen().len(), 5);
+    let all = |seen: &[Sealed]| parts(seen).len() == 20;
+    gateway.observed.until(all).await;
+    assert_eq!(side(&gateway, true), (20, 20, 20));
+    assert_eq!(side(&gateway, false), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_a_fallback_serves_is_held_against_stable_in_a_rollout() {
+    let good = modern_server().await;
+    let bad = Server::answering(|_| reply(503, &[], "")).await;
+    let builds = [
+        build("v1", &[&bad]),
+        build("v2", &[&bad]),
+        build("v3", &[&good]),
+    ];
+    let mut tools = begun(service(&builds, Some(0.0)));
+    tools.versions[0].fallback = vec![2];
+    let mut gateway = Running::start(vec![tools.clone()]);
+    let statuses = callers(&gateway, 20).await;
+    assert_eq!(
+        (&statuses[..5], &statuses[5..]),
+        (&[503; 5][..], &[200; 15][..])
+    );
+    let observed = &mut gateway.observed;
+    observed.outcome("v1", "add", Outcome::Http5xx, 5).await;
+    observed.outcome("v1", "add", Outcome::Transport, 15).await;
+    observed.outcome("v3", "add", Outcome::Ok, 15).await;
+    let all = |seen: &[Sealed]| parts(seen).len() == 20;
+    gateway.observed.until(all).await;
+    assert_eq!(side(&gateway, false), (20, 20, 20));
+
+    // Without one nobody is compared, and the callers were served.
+    tools.split = None;
+    let mut gateway = Running::start(vec![tools]);
+    callers(&gateway, 20).await;
+    ended(&mut gateway, 20).await;
+    let counts = gateway.observed.counts();
+    let of_v1 = counts.iter().filter(|((version, ..), _)| version == "v1");
+    let lost: u64 = of_v1.map(|(_, counts)| counts.of(Outcome::Transport)).sum();
+    assert_eq!(lost, 0);
+}
+
+async fn modern_server() -> Server {
+    Server::answering(|_| json(r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#)).await
 }
 
 #[tokio::test]

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::{
         route::{
-            Caller, Nowhere, route,
+            Caller, Destination, Nowhere,
             tests::{service, version},
         },
         service::VersionStage,
@@ -245,6 +245,14 @@ mod tests {
             said.standings.insert(route.id.0, standing);
         }
         (service, said)
+    }
+
+    fn route(
+        service: &ServiceRoute,
+        caller: Caller<'_>,
+        live: &impl Live,
+    ) -> Result<Destination, Nowhere> {
+        crate::route::route(service, caller, live).and_then(Destination::usable)
     }
 
     fn new(key: &[u8]) -> Caller<'_> {

@@ -281,7 +281,8 @@ impl<L: Live + ?Sized> Asked<'_, L> {
     }
 
     fn route(&self, key: &[u8]) -> Result<Destination, Stopped> {
-        route_past(self.service, self.caller(key), self.is_killed, self.live)
+        let to = route_past(self.service, self.caller(key), self.is_killed, self.live)?;
+        to.usable().map_err(Stopped::Nowhere)
     }
 
     fn name(&self, version: usize) -> &str {
@@ -312,15 +313,17 @@ impl<L: Live + ?Sized> Asked<'_, L> {
                     .versions
                     .get(to.version)
                     .map(|v| v.name.clone());
+                let meant = to.instead_of.unwrap_or(to.version);
+                if meant != assigned {
+                    let (killed, stable) = (self.name(assigned), self.name(meant));
+                    explanation.version_why +=
+                        &format!("; `{killed}` is killed, so its callers go to `{stable}`");
+                }
                 if to.instead_of.is_some() {
                     explanation.version_why += &format!(
                         "; none of its endpoints may be used, and `{}` is its fallback",
                         self.name(to.version)
                     );
-                } else if to.version != assigned {
-                    let (killed, stable) = (self.name(assigned), self.name(to.version));
-                    explanation.version_why +=
-                        &format!("; `{killed}` is killed, so its callers go to `{stable}`");
                 }
                 explanation.endpoints = self.endpoints(to.version, Some(to.endpoint));
                 let version = self.service.versions.get(to.version);
