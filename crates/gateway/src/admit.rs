@@ -9,10 +9,7 @@ mod mcp;
 mod modern;
 mod rules;
 
-pub(crate) use self::{
-    inside::{Account, Asker, Saying, Spot},
-    legacy::Forgotten,
-};
+pub(crate) use self::inside::{Account, Asker, Saying, Spot};
 
 use self::{
     checks::{
@@ -358,14 +355,6 @@ impl Admitted<'_> {
             .sources()
             .first(&who, |cookie| self.gifts.give(cookie, self.below));
         self.renewed(said.unwrap_or_else(|| unless_said(&who)).key())
-    }
-
-    /// The same by what the caller has brought: a cookie that was given just now would tell it from itself in each request, where it keeps
-    /// none.
-    pub(super) fn brought_key(&self) -> Vec<u8> {
-        let who = self.who();
-        let said = self.sources().first(&who, |_| None);
-        said.unwrap_or_else(|| unless_said(&who)).key()
     }
 
     /// A key, until callers are assigned anew.
