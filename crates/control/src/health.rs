@@ -29,11 +29,13 @@ use serin_judge::{
 use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
     observe::Sealed,
-    service::{Service, VersionStage},
+    route::{Live, Unloaded},
+    service::{Service, Version, VersionStage},
     snapshot::Observed,
     state::State,
 };
-use std::{collections::BTreeMap, rc::Rc};
+use serin_route::standing::{Count, OnFailure, Seat};
+use std::{collections::BTreeMap, fmt, rc::Rc, sync::Arc};
 use window::{History, Kept, Period};
 
 /// How long a window is: Cortex's `checkIntervalMs`.
@@ -115,6 +117,17 @@ pub struct Health {
     services: BTreeMap<ServiceName, Watched>,
     unreadable: BTreeMap<(ServiceName, VersionName), Unreadable>,
     unhealthy_since: BTreeMap<EndpointId, f64>,
+    unusable_since: BTreeMap<(ServiceName, VersionName), f64>,
+    seen: Seen,
+}
+
+/// How the endpoints do, as the data plane sees it.
+struct Seen(Arc<dyn Live + Send + Sync>);
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seen")
+    }
 }
 
 /// What is known of a service beside its windows.
@@ -145,7 +158,14 @@ impl Health {
             services: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             unhealthy_since: BTreeMap::new(),
+            unusable_since: BTreeMap::new(),
+            seen: Seen(Arc::new(Unloaded)),
         }
+    }
+
+    /// Takes how the endpoints do from the data plane from now on.
+    pub fn look_at(&mut self, live: Arc<dyn Live + Send + Sync>) {
+        self.seen = Seen(live);
     }
 
     /// Adds what a core counted to the window that runs.
@@ -215,6 +235,10 @@ impl Health {
             let issues = watched.broken.iter().chain(&watched.down);
             watched.board.look(now, issues);
         }
+        self.unusable_since.retain(|(service, version), _| {
+            let service = state.services.get(service);
+            service.is_some_and(|service| service.versions.contains_key(version))
+        });
         self.unhealthy_since
             .retain(|endpoint, _| observed.unhealthy.contains(endpoint));
     }
@@ -393,6 +417,12 @@ impl Health {
                 });
             }
             let key = (service.name.clone(), name.clone());
+            if serves && !all && self.is_unusable(service, version, observed) {
+                let since = *self.unusable_since.entry(key.clone()).or_insert(now);
+                issues.push(unusable(service, name, since));
+            } else {
+                self.unusable_since.remove(&key);
+            }
             if let Some(failing) = self
                 .unreadable
                 .get_mut(&key)
@@ -410,6 +440,46 @@ impl Health {
             }
         }
         issues
+    }
+
+    /// Whether a version has endpoints for new callers, none of which the gateway may use.
+    fn is_unusable(&self, service: &Service, version: &Version, observed: &Observed) -> bool {
+        let takers = version
+            .endpoints
+            .iter()
+            .filter(|e| version.takes_callers(e));
+        let seats = takers.map(|endpoint| Seat {
+            weight: endpoint.weight,
+            is_healthy: !observed.unhealthy.contains(&endpoint.id),
+            is_draining: false,
+            healthy_since_ms: None,
+            standing: self.seen.0.standing(endpoint.id),
+        });
+        let mut seats = seats.peekable();
+        let panic_below_percent = service.settings.panic_below_percent;
+        seats.peek().is_some() && Count::of(seats).among(panic_below_percent).is_none()
+    }
+}
+
+fn unusable(service: &Service, version: &VersionName, since: f64) -> Issue {
+    let rest = match service.settings.on_failure {
+        OnFailure::FailClosed => {
+            "callers for whom it has no fallback get 503 (`on_failure: fail_closed`)"
+        }
+        OnFailure::FailOpen => {
+            "callers for whom it has no fallback are sent there all the same (`on_failure: fail_open`)"
+        }
+    };
+    Issue {
+        level: Level::Critical,
+        subject: Subject::Unusable,
+        version: version.clone(),
+        since: timestamp(since),
+        value: None,
+        limit: None,
+        text: format!(
+            "no endpoint of {version} may be used: breakers are open, or they are ejected or fail their probes; {rest}"
+        ),
     }
 }
 

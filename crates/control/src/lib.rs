@@ -267,6 +267,9 @@ impl Control {
     /// The same, with how the endpoints do, as the data plane sees it.
     #[must_use]
     pub fn with_live(self, live: Arc<dyn Live + Send + Sync>) -> Self {
+        if let Ok(mut health) = self.health.lock() {
+            health.look_at(Arc::clone(&live));
+        }
         Self { live, ..self }
     }
 

@@ -15,7 +15,7 @@ use serin_judge::Level;
 use std::{fmt, time::Duration};
 
 /// What an alert of a trigger may be called: the metrics that the health monitor has rules for, what else it warns of, and `any`.
-pub const ALERTS: [&str; 13] = [
+pub const ALERTS: [&str; 14] = [
     "any",
     "error_rate",
     "availability",
@@ -28,6 +28,7 @@ pub const ALERTS: [&str; 13] = [
     "restarts",
     "memory_leak",
     "endpoint",
+    "unusable",
     "metrics_page",
 ];
 /// Most kill switches: each keeps counts of its own.

@@ -17,6 +17,8 @@ pub enum Subject {
     MemoryLeak,
     /// An endpoint that fails its probes.
     Endpoint(String),
+    /// A version none of whose endpoints may be used.
+    Unusable,
     /// A page of metrics that cannot be read.
     MetricsPage,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Subject {
             Self::Metric(metric) => f.pad(metric.name()),
             Self::MemoryLeak => f.pad("memory_leak"),
             Self::Endpoint(_) => f.pad("endpoint"),
+            Self::Unusable => f.pad("unusable"),
             Self::MetricsPage => f.pad("metrics_page"),
         }
     }

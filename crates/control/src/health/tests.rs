@@ -370,6 +370,48 @@ fn endpoints_that_fail_their_probes_are_issues_at_once() {
     );
 }
 
+/// Endpoints whose breakers are open.
+struct Open(Vec<EndpointId>);
+
+impl Live for Open {
+    fn standing(&self, endpoint: EndpointId) -> serin_route::standing::Standing {
+        serin_route::standing::Standing {
+            is_open: self.0.contains(&endpoint),
+            ..Default::default()
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        0
+    }
+
+    fn turn(&self, _: u64) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_version_none_of_whose_endpoints_may_be_used_is_an_issue() {
+    let mut world = World::new();
+    let service = &world.state.services[&tools()];
+    let endpoints = service.versions.values().flat_map(|of| &of.endpoints);
+    let ids: Vec<_> = endpoints.map(|endpoint| endpoint.id).collect();
+    world.health.look_at(Arc::new(Open(vec![ids[0], ids[2]])));
+    world.pass(1.0);
+    assert!(world.subjects().is_empty(), "another one is there");
+    world.health.look_at(Arc::new(Open(ids)));
+    world.pass(1.0);
+    assert_eq!(
+        world.subjects(),
+        [("v1 unusable".to_owned(), Level::Critical)]
+    );
+    let text = world.health.issues(&tools()).remove(0).text;
+    assert!(text.starts_with("no endpoint of v1 may be used"), "{text}");
+    world.health.look_at(Arc::new(Unloaded));
+    world.pass(1.0);
+    assert!(world.subjects().is_empty());
+}
+
 #[test]
 fn metrics_that_cannot_be_read_are_an_issue_after_three_times() {
     let mut world = World::new();
