@@ -30,7 +30,7 @@ use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
     observe::Sealed,
     route::{Live, Unloaded},
-    service::{Service, Version, VersionStage},
+    service::{Endpoint, Service, Version, VersionStage},
     snapshot::Observed,
     state::State,
 };
@@ -398,13 +398,21 @@ impl Health {
                 version.stage,
                 VersionStage::Serving | VersionStage::Draining
             );
-            let all = version.reachable().all(|endpoint| is_down(&endpoint.id));
+            let takes = |endpoint: &&Endpoint| version.takes_callers(endpoint);
+            // What drains serves no new callers; of what drains altogether, what is left serves those who are there.
+            let drains = !version.reachable().any(|endpoint| takes(&endpoint));
+            let mut others = version.reachable().filter(|e| drains || takes(e));
+            let all = others.all(|endpoint| is_down(&endpoint.id));
+            let is_left = version.reachable().any(|endpoint| !is_down(&endpoint.id));
             for endpoint in version.reachable().filter(|e| serves && is_down(&e.id)) {
                 let since = *self.unhealthy_since.entry(endpoint.id).or_insert(now);
-                let (level, rest) = if all {
-                    (Level::Critical, "and no other is left")
-                } else {
-                    (Level::Warning, "others serve")
+                let (level, rest) = match (all, is_left) {
+                    (true, false) => (Level::Critical, "and no other is left"),
+                    (true, true) => (
+                        Level::Critical,
+                        "and those that are left are draining and take no new callers",
+                    ),
+                    (false, _) => (Level::Warning, "others serve"),
                 };
                 issues.push(Issue {
                     level,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serin_judge::LogHistogram;
 use serin_model::{
     decide::{Candidate, Command, Source, Start, decide},
+    drain::Drain,
     event::{Actor, Preflight, Recorded},
     manifest::Manifest,
     name::RolloutId,
@@ -410,6 +411,36 @@ fn a_version_none_of_whose_endpoints_may_be_used_is_an_issue() {
     world.health.look_at(Arc::new(Unloaded));
     world.pass(1.0);
     assert!(world.subjects().is_empty());
+}
+
+#[test]
+fn what_drains_is_no_other_that_serves() {
+    let mut world = World::new();
+    let service = world.state.services.get_mut(&tools()).unwrap();
+    let endpoints = &mut service.versions.get_mut(&version("v1")).unwrap().endpoints;
+    endpoints[1].drain = Some(Drain {
+        since: timestamp(BEGAN),
+        until: timestamp(BEGAN + 3600.0),
+        reason: "removed".to_owned(),
+        is_leaving: true,
+        is_over: false,
+    });
+    let (new, old) = (endpoints[0].id, endpoints[1].id);
+    for (down, level) in [
+        (&[old][..], Some(Level::Warning)),
+        (&[new], Some(Level::Critical)),
+        (&[new, old], Some(Level::Critical)),
+        (&[], None),
+    ] {
+        world.observed.unhealthy = down.iter().copied().collect();
+        world.pass(1.0);
+        let worst = world
+            .health
+            .issues(&tools())
+            .first()
+            .map(|issue| issue.level);
+        assert_eq!(worst, level, "{down:?}");
+    }
 }
 
 #[test]
