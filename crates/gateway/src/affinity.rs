@@ -142,12 +142,14 @@ fn is_ours(service: &ServiceRoute, name: &str) -> bool {
 
 /// Takes the gateway's own cookies out of a request: its endpoint gets all others, as they were sent.
 pub(crate) fn remove_cookies(service: &ServiceRoute, headers: &mut HeaderMap) {
-    let name_of = |pair: &str| pair.split_once('=').map(|(name, _)| name.trim().to_owned());
-    let is_ours = |pair: &str| name_of(pair).is_some_and(|name| is_ours(service, &name));
-    let has_ours = |value: &HeaderValue| {
-        let text = value.to_str().unwrap_or_default();
-        text.split(';').any(is_ours)
+    // Not as text: others may have letters that are not ASCII in theirs.
+    let is_ours = |pair: &[u8]| {
+        let name = pair.iter().position(|byte| *byte == b'=');
+        let name = name.and_then(|end| std::str::from_utf8(pair.get(..end)?).ok());
+        name.is_some_and(|name| is_ours(service, name.trim()))
     };
+    let is_end = |byte: &u8| *byte == b';';
+    let has_ours = |value: &HeaderValue| value.as_bytes().split(is_end).any(is_ours);
     if !(headers.get_all(header::COOKIE).iter()).any(has_ours) {
         return;
     }
@@ -158,10 +160,10 @@ pub(crate) fn remove_cookies(service: &ServiceRoute, headers: &mut HeaderMap) {
             headers.append(header::COOKIE, value);
             continue;
         }
-        let text = value.to_str().unwrap_or_default();
-        let others: Vec<&str> = text.split(';').filter(|pair| !is_ours(pair)).collect();
-        let others = others.join(";");
-        if let Ok(others) = HeaderValue::from_str(others.trim())
+        let pairs = value.as_bytes().split(is_end);
+        let others: Vec<&[u8]> = pairs.filter(|pair| !is_ours(pair)).collect();
+        let others = others.join(&b';');
+        if let Ok(others) = HeaderValue::from_bytes(others.trim_ascii())
             && !others.is_empty()
         {
             headers.append(header::COOKIE, others);
@@ -236,6 +238,7 @@ pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serin_model::service::Protocol;
 
     fn peer(address: &str, is_trusted: bool) -> Connection {
         Connection::new(
@@ -251,6 +254,27 @@ mod tests {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn our_cookies_are_taken_out_and_all_others_pass_as_they_were_sent() {
+        let mut service =
+            ServiceRoute::new("web".parse().unwrap(), Protocol::Http, "/web", Vec::new());
+        service.settings.affinity =
+            serde_json::from_str(r#"[{"cookie": {"name": "at"}}]"#).unwrap();
+        for (sent, want) in [
+            (&b"a=b; at=v ;c=d"[..], Some(&b"a=b;c=d"[..])),
+            (b"at=v", None),
+            (b"name=Ren\xe9; at=v", Some(b"name=Ren\xe9")),
+            (b"at=v; name=\xff;x", Some(b"name=\xff;x")),
+            (b"\xe9=1; bat=v", Some(b"\xe9=1; bat=v")),
+        ] {
+            let value = HeaderValue::from_bytes(sent).unwrap();
+            let mut headers = HeaderMap::from_iter([(header::COOKIE, value)]);
+            remove_cookies(&service, &mut headers);
+            let left = headers.get(header::COOKIE).map(HeaderValue::as_bytes);
+            assert_eq!(left, want);
+        }
     }
 
     #[test]

@@ -244,17 +244,16 @@ pub fn header_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> 
 /// section 5.4).
 pub fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let values = headers.get_all(header::COOKIE).iter();
-    let values = values.filter_map(|value| value.to_str().ok());
-    let mut pairs = values.flat_map(|value| value.split(';'));
+    // Not as text: others may have letters that are not ASCII in theirs.
+    let mut pairs = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     let value = pairs.find_map(|pair| {
-        let (of, value) = pair.split_once('=')?;
-        (of.trim() == name).then(|| value.trim())
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (of, value) = (pair.get(..at)?, pair.get(at + 1..)?);
+        (of.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
     })?;
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\",;\\".contains(&byte);
-    (1..=COOKIE_BYTES_MAX)
-        .contains(&value.len())
-        .then_some(value)
-        .filter(|value| value.bytes().all(is_plain))
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\",;\\".contains(byte);
+    let is_ours = (1..=COOKIE_BYTES_MAX).contains(&value.len()) && value.iter().all(is_plain);
+    std::str::from_utf8(value).ok().filter(|_| is_ours)
 }
 
 fn proven<'a>(who: &Who<'a>) -> Option<Known<'a>> {
@@ -444,6 +443,8 @@ mod tests {
             (&["at=\"v\""], None),
             (&[&longest], Some(&*long)),
             (&[&longer], None),
+            (&["name=Ren\u{e9}; at=v"], Some("v")),
+            (&["at=\u{e9}"], None),
             (&[], None),
         ] {
             let pairs: Vec<_> = sent.iter().map(|value| ("cookie", *value)).collect();
