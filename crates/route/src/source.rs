@@ -306,7 +306,9 @@ impl Cookie {
             text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
         }
         text.push_str("; Path=");
-        text.push_str(self.path.as_deref().unwrap_or(below));
+        // Without a path browsers take that of the request.
+        let path = self.path.as_deref().unwrap_or(below);
+        text.push_str(if path.is_empty() { "/" } else { path });
         if self.secure {
             text.push_str("; Secure");
         }
@@ -441,10 +443,10 @@ mod tests {
             (&["at="], None),
             (&["at"], None),
             (&["at=\"v\""], None),
-            (&[&longest], Some(&*long)),
-            (&[&longer], None),
             (&["name=Ren\u{e9}; at=v"], Some("v")),
             (&["at=\u{e9}"], None),
+            (&[&longest], Some(&*long)),
+            (&[&longer], None),
             (&[], None),
         ] {
             let pairs: Vec<_> = sent.iter().map(|value| ("cookie", *value)).collect();
@@ -466,6 +468,11 @@ mod tests {
         assert_eq!(
             cookie("at").set("v", "/mcp"),
             "at=v; Path=/mcp; Secure; HttpOnly; SameSite=Lax"
+        );
+        assert_eq!(
+            cookie("at").set("v", ""),
+            "at=v; Path=/; Secure; HttpOnly; SameSite=Lax",
+            "a service at the root"
         );
     }
 
