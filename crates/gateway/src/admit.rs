@@ -357,6 +357,14 @@ impl Admitted<'_> {
         self.renewed(said.unwrap_or_else(|| unless_said(&who)).key())
     }
 
+    /// The same by what the caller has brought: a cookie that was given just now would tell it from itself in each request, where it keeps
+    /// none.
+    pub(super) fn brought_key(&self) -> Vec<u8> {
+        let who = self.who();
+        let said = self.sources().first(&who, |_| None);
+        said.unwrap_or_else(|| unless_said(&who)).key()
+    }
+
     /// A key, until callers are assigned anew.
     pub(super) fn renewed(&self, mut key: Vec<u8>) -> Vec<u8> {
         if let Some(period) = self.service.split.as_ref().and_then(|split| split.renew) {

@@ -174,7 +174,7 @@ impl Admitted<'_> {
             add(b's', principal.subject.as_bytes());
             return hasher.finalize().into();
         }
-        add(b'a', &self.affinity_key());
+        add(b'a', &self.brought_key());
         add(b't', self.tenant.as_deref().unwrap_or_default().as_bytes());
         let mut names: Vec<_> = headers
             .keys()

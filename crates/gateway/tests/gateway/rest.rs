@@ -234,6 +234,76 @@ async fn a_caller_keeps_a_legacy_session_that_is_begun_anew_when_it_is_lost() {
 }
 
 #[tokio::test]
+async fn a_404_that_answers_a_call_is_no_lost_session() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let server = Server::answering(move |seen| {
+        let body = seen.json();
+        let id = &body["id"];
+        if seen.header("mcp-protocol-version") == Some("2026-07-28") {
+            return reply(400, &[], "Unsupported protocol version");
+        }
+        let of_json = ("content-type", "application/json");
+        match seen.rpc_method().as_str() {
+            "initialize" => {
+                let result = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"x","version":"1"}}"#;
+                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+                reply(200, &[of_json, ("mcp-session-id", "s")], text)
+            }
+            "tools/call" if count.fetch_add(1, Relaxed) == 0 => {
+                json(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#))
+            }
+            "tools/call" => {
+                let error = r#"{"code":-1,"message":"booked, but there is no receipt"}"#;
+                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
+                reply(404, &[of_json], text)
+            }
+            _ => reply(202, &[], ""),
+        }
+    })
+    .await;
+    let gateway = run(vec![service(&[build("v1", &[&server])], None)]);
+    let mut client = gateway.client().await;
+    for number in 1..3 {
+        let answer = call(&mut client, "/v1/tool", r#"{"tool":"add"}"#).await;
+        assert_eq!(answer.status == 200, number == 1, "{}", answer.text());
+        assert_eq!(calls.load(Relaxed), number, "sent once");
+    }
+    assert_eq!(server.count("initialize"), 1);
+}
+
+#[tokio::test]
+async fn calls_take_turns_at_the_endpoints() {
+    let names = |name| server(name, Speaks::Modern, echo(name));
+    let (a, b) = (names("a").await, names("b").await);
+    let mut tools = service(&[build("v1", &[&a, &b])], None);
+    tools.versions[0].balance = Balance::RoundRobin;
+    let gateway = run(vec![tools]);
+    let mut client = gateway.client().await;
+    for _ in 0..20 {
+        let answer = call(&mut client, "/v1/tool", r#"{"tool":"add"}"#).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    // Each is asked once what it speaks, which takes a turn.
+    let counts = [a.count("tools/call"), b.count("tools/call")];
+    assert!(counts[0].abs_diff(counts[1]) <= 2, "{counts:?}");
+}
+
+#[tokio::test]
+async fn who_keeps_no_cookies_keeps_a_session() {
+    let server = server("one", Speaks::Legacy, echo("one")).await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.settings.affinity = serde_json::from_str(r#"[{"cookie": {"name": "at"}}]"#).unwrap();
+    let gateway = run(vec![tools]);
+    let mut client = gateway.client().await;
+    for _ in 0..5 {
+        let answer = call(&mut client, "/v1/tool", r#"{"tool":"add"}"#).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(server.count("initialize"), 1);
+}
+
+#[tokio::test]
 async fn a_session_that_nobody_uses_is_ended() {
     let server = server("one", Speaks::Legacy, echo("one")).await;
     let services = vec![service(&[build("v1", &[&server])], None)];
