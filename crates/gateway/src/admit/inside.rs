@@ -23,6 +23,7 @@ use serin_model::{
     api::ApiSpec,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     observe::Rejection,
+    route::{self, explain::Glance},
     snapshot::ServiceRoute,
 };
 use serin_tenancy::Principal;
@@ -224,7 +225,16 @@ impl Asker {
         headers.remove(header::ACCEPT);
         let admitted = self.admit(core, (&service, position), &newer, &account, headers)?;
         let (key, by) = (admitted.affinity_key(), admitted.ruled_by());
-        let to = admitted.destination(admitted.new_caller(&key, by.as_deref()))?;
+        let (caller, live) = (
+            admitted.new_caller(&key, by.as_deref()),
+            &*core.shared.loads,
+        );
+        // The turn of an endpoint is for the message to take, which follows. That of a rule is taken here: the message is led.
+        let to = route::route(&service, caller, &Glance(live));
+        let to = to.map_err(|nowhere| admitted.nowhere(nowhere))?;
+        if admitted.is_ruled() {
+            route::assign(&service, caller, live);
+        }
         let to = to.usable().map_err(|nowhere| admitted.nowhere(nowhere))?;
         let version = service.versions.get(to.version);
         let endpoint = version.and_then(|version| version.endpoints.get(to.endpoint));

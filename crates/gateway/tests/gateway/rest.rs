@@ -9,6 +9,7 @@ use serin_model::{
     observe::{Outcome, Rejection},
     snapshot::ServiceRoute,
 };
+use serin_route::weigh::Balance;
 use std::{
     sync::{
         Arc, Mutex,

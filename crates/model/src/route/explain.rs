@@ -170,7 +170,7 @@ pub struct EndpointSaid {
 }
 
 /// A look at how endpoints do that takes nobody's turn.
-struct Glance<'a, L: ?Sized>(&'a L);
+pub struct Glance<'a, L: ?Sized>(pub &'a L);
 
 impl<L: Live + ?Sized> Live for Glance<'_, L> {
     fn standing(&self, endpoint: EndpointId) -> Standing {
