@@ -9,7 +9,10 @@ mod mcp;
 mod modern;
 mod rules;
 
-pub(crate) use self::inside::{Account, Asker, Saying, Spot};
+pub(crate) use self::{
+    inside::{Account, Asker, Saying, Spot},
+    legacy::NotFound,
+};
 
 use self::{
     checks::{

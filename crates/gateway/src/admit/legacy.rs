@@ -7,7 +7,7 @@ use super::{
 use crate::{
     access::Closed,
     body::ToUpstream,
-    forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
+    forward::{self, Asks, Call, Inbound, TOOLS_CHANGED, Treatment},
     headers, lists,
     rebind::{self, Because},
     refusal::Refusal,
@@ -31,6 +31,15 @@ use uuid::Uuid;
 /// Largest 404 that is read to see whether it answers the call. Those that say that a session is unknown are shorter; a
 /// larger one is passed on.
 const NOT_FOUND_BYTES_MAX: usize = 64 * 1024;
+
+/// What a 404 of a server's says that is not known to answer the call. Its answer has it among its extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFound {
+    /// It does not know the session, and did not take the call.
+    Session,
+    /// It may say either.
+    Unclear,
+}
 
 impl Admitted<'_> {
     /// Legacy `initialize`: a new session, which is its own affinity key.
@@ -172,11 +181,8 @@ impl Admitted<'_> {
             sent => sent?,
         };
         // The server may have forgotten the session: it was started anew.
-        if inbound.response.status() == StatusCode::NOT_FOUND
-            && place.upstream.is_some()
-            && let time = self.service.settings.response_timeout
-            && let Some(said) = inbound.read_ahead(NOT_FOUND_BYTES_MAX, time).await?
-            && !answers(&said, envelope)
+        let mut not_found = self.not_found(&place, &mut inbound, envelope).await?;
+        if not_found == Some(NotFound::Session)
             && let Some(again) = rebind::rebind(
                 self.core,
                 self.service,
@@ -191,12 +197,36 @@ impl Admitted<'_> {
             inbound.discard();
             place = again;
             inbound = forward::send(self.core, outbound(&place, to)).await?;
+            not_found = self.not_found(&place, &mut inbound, envelope).await?;
         }
         let treatment = Treatment::Legacy {
             session: Some((token, session)),
             announces_move: false,
         };
-        Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
+        let answer = forward::answer(self.core, self.service, inbound, treatment, sight);
+        let mut answer = answer.await;
+        if let Some(not_found) = not_found {
+            answer.extensions_mut().insert(not_found);
+        }
+        Ok(answer)
+    }
+
+    /// What a 404 says, if it is one of a session and no answer to the call.
+    async fn not_found(
+        &self,
+        place: &Place,
+        inbound: &mut Inbound,
+        asked: &Envelope<'_>,
+    ) -> Result<Option<NotFound>, Refusal> {
+        if inbound.response.status() != StatusCode::NOT_FOUND || place.upstream.is_none() {
+            return Ok(None);
+        }
+        let time = self.service.settings.response_timeout;
+        Ok(match inbound.read_ahead(NOT_FOUND_BYTES_MAX, time).await? {
+            Some(said) if answers(&said, asked) => None,
+            Some(_) => Some(NotFound::Session),
+            None => Some(NotFound::Unclear),
+        })
     }
 
     /// GET: the stream of a session. DELETE: its end.

@@ -9,7 +9,7 @@ use super::{
     said::{Answer, Unreadable},
 };
 use crate::{
-    admit::{Account, Asker, Saying, Spot},
+    admit::{Account, Asker, NotFound, Saying, Spot},
     core::Core,
     headers,
     refusal::Refusal,
@@ -367,14 +367,17 @@ impl Client {
                 .asker
                 .say(&self.core, saying, Some(&self.account))
                 .await;
-            let is_lost = match &said {
-                Ok(response) => response.status() == StatusCode::NOT_FOUND,
-                Err(refusal) => refusal.counted == Some(Rejection::Session),
+            // Any other 404 is an answer: the call may have been run.
+            let not_found = match &said {
+                Ok(response) => response.extensions().get().copied(),
+                Err(refusal) => {
+                    (refusal.counted == Some(Rejection::Session)).then_some(NotFound::Session)
+                }
             };
-            if is_lost {
+            if let Some(not_found) = not_found {
                 running.answered();
                 memory.drop_session(&whose, &kept);
-                if !is_new {
+                if !is_new && not_found == NotFound::Session {
                     continue;
                 }
             }

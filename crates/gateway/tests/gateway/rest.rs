@@ -198,7 +198,7 @@ async fn a_caller_keeps_a_legacy_session_that_is_begun_anew_when_it_is_lost() {
             }
             _ if seen.header("mcp-session-id").is_none() => reply(400, &[], "no session"),
             "notifications/initialized" => reply(202, &[], ""),
-            // It answers with a body that is large, so that nobody takes the session for one to be moved.
+            // So large that it is not read: it may answer the call, which is not sent again.
             _ if std::mem::take(&mut *is_lost.lock().unwrap()) => reply(404, &[], vec![b' '; 100_000]),
             _ => json(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#)),
         }
@@ -221,6 +221,7 @@ async fn a_caller_keeps_a_legacy_session_that_is_begun_anew_when_it_is_lost() {
         "another caller has another one"
     );
     *lost.lock().unwrap() = true;
+    assert_eq!(called("Bearer a").await, 502);
     assert_eq!(called("Bearer a").await, 200);
     assert_eq!(server.count("initialize"), 3);
     let calls: Vec<_> = server
