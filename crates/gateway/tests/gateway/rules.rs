@@ -6,6 +6,7 @@ use serin_model::{
     api::ApiSpec, observe::Rejection, route::Rules, rule::Rule, service::Protocol,
     snapshot::ServiceRoute,
 };
+use serin_route::weigh::Balance;
 use std::collections::{BTreeMap, BTreeSet};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -519,6 +520,28 @@ async fn versions_by_turn_are_those_where_the_session_of_rest_begins() {
         *seen.entry(said).or_default() += 1;
     }
     assert_eq!(seen, BTreeMap::from([("one".into(), 4), ("two".into(), 4)]));
+}
+
+#[tokio::test]
+async fn a_rule_that_is_called_as_the_version_where_it_leads_has_turns_of_its_own() {
+    for name in ["other", "v2"] {
+        let ((one, a), (b, _)) = (pages().await, pages().await);
+        let by_turns = json!([{ "name": name, "priority": 1, "to": { "v1": 1, "v2": 1 }, "strategy": "round_robin" }]);
+        let mut web = ServiceRoute {
+            protocol: Protocol::Http,
+            path: "/web".into(),
+            rules: rules(&by_turns),
+            ..service(&[build("v1", &[&one]), build("v2", &[&a, &b])], None)
+        };
+        web.versions[1].balance = Balance::RoundRobin;
+        let gateway = Running::start(vec![web]);
+        let mut client = gateway.client().await;
+        for _ in 0..40 {
+            client.get("/web/x").await;
+        }
+        let seen = [&one, &a, &b].map(|server| server.seen().len());
+        assert_eq!(seen, [20, 10, 10], "rule `{name}`");
+    }
 }
 
 fn cookie() -> Value {

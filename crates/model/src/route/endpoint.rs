@@ -130,7 +130,8 @@ pub fn pick(
         })
     };
     let turn = || {
-        let cycle = (service.name.as_str(), version.name.as_str());
+        // A rule may be called as the version is.
+        let cycle = ("version", service.name.as_str(), version.name.as_str());
         live.turn(FixedState::default().hash_one(cycle))
     };
     match version.balance {

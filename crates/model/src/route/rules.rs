@@ -201,7 +201,7 @@ impl RuleRoute {
         live: &(impl Live + ?Sized),
     ) -> Option<usize> {
         let turn = || {
-            let cycle = (service.name.as_str(), &*self.rule.name);
+            let cycle = ("rule", service.name.as_str(), &*self.rule.name);
             live.turn(FixedState::default().hash_one(cycle))
         };
         match self.rule.strategy.as_ref().unwrap_or(&Strategy::Weighted) {
