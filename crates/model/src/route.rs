@@ -12,7 +12,7 @@ mod rules;
 
 pub use self::{
     chosen::{Misfit, chosen_version},
-    endpoint::{Live, Unloaded, among, choose, choose_any, fall_back, pick, seats},
+    endpoint::{Live, Unloaded, among, choose, choose_any, choose_by_key, fall_back, pick, seats},
     past::{Stopped, route_past},
     rules::{METHOD_OVERRIDES, RuleRoute, Ruled, Rules, sources},
 };

@@ -8,7 +8,7 @@ use crate::{
     headers,
     refusal::Refusal,
     rest,
-    route::Caller,
+    route::{self, Caller, Destination},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -23,6 +23,7 @@ use serin_model::{
     observe::{CallEra, Rejection},
     service::Protocol,
 };
+use serin_route::source::{Source, unless_said};
 use std::time::Instant;
 
 impl Admitted<'_> {
@@ -63,8 +64,9 @@ impl Admitted<'_> {
             (&Method::GET, None) if era != Some(Era::Modern) => {
                 // HTTP+SSE of 2024-11-05.
                 drop(body);
-                let key = self.affinity_key();
+                let key = self.meeting_key();
                 let to = self.route(without_session(&key))?;
+                let to = self.meeting(to, &key);
                 let viewer = self.any_viewer(None, CallEra::Legacy);
                 let viewer = viewer.on(self.service, to.version);
                 let mut headers = self.take_headers()?;
@@ -223,8 +225,9 @@ impl Admitted<'_> {
 
     /// Legacy without a session of ours: HTTP+SSE of 2024-11-05, or a client that forgot; the server knows.
     async fn sessionless(&mut self, envelope: &Envelope<'_>, body: Bytes) -> Answered {
-        let key = self.affinity_key();
+        let key = self.meeting_key();
         let to = self.route(without_session(&key))?;
+        let to = self.meeting(to, &key);
         let viewer = self.viewer(None, CallEra::Legacy);
         let viewer = viewer.map(|viewer| viewer.on(self.service, to.version));
         let closed = self.check_messages(viewer.as_ref(), envelope, CallEra::Legacy)?;
@@ -241,6 +244,32 @@ impl Admitted<'_> {
             announces_move: false,
         };
         Ok(forward::answer(self.core, self.service, inbound, treatment, sight).await)
+    }
+}
+
+impl Admitted<'_> {
+    /// What both requests have by which the stream of HTTP+SSE meets its messages: what the service goes by, whatever rule fits them, and
+    /// no cookie, which their clients do not keep.
+    fn meeting_key(&self) -> Vec<u8> {
+        let (who, sources) = (self.who(), route::sources(&self.service.settings, None));
+        let mut lasting = (sources.list.iter()).filter(|from| !matches!(from, Source::Cookie(_)));
+        let known = match sources.header {
+            Some(_) => sources.first(&who, |_| None),
+            None => lasting.find_map(|source| source.of(&who)),
+        };
+        known.unwrap_or_else(|| unless_said(&who)).key()
+    }
+
+    /// The endpoint where both meet, however the version balances.
+    fn meeting(&self, to: Destination, key: &[u8]) -> Destination {
+        let live = &*self.core.shared.loads;
+        let version = self.service.versions.get(to.version);
+        let endpoint =
+            version.and_then(|version| route::choose_by_key(self.service, version, key, live));
+        Destination {
+            endpoint: endpoint.unwrap_or(to.endpoint),
+            ..to
+        }
     }
 }
 

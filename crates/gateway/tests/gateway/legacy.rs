@@ -3,7 +3,11 @@
 use crate::support::*;
 use http_body_util::BodyExt as _;
 use serin_gateway::Keyring;
-use serin_model::observe::{Outcome, Rejection};
+use serin_model::{
+    observe::{Outcome, Rejection},
+    snapshot::ServiceRoute,
+};
+use serin_route::weigh::Balance;
 use std::collections::HashSet;
 
 #[tokio::test]
@@ -262,6 +266,39 @@ async fn the_stream_and_the_messages_of_the_oldest_transport_meet() {
         let of = |method: &str| seen.iter().filter(|(_, m)| m == method).count();
         assert!(of("GET") > 0, "each gets some of 20");
         assert_eq!(of("GET") * 3, of("POST"), "{seen:?}");
+    }
+}
+
+/// With two endpoints; for each of ten clients how many of its two requests either got.
+async fn meetings_at(change: impl FnOnce(&mut ServiceRoute)) -> Vec<[usize; 2]> {
+    let (a, b) = (Server::mcp("a").await, Server::mcp("b").await);
+    let mut tools = service(&[build("v1", &[&a, &b])], None);
+    change(&mut tools);
+    let gateway = Running::start(vec![tools]);
+    let mut meetings = Vec::new();
+    for _ in 0..10 {
+        let mut client = gateway.client().await;
+        let before = [&a, &b].map(|server| server.seen().len());
+        let headers = [("content-type", "application/json")];
+        client.ask("GET", "/mcp/sse", &headers, "").await;
+        let path = "/mcp/messages?session_id=1";
+        client.ask("POST", path, &headers, CALL).await;
+        let after = [&a, &b].map(|server| server.seen().len());
+        meetings.push([after[0] - before[0], after[1] - before[1]]);
+    }
+    meetings
+}
+
+#[tokio::test]
+async fn the_oldest_transport_meets_by_turns_and_without_cookies() {
+    let by_turns = meetings_at(|tools| tools.versions[0].balance = Balance::RoundRobin).await;
+    let with_cookies = meetings_at(|tools| {
+        tools.settings.affinity = serde_json::from_str(r#"[{"cookie": {"name": "at"}}]"#).unwrap();
+    })
+    .await;
+    for meetings in [by_turns, with_cookies] {
+        let met = |at: &[usize; 2]| *at == [2, 0] || *at == [0, 2];
+        assert!(meetings.iter().all(met), "{meetings:?}");
     }
 }
 

@@ -104,6 +104,21 @@ pub fn choose_any(
     pick(Among::Admitting).or_else(|| pick(Among::All))
 }
 
+/// The endpoint of a version for a key, however the version balances: where requests that are one to their server meet. None if all
+/// drain.
+pub fn choose_by_key(
+    service: &ServiceRoute,
+    version: &VersionRoute,
+    key: &[u8],
+    live: &(impl Live + ?Sized),
+) -> Option<usize> {
+    let pick = |among| pick_by(Balance::Hash, service, version, among, Some(key), &[], live);
+    let usable = among(service, version, live).and_then(pick);
+    usable
+        .or_else(|| pick(Among::Admitting))
+        .or_else(|| pick(Among::All))
+}
+
 /// Whether it has one endpoint, which is used whatever is known of it.
 fn is_the_only_way(service: &ServiceRoute, version: &VersionRoute) -> bool {
     let is_one = matches!(version.endpoints.as_slice(), [endpoint] if !endpoint.is_draining);
@@ -112,6 +127,19 @@ fn is_the_only_way(service: &ServiceRoute, version: &VersionRoute) -> bool {
 
 /// One of those of a version's endpoints that are chosen from and were not tried, as the version balances.
 pub fn pick(
+    service: &ServiceRoute,
+    version: &VersionRoute,
+    among: Among,
+    key: Option<&[u8]>,
+    tried: &[usize],
+    live: &(impl Live + ?Sized),
+) -> Option<usize> {
+    let balance = version.balance;
+    pick_by(balance, service, version, among, key, tried, live)
+}
+
+fn pick_by(
+    balance: Balance,
     service: &ServiceRoute,
     version: &VersionRoute,
     among: Among,
@@ -134,7 +162,7 @@ pub fn pick(
         let cycle = ("version", service.name.as_str(), version.name.as_str());
         live.turn(FixedState::default().hash_one(cycle))
     };
-    match version.balance {
+    match balance {
         Balance::Hash => {
             let key = key.map_or_else(turn, key_hash);
             weigh::by_key(key, places().map(|(id, _, weight)| (id, weight)))
