@@ -195,8 +195,13 @@ struct Reading {
 impl Reading {
     /// Of what is left when percent-encoding was taken off.
     fn of(plain: &str) -> Self {
+        Self::in_its_case(&plain.to_lowercase())
+    }
+
+    /// The same with capitals as they are.
+    fn in_its_case(plain: &str) -> Self {
         let mut reading = Self::default();
-        for segment in plain.replace('\\', "/").to_lowercase().split('/') {
+        for segment in plain.replace('\\', "/").split('/') {
             match bare(segment) {
                 ".." => reading.leads_up = true,
                 segment => match segment.trim_end_matches(is_blank_or_dot) {
@@ -233,22 +238,32 @@ fn is_blank_or_dot(c: char) -> bool {
     is_blank(c) || c == '.'
 }
 
-/// All readings of a path, by how often percent-encoding is taken off; nothing if there is no end to it.
-fn readings(path: &str) -> Option<Vec<Reading>> {
-    let mut readings = Vec::new();
+/// A path by how often percent-encoding is taken off; nothing if there is no end to it.
+fn decoded(path: &str) -> Option<Vec<String>> {
+    let mut plains = Vec::new();
     let mut text = path.to_owned();
     for _ in 0..UNESCAPED_MAX {
         let plain = unescaped(&text);
         let is_last = plain == text;
-        if !is_last || readings.is_empty() {
-            readings.push(Reading::of(&plain));
+        if !is_last || plains.is_empty() {
+            plains.push(plain.clone());
         }
         if is_last {
-            return Some(readings);
+            return Some(plains);
         }
         text = plain;
     }
     None
+}
+
+/// All readings of a path; nothing if there is no end to them.
+fn readings(path: &str) -> Option<Vec<Reading>> {
+    Some(
+        decoded(path)?
+            .iter()
+            .map(|plain| Reading::of(plain))
+            .collect(),
+    )
 }
 
 /// Whether a server may read a path as one that leads upwards, out of what is shown of it.
@@ -258,16 +273,26 @@ pub fn leads_up(path: &str) -> bool {
         && readings(path).is_none_or(|readings| readings.iter().any(|reading| reading.leads_up))
 }
 
-/// How else than as it is written a server may read a path. What can be read in ever more ways leads up.
+/// How else than as it is written a server may read a path: each decoded form as it is, and without what servers leave out. Capitals and a
+/// last slash stay: who asks for `/Api/` is not asking for `/api`. What can be read in ever more ways leads up.
 pub fn other_readings(path: &str) -> Vec<String> {
-    let is_plain =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_/".contains(&byte);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_/".contains(&byte);
     if path.bytes().all(is_plain) && !path.contains("//") {
         return Vec::new();
     }
-    let paths = readings(path).unwrap_or_default().into_iter();
-    let paths = paths.map(|reading| format!("/{}", reading.segments.join("/")));
-    paths.filter(|reading| reading != path).collect()
+    let mut others: Vec<String> = Vec::new();
+    for plain in decoded(path).unwrap_or_default() {
+        let segments = Reading::in_its_case(&plain).segments;
+        let is_open = plain.ends_with(['/', '\\']) && !segments.is_empty();
+        let end = if is_open { "/" } else { "" };
+        let bare = format!("/{}{end}", segments.join("/"));
+        for other in [plain, bare] {
+            if other != path && !others.contains(&other) {
+                others.push(other);
+            }
+        }
+    }
+    others
 }
 
 /// Percent-encoding taken off; what is not UTF-8 then is not what any gate names.
@@ -889,6 +914,17 @@ mod tests {
             let path = format!("/{}{between}{}{after}", written[0], written[1..].concat());
             let asked = Asked::Route { path: &path, method: "GET" };
             prop_assert_eq!(decide(&gates, &flags, &open, asked), Err(Denied::Hidden), "{}", path);
+        }
+
+        #[test]
+        fn a_path_has_few_other_readings_and_the_decoded_one_is_among_them(path in "/[A-Za-z/]{0,8}", escaped: u16, any: String) {
+            let sent: String = path.bytes().enumerate().map(|(at, byte)| match escaped >> at & 1 {
+                0 => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            }).collect();
+            let others = other_readings(&sent);
+            prop_assert!(sent == path || others.contains(&path), "{:?}", others);
+            prop_assert!(other_readings(&any).len() <= 2 * UNESCAPED_MAX);
         }
 
         #[test]
