@@ -1056,7 +1056,7 @@ impl Drop for Observation {
 }
 
 /// Whether a status says that the endpoint cannot answer. Other errors are answers.
-fn is_down(status: StatusCode) -> bool {
+pub(crate) fn is_down(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT

@@ -8,6 +8,7 @@ use crate::{
     core::Core,
     forward::{deadline, version_of},
     headers,
+    observe::is_down,
     pool::Target,
     route::Destination,
     session::{self, Place, Token},
@@ -63,6 +64,8 @@ pub(crate) async fn rebind(
         .ok()?;
     let moving = sessions.moving(token, from)?;
     let since_ms = session::now_ms();
+    // Over the wait too: those that wait for a handshake that fails give up with it, not one after the other.
+    let until = tokio::time::Instant::now() + HANDSHAKE_MAX.min(deadline(service, endpoint));
     let initialising = async {
         let (loads, settings) = (&core.shared.loads, &service.settings);
         // One that takes nothing now would not take the call that waits for this either.
@@ -73,10 +76,11 @@ pub(crate) async fn rebind(
             target: &target,
             client: request_headers,
         };
-        let upstream = handshake.run(init).await;
+        let upstream = tokio::time::timeout_at(until, handshake.run(init)).await;
+        let upstream = upstream.unwrap_or(Err(Refused::TooSlow));
         passage.tell(match &upstream {
-            Err(Refused::Unreachable) => End::Failed,
-            _ => End::Ok,
+            Err(Refused::TooSlow | Refused::Unreachable | Refused::Down) => End::Failed,
+            Ok(_) | Err(Refused::NoResult | Refused::OtherVersion) => End::Ok,
         });
         let upstream = upstream?;
         if because == Because::Withdrawn {
@@ -89,10 +93,8 @@ pub(crate) async fn rebind(
             upstream,
         })
     };
-    let max = HANDSHAKE_MAX.min(deadline(service, endpoint));
     let moved = Box::pin(moving.get_or_try_init(|| initialising));
-    // Over the wait too: those that wait for a handshake that fails give up with it, not one after the other.
-    let moved = tokio::time::timeout(max, moved).await;
+    let moved = tokio::time::timeout_at(until, moved).await;
     match moved.unwrap_or(Err(Refused::TooSlow)) {
         Ok(place) => Some(place.clone()),
         Err(error) => {
@@ -109,6 +111,8 @@ enum Refused {
     TooSlow,
     #[error("the endpoint cannot be reached")]
     Unreachable,
+    #[error("the endpoint says that it cannot answer")]
+    Down,
     #[error("the answer is no result of `initialize`")]
     NoResult,
     #[error("the server speaks another protocol version than the client was told")]
@@ -202,6 +206,9 @@ impl Handshake<'_> {
         let (response, lease) = sent.await.map_err(|_| Refused::Unreachable)?;
         if response.body().is_end_stream() {
             lease.give_back();
+        }
+        if is_down(response.status()) {
+            return Err(Refused::Down);
         }
         Ok(response)
     }

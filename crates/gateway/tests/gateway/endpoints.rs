@@ -10,7 +10,7 @@ use serin_model::{
     name::EndpointId,
     observe::{Outcome, Rejection},
     route::Live as _,
-    service::Protocol,
+    service::{Protocol, VersionStage},
     snapshot::{EndpointRoute, ServiceRoute},
 };
 use serin_route::standing::{OnFailure, Standing};
@@ -372,6 +372,31 @@ async fn sessions_stay_where_they_are_though_their_version_has_a_fallback() {
     let session = session.header("mcp-session-id").unwrap().to_owned();
     assert_eq!(client.legacy(&session, CALL).await.version(), "v2");
     gateway.observed.outcome("v2", "add", Outcome::Ok, 1).await;
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_initialised_elsewhere_counts_against_the_endpoint() {
+    let down = Server::answering(|_| reply(503, &[], "")).await;
+    let silent = Server::start(|_| std::future::pending()).await;
+    for broken in [&down, &silent] {
+        let lived = Server::mcp("lived").await;
+        let versions = [build("v1", &[broken]), build("v2", &[&lived])];
+        let mut begun = service(&versions, Some(100.0));
+        begun.settings.breaker.failures = 1;
+        begun.settings.response_timeout = Duration::from_millis(300);
+        let (gateway, loads) = start(begun.clone());
+        let mut client = gateway.client().await;
+        let session = client.initialize().await;
+        assert_eq!((session.status, session.version()), (200, "v2"));
+        let session = session.header("mcp-session-id").unwrap().to_owned();
+        let mut withdrawn = begun;
+        withdrawn.split = None;
+        withdrawn.versions[1].stage = VersionStage::Withdrawn;
+        let stable = withdrawn.versions[0].endpoints[0].id;
+        gateway.swap(vec![withdrawn]);
+        assert_eq!(client.legacy(&session, CALL).await.status, 404);
+        until(&loads, stable.0, |standing| standing.is_open).await;
+    }
 }
 
 #[tokio::test]
