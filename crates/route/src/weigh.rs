@@ -41,10 +41,10 @@ pub enum Balance {
 /// only wins keys, and one that goes loses only its own. Weights of zero and less are left out. The same on every node and in every
 /// release.
 pub fn by_key(key: u64, among: impl IntoIterator<Item = (u64, f64)>) -> Option<usize> {
-    let drawn = among.into_iter().enumerate();
-    let drawn = drawn.filter(|(_, (_, weight))| *weight > 0.0);
-    let drawn = drawn.map(|(at, (id, weight))| (at, -unit(key, id).ln() / weight));
-    drawn.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+    let times = among.into_iter().enumerate();
+    let times = times.filter(|(_, (_, weight))| *weight > 0.0);
+    let times = times.map(|(at, (id, weight))| (at, drawn(key, id, weight)));
+    times.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
 }
 
 /// The one whose turn it is, as often as its weight says: in so many turns as the weights make together, exactly so often, and spread
@@ -60,16 +60,14 @@ pub fn in_turn(turn: u64, among: impl IntoIterator<Item = u32> + Clone) -> Optio
     })
 }
 
-/// The one that would have the least to do for its weight if it took one more; each of `among` is an id, what is under way, and a weight.
-/// Equals are told apart by `turn`, without order. Weights of zero and less are left out.
+/// The one that has the least to do for its weight; each of `among` is an id, what is under way, and a weight. Among equals each turn
+/// draws one by weight, so that weights hold also where one request at a time comes. Weights of zero and less are left out.
 pub fn least(turn: u64, among: impl IntoIterator<Item = (u64, u32, f64)>) -> Option<usize> {
     let weighed = among.into_iter().enumerate();
     let weighed = weighed.filter(|(_, (_, _, weight))| *weight > 0.0);
-    let weighed = weighed.map(|(at, (id, load, weight))| {
-        let load = (f64::from(load) + 1.0) / weight;
-        (at, load, mix(turn, id))
-    });
-    let least = weighed.min_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
+    let weighed = weighed
+        .map(|(at, (id, load, weight))| (at, f64::from(load) / weight, drawn(turn, id, weight)));
+    let least = weighed.min_by(|a, b| a.1.total_cmp(&b.1).then(a.2.total_cmp(&b.2)));
     least.map(|(at, ..)| at)
 }
 
@@ -92,6 +90,11 @@ const fn is_coprime(mut a: u64, mut b: u64) -> bool {
         (a, b) = (b, a % b);
     }
     a == 1
+}
+
+/// The time that an id draws for a key: the shorter the greater its weight.
+fn drawn(key: u64, id: u64, weight: f64) -> f64 {
+    -unit(key, id).ln() / weight
 }
 
 /// A number between 0 and 1, neither of them, that follows from a key and an id.
@@ -216,9 +219,9 @@ mod tests {
         fn the_least_busy_is_chosen(loads in proptest::collection::vec((0..5_u32, 0..4_u32), 1..8), turn: u64) {
             let among = (1..).zip(&loads).map(|(id, (load, weight))| (id, *load, f64::from(*weight)));
             let chosen = least(turn, among);
-            let busy = |at: usize| (f64::from(loads[at].0) + 1.0) / f64::from(loads[at].1);
+            let busy = |at: usize| f64::from(loads[at].0) / f64::from(loads[at].1);
             match chosen {
-                Some(at) => prop_assert!((0..loads.len()).all(|other| busy(at) <= busy(other))),
+                Some(at) => prop_assert!((0..loads.len()).all(|other| loads[other].1 == 0 || busy(at) <= busy(other))),
                 None => prop_assert!(loads.iter().all(|(_, weight)| *weight == 0)),
             }
         }
@@ -234,6 +237,16 @@ mod tests {
             loads[least(turn, among).unwrap()] += 1;
         }
         assert_eq!(loads, [100, 200, 500]);
+    }
+
+    #[test]
+    fn weights_hold_where_one_request_at_a_time_comes() {
+        const TURNS: u64 = 4_000;
+        let among = [(1, 0, 1.0), (2, 0, 3.0)];
+        let light = (0..TURNS).filter(|turn| least(*turn, among) == Some(0));
+        let share = light.count() as f64 / TURNS as f64;
+        // More than seven standard deviations.
+        assert!((share - 0.25).abs() < 0.05, "{share}");
     }
 
     #[test]

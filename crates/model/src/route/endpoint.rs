@@ -387,7 +387,7 @@ mod tests {
             ],
             Balance::LeastRequests,
         );
-        for (loads, expected) in [([0, 0], 1), ([0, 3], 0), ([1, 3], 1), ([1, 6], 0)] {
+        for (loads, expected) in [([1, 0], 1), ([0, 3], 0), ([1, 2], 1), ([1, 6], 0)] {
             for (id, load) in [(1, loads[0]), (2, loads[1])] {
                 said.standings.get_mut(&id).unwrap().in_flight = load;
             }
