@@ -129,8 +129,12 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn allow(self, methods: &'static str) -> Self {
-        self.header(header::ALLOW, HeaderValue::from_static(methods))
+    /// Says which methods there are; an empty text that there is none.
+    pub(crate) fn allow(self, methods: &str) -> Self {
+        match HeaderValue::from_str(methods) {
+            Ok(methods) => self.header(header::ALLOW, methods),
+            Err(_) => self,
+        }
     }
 
     /// A whole JSON answer, made elsewhere.

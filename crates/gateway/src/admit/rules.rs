@@ -6,7 +6,7 @@
 
 use super::{Admitted, checks::era_of};
 use crate::{affinity::client_address, headers, refusal::Refusal};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},
     era::Era,
@@ -94,9 +94,37 @@ impl<'a> Admitted<'a> {
         let message = envelope.and_then(Envelope::single);
         let mut rules = self.ruling.all();
         match rules.find_map(|route| Some((route, route.rule.refuse.as_ref()?))) {
-            Some((route, refuse)) => Err(self.refused_by(route, refuse, message)),
+            Some((route, refuse)) => {
+                let refusal = self.refused_by(route, refuse, message);
+                Err(
+                    if refuse.status == StatusCode::METHOD_NOT_ALLOWED.as_u16() {
+                        refusal.allow(&self.methods_left(&tools))
+                    } else {
+                        refusal
+                    },
+                )
+            }
             None => Ok(()),
         }
+    }
+
+    /// The methods by which no rule would refuse the request, as a 405 has to say (RFC 9110, section 15.5.6).
+    fn methods_left(&self, tools: &[&str]) -> String {
+        let seen = self.seen();
+        let request = self.request(&seen, tools);
+        let is_of_api = self.below != &*self.service.path;
+        let methods: &[&str] = match self.service.protocol {
+            Protocol::Http => &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+            Protocol::Mcp if !is_of_api => &["GET", "POST", "DELETE"],
+            Protocol::Mcp if self.method == Method::POST => &["POST"],
+            Protocol::Mcp => &["GET", "HEAD"],
+        };
+        let is_left = |method: &&str| {
+            let rule = (self.service.rules).find(&condition::Request { method, ..request });
+            !rule.is_some_and(|route| route.rule.refuse.is_some())
+        };
+        let left: Vec<&str> = methods.iter().copied().filter(is_left).collect();
+        left.join(", ")
     }
 
     /// Asks the rules about a message of our own: the request on whose behalf it is was not refused.

@@ -161,6 +161,30 @@ async fn a_refusal_says_what_the_rule_says_in_the_form_that_is_understood() {
 }
 
 #[tokio::test]
+async fn a_refused_method_is_told_which_are_left() {
+    let (one, two) = pages().await;
+    let of = json!([
+        { "name": "closed", "priority": 3, "when": { "path": { "prefix": "/closed" } }, "refuse": { "status": 405 } },
+        { "name": "deletes", "priority": 2, "when": { "method": { "equals": "DELETE" } }, "refuse": { "status": 405 } },
+        { "name": "reads", "priority": 1, "refuse": { "status": 405 }, "when": { "all": [
+            { "path": { "prefix": "/read" } }, { "not": { "method": { "one_of": ["GET", "HEAD"] } } } ] } },
+    ]);
+    let (mcp, other) = mcps().await;
+    let gateway = Running::start(vec![plain(&one, &two, &of), ruled(&mcp, &other, &of)]);
+    let mut client = gateway.client().await;
+    for (method, path, allow) in [
+        ("DELETE", "/web", "GET, HEAD, POST, PUT, PATCH, OPTIONS"),
+        ("POST", "/web/read", "GET, HEAD"),
+        ("GET", "/web/closed", ""),
+        ("DELETE", "/mcp", "GET, POST"),
+    ] {
+        let answer = client.ask(method, path, &[], "").await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn refusals_hold_for_sessions_streams_and_whatever_comes_without_a_message() {
     let (one, two) = mcps().await;
     let banned = json!([{ "name": "banned", "priority": 1, "refuse": {},
