@@ -14,7 +14,7 @@ pub use self::{
     chosen::{Misfit, chosen_version},
     endpoint::{Live, Unloaded, among, choose, choose_any, choose_by_key, fall_back, pick, seats},
     past::{Stopped, route_past},
-    rules::{METHOD_OVERRIDES, RuleRoute, Ruled, Rules, sources},
+    rules::{METHOD_OVERRIDES, READINGS_MAX, RuleRoute, Ruled, Rules, sources},
 };
 
 use crate::{name::EndpointId, service::VersionStage, snapshot::ServiceRoute};

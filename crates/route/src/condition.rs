@@ -20,7 +20,7 @@ pub use self::{
     values::cookies,
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -176,4 +176,23 @@ pub struct Request<'a> {
     pub tools: &'a [&'a str],
     /// The client's address.
     pub address: IpAddr,
+}
+
+/// Headers as servers read them that tell only letters and digits apart in names, as CGI and WSGI do; none if there is nothing to mistake.
+pub fn with_lookalikes(headers: &HeaderMap) -> Option<HeaderMap> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_odd = |name: &HeaderName| !name.as_str().bytes().all(is_plain);
+    if !headers.keys().any(is_odd) {
+        return None;
+    }
+    let mut all = headers.clone();
+    for (name, value) in headers.iter().filter(|(name, _)| is_odd(name)) {
+        let plain = name.as_str().bytes();
+        let plain: Vec<u8> = plain.map(|b| if is_plain(b) { b } else { b'-' }).collect();
+        if let Ok(plain) = HeaderName::from_bytes(&plain) {
+            // A map that is full has more than a server takes.
+            let _ = all.try_append(plain, value.clone());
+        }
+    }
+    Some(all)
 }

@@ -14,7 +14,7 @@ use serin_mcp::{
 };
 use serin_model::{
     observe::Rejection,
-    route::{self, Caller, RuleRoute, Ruled},
+    route::{self, Caller, READINGS_MAX, RuleRoute, Ruled},
     rule::{Refuse, RuleLimit},
     service::Protocol,
 };
@@ -86,7 +86,7 @@ impl<'a> Admitted<'a> {
             return Ok(());
         }
         let tools = tools_of(envelope);
-        self.ruling = self.find_rule(&tools);
+        self.ruling = self.find_rule(&tools)?;
         if let Some(route) = self.ruling.rule {
             let counters = &self.core.counters;
             counters.ruled(&self.service.name, &route.rule.name);
@@ -161,16 +161,24 @@ impl<'a> Admitted<'a> {
         })
     }
 
-    fn find_rule(&self, tools: &[&str]) -> Ruling<'a> {
+    fn find_rule(&self, tools: &[&str]) -> Result<Ruling<'a>, Refusal> {
         let rules = &self.service.rules;
         let seen = self.seen();
         let request = self.request(&seen, tools);
         let rule = rules.find(&request);
-        Ruling {
+        let others = rules.find_others(&request, rule).ok_or_else(|| {
+            let service = &self.service.name;
+            let text = format!(
+                "a server may read this request in more than {READINGS_MAX} ways, by more than which the rules of service `{service}` are not asked; send the path and the headers plain, and a batch in parts"
+            );
+            let refusal = Refusal::plain(StatusCode::FORBIDDEN, text);
+            refusal.counted(Rejection::Rule).of(service)
+        })?;
+        Ok(Ruling {
             is_complete: true,
             rule,
-            others: rules.find_others(&request, rule),
-        }
+            others,
+        })
     }
 
     /// The request as conditions may see it: what only a proxy may say, of trusted ones alone, and nothing that the gateway itself says

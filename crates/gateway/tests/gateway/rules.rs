@@ -421,6 +421,60 @@ async fn what_a_server_may_read_otherwise_is_refused_too() {
 }
 
 #[tokio::test]
+async fn what_a_server_may_read_otherwise_in_several_ways_at_once_is_refused_too() {
+    let (one, two) = pages().await;
+    let of = json!([
+        { "name": "admin", "priority": 4, "refuse": {}, "when": { "all": [
+            { "path": { "prefix": "/admin" } }, { "method": { "equals": "DELETE" } } ] } },
+        { "name": "capital", "priority": 3, "refuse": {}, "when": { "path": { "prefix": "/Admin" } } },
+        { "name": "slash", "priority": 2, "refuse": {}, "when": { "path": { "prefix": "/private/" } } },
+        { "name": "debug", "priority": 1, "refuse": {}, "when": { "header": { "name": "x-debug", "present": true } } },
+    ]);
+    let gateway = Running::start(vec![plain(&one, &two, &of)]);
+    let mut client = gateway.client().await;
+    let hidden = [("x-http-method-override", "delete")];
+    let many: Vec<String> = (0..80).map(|number| format!("m{number}")).collect();
+    let many = many.iter().map(|method| ("x-http-method", method.as_str()));
+    let many: Vec<_> = many.chain([("x_other", "1")]).collect();
+    for (method, path, headers, status) in [
+        ("DELETE", "/web/%61dmin/x", &[][..], 403),
+        ("POST", "/web/admin/x", &hidden, 403),
+        ("POST", "/web/%61dmin/x", &hidden, 403),
+        ("POST", "/web/%61dmin/x", &[], 200),
+        ("GET", "/web/%41dmin/x", &[], 403),
+        ("GET", "/web//Admin/x", &[], 403),
+        ("GET", "/web/privat%65/", &[], 403),
+        ("GET", "/web//private/", &[], 403),
+        ("GET", "/web/x", &[("x_debug", "1")], 403),
+        ("GET", "/web/x", &[("x.debug", "1")], 403),
+        ("GET", "/web/x", &[("x_other", "1")], 200),
+        ("GET", "/web/x", &many, 200),
+        ("GET", "/web/%252561//x", &many, 403),
+    ] {
+        let answer = client.ask(method, path, headers, "").await;
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_allowed_may_have_capitals() {
+    let (one, two) = pages().await;
+    for of in [
+        json!([{ "name": "no", "priority": 1, "refuse": {}, "when": { "not": { "path": { "prefix": "/Api/" } } } }]),
+        json!([
+            { "name": "yes", "priority": 2, "to": "v2", "when": { "path": { "prefix": "/Api/" } } },
+            { "name": "no", "priority": 1, "refuse": {} },
+        ]),
+    ] {
+        let gateway = Running::start(vec![plain(&one, &two, &of)]);
+        let mut client = gateway.client().await;
+        for (path, status) in [("/web/Api/x", 200), ("/web/Api/", 200), ("/web/api/x", 403)] {
+            assert_eq!(client.get(path).await.status, status, "{path} {of}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_trusted_proxies_say_from_where_and_for_which_host() {
     let (one, two) = pages().await;
     let of = json!([

@@ -5,8 +5,8 @@
 mod words;
 
 use super::{
-    Caller, Destination, Live, Nowhere, RuleRoute, Ruled, Stopped, Why, among, assign, key_hash,
-    route_past, seats, sources,
+    Caller, Destination, Live, Nowhere, READINGS_MAX, RuleRoute, Ruled, Stopped, Why, among,
+    assign, key_hash, route_past, seats, sources,
 };
 use crate::{
     access::leads_up,
@@ -216,6 +216,8 @@ pub fn explain(
     let live = &Glance(live);
     let rule = service.rules.find(&question.request);
     let others = service.rules.find_others(&question.request, rule);
+    let has_too_many = others.is_none();
+    let others = others.unwrap_or_default();
     let all = || rule.into_iter().chain(others.iter().copied());
     let rules = rules_asked(service, &question.request, rule);
     let caught = catch(service, rule, question);
@@ -236,7 +238,7 @@ pub fn explain(
         endpoint: None,
         endpoint_why: String::new(),
     };
-    if let Some((refusal, why)) = refusal(&question.request, all()) {
+    if let Some((refusal, why)) = refusal(&question.request, has_too_many, all()) {
         explanation.refusal = Some(refusal);
         explanation.version_why = why;
         return explanation;
@@ -560,6 +562,7 @@ fn rules_asked(
 /// How a request is answered without a version, and why: first because of its path, as the gateway does, then by rules.
 fn refusal<'a>(
     request: &Request<'_>,
+    has_too_many_readings: bool,
     mut rules: impl Iterator<Item = &'a RuleRoute>,
 ) -> Option<(Refuse, String)> {
     if leads_up(request.path) {
@@ -570,6 +573,14 @@ fn refusal<'a>(
         let why =
             "400 before anything is routed: a server may read the path as one with `..` in it";
         return Some((refuse, why.to_owned()));
+    }
+    if has_too_many_readings {
+        let refuse = Refuse {
+            status: 403,
+            text: None,
+        };
+        let why = format!("403: a server may read it in more than {READINGS_MAX} ways");
+        return Some((refuse, why));
     }
     rules.find_map(|route| {
         let refuse = route.rule.refuse.clone()?;

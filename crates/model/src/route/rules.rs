@@ -9,11 +9,11 @@ use crate::{
 };
 use foldhash::quality::FixedState;
 use serin_route::{
-    condition::{Matcher, Request},
+    condition::{Matcher, Request, with_lookalikes},
     source::{Source, Sources},
     weigh::{self, Strategy},
 };
-use std::{cmp::Reverse, hash::BuildHasher as _, sync::Arc};
+use std::{cmp::Reverse, hash::BuildHasher as _, iter::once, sync::Arc};
 
 /// Where frameworks look for another method than the request's. In other spellings they go no further, so nobody has to look there.
 pub const METHOD_OVERRIDES: [&str; 3] = [
@@ -21,6 +21,10 @@ pub const METHOD_OVERRIDES: [&str; 3] = [
     "x-http-method",
     "x-method-override",
 ];
+
+/// Most readings of one request that rules are asked about: twice that of the largest batch by another method, with lookalikes. What has
+/// more is made to have them.
+pub const READINGS_MAX: usize = 1024;
 
 /// The rules of a service, ready to be asked.
 #[derive(Clone, Debug, Default)]
@@ -86,38 +90,56 @@ impl Rules {
     }
 
     /// Those beside `found` that fit a request as a server may read it otherwise than it is written: by another method that a header
-    /// names, by another reading of its path, call by call of a batch. What they refuse and limit holds too; where they lead does not.
-    pub fn find_others(&self, request: &Request<'_>, found: Option<&RuleRoute>) -> Vec<&RuleRoute> {
+    /// names, by another reading of its path, by headers whose names look alike, call by call of a batch, and by several of these at
+    /// once. What they refuse and limit holds too; where they lead does not. None if there are more than [`READINGS_MAX`] readings.
+    pub fn find_others(
+        &self,
+        request: &Request<'_>,
+        found: Option<&RuleRoute>,
+    ) -> Option<Vec<&RuleRoute>> {
+        let other_headers = with_lookalikes(request.headers);
+        let (other_methods, other_paths) = (other_methods(request), other_readings(request.path));
+        let headers = || once(request.headers).chain(&other_headers);
+        let methods = || once(request.method).chain(other_methods.iter().map(String::as_str));
+        let paths = || once(request.path).chain(other_paths.iter().map(String::as_str));
+        let calls = request.tools.chunks(1);
+        let calls = calls.filter(|_| request.tools.len() > 1);
+        let tools = || once(request.tools).chain(calls.clone());
         let mut others: Vec<&RuleRoute> = Vec::new();
-        let mut also = |request: &Request<'_>| {
-            let Some(other) = self.find(request) else {
-                return;
-            };
-            let is_known = |known: &RuleRoute| std::ptr::eq(known, other);
-            if !found.is_some_and(is_known) && !others.iter().any(|known| is_known(known)) {
-                others.push(other);
-            }
-        };
-        for name in METHOD_OVERRIDES {
-            for method in request.headers.get_all(name) {
-                if let Ok(method) = method.to_str() {
-                    let method = method.trim().to_ascii_uppercase();
-                    let method = method.as_str();
-                    also(&Request { method, ..*request });
+        let mut readings = 0;
+        for headers in headers() {
+            for method in methods() {
+                for path in paths() {
+                    for tools in tools() {
+                        readings += 1;
+                        if readings == 1 {
+                            // As it is written.
+                            continue;
+                        }
+                        if readings > READINGS_MAX {
+                            return None;
+                        }
+                        let reading = Request {
+                            headers,
+                            method,
+                            path,
+                            tools,
+                            ..*request
+                        };
+                        let Some(other) = self.find(&reading) else {
+                            continue;
+                        };
+                        let is_known = |known: &RuleRoute| std::ptr::eq(known, other);
+                        if !found.is_some_and(is_known)
+                            && !others.iter().any(|known| is_known(known))
+                        {
+                            others.push(other);
+                        }
+                    }
                 }
             }
         }
-        for path in other_readings(request.path) {
-            let path = path.as_str();
-            also(&Request { path, ..*request });
-        }
-        if request.tools.len() > 1 {
-            for tool in request.tools {
-                let tools = std::slice::from_ref(tool);
-                also(&Request { tools, ..*request });
-            }
-        }
-        others
+        Some(others)
     }
 
     /// Whether the condition of a rule of [`Self::iter`] at a place holds, even if one before it does.
@@ -129,6 +151,23 @@ impl Rules {
     pub fn iter(&self) -> impl Iterator<Item = &RuleRoute> {
         self.rules.iter()
     }
+}
+
+/// The methods that a request has in headers.
+fn other_methods(request: &Request<'_>) -> Vec<String> {
+    let mut methods = Vec::new();
+    for name in METHOD_OVERRIDES {
+        for method in request.headers.get_all(name) {
+            let Ok(method) = method.to_str() else {
+                continue;
+            };
+            let method = method.trim().to_ascii_uppercase();
+            if method != request.method && !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+    }
+    methods
 }
 
 impl RuleRoute {
