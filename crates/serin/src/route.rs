@@ -95,7 +95,7 @@ fn asked(args: ExplainArgs) -> Asked {
         role: args.role,
         tools: args.tools,
         address: args.address,
-        version: args.chosen,
+        chosen: args.chosen,
         session: args.session,
     }
 }

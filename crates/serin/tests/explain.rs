@@ -429,5 +429,17 @@ async fn a_person_understands_the_table() {
         .unwrap();
     let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
     assert_eq!(answer["rules"][0]["name"], "beta", "{answer:#}");
+    // A body has the same names.
+    let url = format!("{}/admin/v1/routes:explain", serin.admin);
+    for body in [
+        json!({"service": "tools", "tool": ["search"], "header": ["X-A: b"], "cookie": ["a=b"], "chosen": "v1"}),
+        json!({"service": "tools", "tools": ["search"], "headers": ["X-A: b"], "cookies": ["a=b"], "version": "v1"}),
+    ] {
+        let request = world.http.post(&url).bearer_auth(serin.token());
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(answer["rules"][0]["name"], "beta", "{answer:#}");
+        assert_eq!(answer["version"], "v1", "{answer:#}");
+    }
     let _ = PATIENCE;
 }

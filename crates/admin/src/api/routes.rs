@@ -33,7 +33,8 @@ const PARTS_MAX: usize = 100;
 /// The host unless one is given.
 const HOST: &str = "localhost";
 
-/// A request that is asked about.
+/// A request that is asked about. Its parts are called as in a query and on the command line; `headers`, `cookies`, `tools` and `version`
+/// will do as well.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = RouteQuestion)]
@@ -50,8 +51,10 @@ pub struct Asked {
     /// The query.
     pub query: Option<String>,
     /// Its headers, each as `Name: value`.
+    #[serde(rename = "header", alias = "headers")]
     pub headers: Vec<String>,
     /// Its cookies, each as `name=value`.
+    #[serde(rename = "cookie", alias = "cookies")]
     pub cookies: Vec<String>,
     /// The tenant; without it, what the service's `tenant_header` says.
     pub tenant: Option<String>,
@@ -60,12 +63,14 @@ pub struct Asked {
     /// The role of the caller's key.
     pub role: Option<String>,
     /// The tools that it calls.
+    #[serde(rename = "tool", alias = "tools")]
     pub tools: Vec<String>,
     /// The client's address, `127.0.0.1` unless given.
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// The version chosen by hand, whatever the service admits.
-    pub version: Option<String>,
+    #[serde(alias = "version")]
+    pub chosen: Option<String>,
     /// The id of the session to which it belongs.
     pub session: Option<String>,
 }
@@ -100,7 +105,7 @@ pub(super) struct Parameters {
     /// The client's address, `127.0.0.1` unless given.
     address: Option<String>,
     /// The version chosen by hand.
-    version: Option<String>,
+    chosen: Option<String>,
     /// The id of the session to which it belongs.
     session: Option<String>,
 }
@@ -160,9 +165,9 @@ impl Asked {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let value = value.into_owned();
             match &*name {
-                "header" => asked.headers.push(value),
-                "cookie" => asked.cookies.push(value),
-                "tool" => asked.tools.push(value),
+                "header" | "headers" => asked.headers.push(value),
+                "cookie" | "cookies" => asked.cookies.push(value),
+                "tool" | "tools" => asked.tools.push(value),
                 _ => {
                     if single.iter().any(|(known, _)| *known == name) {
                         return Err(wrong(format!("`{}` is there twice", cut(&name))));
@@ -173,6 +178,10 @@ impl Asked {
         }
         for (name, value) in single {
             let field = match &*name {
+                "chosen" | "version" if asked.chosen.is_some() => {
+                    return Err(wrong("`chosen` is there twice".to_owned()));
+                }
+                "chosen" | "version" => &mut asked.chosen,
                 "service" => {
                     let name = value.parse().map_err(|error| wrong(format!("{error}")))?;
                     asked.service = Some(name);
@@ -190,7 +199,6 @@ impl Asked {
                 "tenant" => &mut asked.tenant,
                 "subject" => &mut asked.subject,
                 "role" => &mut asked.role,
-                "version" => &mut asked.version,
                 "session" => &mut asked.session,
                 _ => return Err(wrong(format!("there is no parameter `{}`", cut(&name)))),
             };
@@ -430,7 +438,7 @@ fn chosen(
         ))
         .help(format!("the versions are: {}", names.join(", ")))
     };
-    if let Some(wanted) = &asked.version {
+    if let Some(wanted) = &asked.chosen {
         let mut versions = service.versions.iter();
         let found = versions.position(|version| version.name.as_str() == wanted);
         return found.map(Some).ok_or_else(|| unknown(wanted));
