@@ -338,6 +338,12 @@ async fn rules_fallbacks_and_open_breakers_are_explained_as_they_happen() {
             "{series}{labels}: {metrics}"
         );
     }
+    let chosen = ["route", "explain", "ruled", "--chosen", "v2"];
+    let chosen = world.serin.cli(&chosen).await;
+    assert!(
+        chosen.contains("lets nobody choose `v2` by hand"),
+        "{chosen}"
+    );
     let status = world.serin.cli(&["status"]).await;
     assert!(status.contains("breaker open"), "{status}");
 }
@@ -373,6 +379,7 @@ async fn a_person_understands_the_table() {
         .cli(&["route", "explain", "--path", "/mcp", "--chosen", "v2"])
         .await;
     assert!(chosen.contains("`v2` was chosen by hand"), "{chosen}");
+    assert!(!chosen.contains("settings.overrides"), "{chosen}");
     let session = serin
         .cli(&["route", "explain", "tools", "--session", "abc", "--json"])
         .await;

@@ -337,7 +337,7 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
             address,
         },
         begins_session: begins_session(service, asked, &sent, &mut notes),
-        chosen: chosen(service, asked, &sent)?,
+        chosen: chosen(service, asked, &sent, &mut notes)?,
         since_1970: Duration::try_from(since_1970).unwrap_or_default(),
     };
     let now = app.control.flags();
@@ -423,11 +423,12 @@ fn begins_session(
     true
 }
 
-/// The version chosen by hand: as asked, else as the headers say that the service admits.
+/// The version chosen by hand: as asked, else as the headers say that the service admits. What it does not admit is noted.
 fn chosen(
     service: &ServiceRoute,
     asked: &Asked,
     sent: &HeaderMap,
+    notes: &mut Vec<String>,
 ) -> Result<Option<usize>, Problem> {
     let unknown = |wanted: &str| {
         let names: Vec<_> = service.versions.iter().map(|v| v.name.as_str()).collect();
@@ -441,7 +442,17 @@ fn chosen(
     if let Some(wanted) = &asked.chosen {
         let mut versions = service.versions.iter();
         let found = versions.position(|version| version.name.as_str() == wanted);
-        return found.map(Some).ok_or_else(|| unknown(wanted));
+        let found = found.ok_or_else(|| unknown(wanted))?;
+        let overrides = service.settings.overrides;
+        let is_side = found == service.stable
+            || service
+                .split
+                .as_ref()
+                .is_some_and(|split| split.candidate == found);
+        if !overrides.version && !(overrides.canary && is_side) {
+            notes.push(format!("service `{}` lets nobody choose `{}` by hand (`settings.overrides`): a request that asks for it goes where it would go without", service.name, cut(wanted)));
+        }
+        return Ok(Some(found));
     }
     let said = |name: &str| sent.get(name).map(HeaderValue::as_bytes);
     let (version, canary) = (said("x-serin-version"), said("x-canary"));
