@@ -7,7 +7,7 @@ use crate::{
     rollout::{print, to_json},
     screen,
 };
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serin_admin::routes::{Asked, Explained};
 use serin_model::name::ServiceName;
 use std::net::IpAddr;
@@ -19,9 +19,9 @@ pub(crate) enum Route {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("place").required(true).multiple(true).args(["service", "path"])))]
 pub(crate) struct ExplainArgs {
     /// The service; without it, the one at the host and path.
-    #[arg(required_unless_present = "path")]
     service: Option<ServiceName>,
     /// The path from the root, with its query.
     #[arg(long)]

@@ -398,6 +398,9 @@ async fn a_person_understands_the_table() {
         .cli(&["route", "explain", "tools", "--tool", "search"])
         .await;
     assert!(killed.contains("`v2` is killed"), "{killed}");
+    let nothing = serin.run(&["route", "explain"]).await;
+    let nothing = String::from_utf8_lossy(&nothing.stderr);
+    assert!(nothing.contains("<SERVICE|--path <PATH>>"), "{nothing}");
     for (arguments, said) in [
         (
             ["route", "explain", "toolz"].as_slice(),
@@ -410,6 +413,10 @@ async fn a_person_understands_the_table() {
         (
             &["route", "explain", "tools", "--chosen", "v9"],
             "has no version `v9`",
+        ),
+        (
+            &["route", "explain", "tools", "--role", "boss"],
+            "the roles are: admin, user, read_only",
         ),
         (
             &["route", "explain", "tools", "--header", "X-A"],

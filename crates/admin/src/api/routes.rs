@@ -21,6 +21,7 @@ use serin_model::{
     snapshot::{ServiceRoute, Snapshot},
 };
 use serin_route::{condition, source::Who};
+use serin_tenancy::Role;
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -304,6 +305,13 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
             service.path
         )));
     };
+    if let Some(role) = &asked.role
+        && !Role::ALL.iter().any(|known| known.label() == role)
+    {
+        let problem = wrong(format!("there is no role `{}`", cut(role)));
+        let roles = Role::ALL.map(Role::label).join(", ");
+        return Err(problem.help(format!("the roles are: {roles}")));
+    }
     let mut notes = Vec::new();
     let seen = seen(&sent, &mut notes);
     let tenant = tenant(service, asked, &sent);
