@@ -176,6 +176,7 @@ impl Removal {
             source: Source::Request,
             prune: self.prunes,
             at_once: self.at_once,
+            unhealthy: std::collections::BTreeSet::new(),
         }
     }
 }
@@ -407,7 +408,14 @@ impl Control {
         removal: Removal,
     ) -> Result<Vec<serin_model::event::Event>, ControlError> {
         let state = self.state().await?;
-        let command = removal.command(manifest);
+        let mut command = removal.command(manifest);
+        if let Command::Apply { unhealthy, .. } = &mut command {
+            let snapshot = self.snapshot.load();
+            let versions = snapshot.services.iter().flat_map(|of| &of.versions);
+            let endpoints = versions.flat_map(|version| &version.endpoints);
+            let down = endpoints.filter(|endpoint| !endpoint.healthy);
+            *unhealthy = down.map(|endpoint| endpoint.id).collect();
+        }
         Ok(serin_model::decide::decide(
             &state,
             &command,

@@ -150,6 +150,7 @@ pub(crate) async fn spawn(
                 source: Source::Start,
                 prune: false,
                 at_once: false,
+                unhealthy: BTreeSet::new(),
             },
         )
         .await?;
@@ -255,6 +256,9 @@ impl Orchestrator {
                         ..
                     } => *assessment = self.assess(&service.clone()).map(Box::new),
                     Command::Drain(wish) => wish.unhealthy.clone_from(&self.observed.unhealthy),
+                    Command::Apply { unhealthy, .. } => {
+                        unhealthy.clone_from(&self.observed.unhealthy);
+                    }
                     _ => {}
                 }
                 let done = self.carry_out(&actor, &command).await;

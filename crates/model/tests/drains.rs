@@ -102,6 +102,21 @@ impl World {
             source: Source::Request,
             prune,
             at_once,
+            unhealthy: BTreeSet::new(),
+        })
+    }
+
+    fn apply_beside(
+        &mut self,
+        manifest: &Manifest,
+        unhealthy: &[u32],
+    ) -> Result<Vec<Event>, RefusalKind> {
+        self.run(&Command::Apply {
+            manifest: Box::new(manifest.clone()),
+            source: Source::Request,
+            prune: false,
+            at_once: false,
+            unhealthy: unhealthy.iter().map(|id| EndpointId(*id)).collect(),
         })
     }
 
@@ -384,6 +399,29 @@ fn at_once_is_at_once() {
     assert_eq!(world.routes().len(), 4);
     world.apply(&fewer, false, true).unwrap();
     assert_eq!(world.routes().len(), 3, "v2 stays: it is not pruned");
+}
+
+#[test]
+fn what_everybody_needs_is_not_replaced_by_what_nobody_has_seen_answer() {
+    let conflict = Err(RefusalKind::Conflict);
+    let of = |v1: &[&str], v2: &[&str]| manifest(&[("v1", v1), ("v2", v2)], None);
+    let both: &[&str] = &["c", "d"];
+    let mut world = World::new();
+    assert_eq!(world.apply(&of(&["z"], both), false, false), conflict);
+    assert_eq!(world.apply_beside(&of(&["b", "z"], both), &[1]), conflict);
+    // Nobody loses anything by it, or somebody says so.
+    assert!(world.apply_beside(&of(&["z"], both), &[0, 1]).is_ok());
+    let mut world = World::new();
+    assert!(world.apply(&of(&["z"], both), false, true).is_ok());
+    // In two steps; and back, whatever became of the new one.
+    let mut world = World::new();
+    assert!(world.apply(&of(&["b", "z"], both), false, false).is_ok());
+    assert!(world.apply(&of(&["z"], both), false, false).is_ok());
+    assert!(world.apply(&of(&["b"], both), false, false).is_ok());
+    // Others than stable and the candidate serve nobody who has nowhere else to go.
+    assert!(world.apply(&of(&["b"], &["y"]), false, false).is_ok());
+    world.start("v2").unwrap();
+    assert_eq!(world.apply(&of(&["b"], &["x"]), false, false), conflict);
 }
 
 #[test]

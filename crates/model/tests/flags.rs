@@ -96,6 +96,7 @@ impl World {
                 source: Source::Start,
                 prune: false,
                 at_once: false,
+                unhealthy: std::collections::BTreeSet::new(),
             })
             .unwrap();
         world
@@ -170,7 +171,8 @@ impl World {
             manifest: Box::new(manifest),
             source: Source::Request,
             prune,
-            at_once: false,
+            at_once: true,
+            unhealthy: std::collections::BTreeSet::new(),
         };
         self.run(&apply).map(|events| events.len())
     }

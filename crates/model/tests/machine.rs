@@ -62,6 +62,7 @@ impl World {
                 source: Source::Start,
                 prune: false,
                 at_once: false,
+                unhealthy: std::collections::BTreeSet::new(),
             })
             .unwrap();
         world
@@ -313,6 +314,7 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
                 source: Source::Request,
                 prune: *prune,
                 at_once: false,
+                unhealthy: std::collections::BTreeSet::new(),
             })
         }
     }
@@ -738,6 +740,7 @@ fn a_restart_with_the_same_file_changes_nothing_even_after_a_promotion() {
         source: Source::Start,
         prune: false,
         at_once: false,
+        unhealthy: std::collections::BTreeSet::new(),
     };
     assert_eq!(world.run(&again).unwrap(), vec![]);
     assert_eq!(world.state.services[&tools()].stable.as_str(), "v2");
@@ -759,6 +762,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             source: Source::Request,
             prune: false,
             at_once: false,
+            unhealthy: std::collections::BTreeSet::new(),
         })
         .unwrap();
     let ids = |world: &World| -> Vec<u32> {
@@ -776,6 +780,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             source: Source::Request,
             prune: false,
             at_once: true,
+            unhealthy: std::collections::BTreeSet::new(),
         })
         .unwrap();
     assert_eq!(ids(&world), [0, 1]);
@@ -793,6 +798,7 @@ fn two_services_may_not_claim_the_same_path() {
         source: Source::Request,
         prune: false,
         at_once: false,
+        unhealthy: std::collections::BTreeSet::new(),
     };
     assert_eq!(world.run(&apply), Err(RefusalKind::Conflict));
 }

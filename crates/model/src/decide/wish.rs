@@ -13,18 +13,20 @@ use crate::{
 };
 use jiff::Timestamp;
 use serin_tenancy::TierName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What becomes of what a manifest does not name.
 #[derive(Clone, Copy)]
-pub(super) struct Removal {
+pub(super) struct Removal<'a> {
     /// Versions that it does not name are removed; endpoints always are.
     pub(super) prunes: bool,
     /// Without being drained first.
     pub(super) at_once: bool,
+    /// The endpoints that fail their probes.
+    pub(super) unhealthy: &'a BTreeSet<EndpointId>,
 }
 
-impl Removal {
+impl Removal<'_> {
     /// The drain of what is removed; nothing if it is gone now.
     fn drain(self, before: Option<&Drain>, now: Timestamp) -> Option<Drain> {
         let is_over = before.is_some_and(|drain| drain.is_over);
@@ -37,7 +39,7 @@ pub(super) fn apply(
     state: &State,
     manifest: &Manifest,
     source: Source,
-    removal: Removal,
+    removal: Removal<'_>,
     now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
     let prune = removal.prunes;
@@ -81,6 +83,10 @@ pub(super) fn apply(
         )?;
         if live == Some(&wanted) {
             continue;
+        }
+        // A process that starts knows nothing of probes yet, and goes by its file.
+        if let Some(live) = live.filter(|_| source == Source::Request && !removal.at_once) {
+            refuse_unproven(live, &wanted, state.active(name), removal.unhealthy)?;
         }
         let wanted = Box::new(wanted);
         events.push(if live.is_some() {
@@ -211,7 +217,7 @@ fn describe_service(
     state: &State,
     spec: &ServiceSpec,
     (name, live): (&ServiceName, Option<&Service>),
-    (removal, now): (Removal, Timestamp),
+    (removal, now): (Removal<'_>, Timestamp),
     next_endpoint: &mut u32,
 ) -> Result<Service, Refusal> {
     let stable = live.map_or(&spec.stable, |live| &live.stable).clone();
@@ -341,6 +347,41 @@ fn refuse_closing(
                     "version `{name}` of service `{service}` would have no endpoint that takes callers: those that stay are drained"
                 ),
                 format!("let one take callers again first: `serin undrain {service} URL`"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Of stable and the candidate an endpoint has to stay that served until now: whether new ones answer, nobody knows yet.
+fn refuse_unproven(
+    live: &Service,
+    wanted: &Service,
+    rollout: Option<&Rollout>,
+    unhealthy: &BTreeSet<EndpointId>,
+) -> Result<(), Refusal> {
+    let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
+    for name in [Some(&live.stable), candidate].into_iter().flatten() {
+        let (Some(before), Some(after)) = (live.versions.get(name), wanted.versions.get(name))
+        else {
+            continue;
+        };
+        let serves = |version: &Version, endpoint: &Endpoint| {
+            version.takes_callers(endpoint) && !unhealthy.contains(&endpoint.id)
+        };
+        let was_there = |endpoint: &Endpoint| before.endpoints.iter().any(|e| e.id == endpoint.id);
+        let served = before.endpoints.iter().any(|e| serves(before, e));
+        let mut after_all = after.endpoints.iter();
+        if served && !after_all.any(|e| was_there(e) && serves(after, e)) {
+            let service = &live.name;
+            return refuse(
+                RefusalKind::Conflict,
+                format!(
+                    "version `{name}` of service `{service}` would lose every endpoint that answers, and nobody knows yet whether the new ones do"
+                ),
+                format!(
+                    "keep one of them in the file until `serin service show {service}` shows that a new one answers, then apply it without; or replace all of them at once with `--now`"
+                ),
             );
         }
     }
