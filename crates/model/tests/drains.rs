@@ -425,6 +425,24 @@ fn what_everybody_needs_is_not_replaced_by_what_nobody_has_seen_answer() {
 }
 
 #[test]
+fn a_drain_without_time_is_over_with_the_command() {
+    let mut world = World::new();
+    assert_eq!(world.drain(endpoint("a"), Duration::ZERO).unwrap().len(), 2);
+    assert_eq!(world.route("a"), None);
+    assert_eq!(world.tick(&[]), vec![]);
+    assert_eq!(world.undrain(endpoint("a")).unwrap().len(), 1);
+    assert_eq!(
+        world.route("a"),
+        Some((4, true)),
+        "sessions of before are gone"
+    );
+    // One that drains already, and a version with its endpoints.
+    world.drain(version("v2"), MINUTE).unwrap();
+    world.drain(version("v2"), Duration::ZERO).unwrap();
+    assert_eq!((world.route("c"), world.route("d")), (None, None));
+}
+
+#[test]
 fn no_rule_or_fallback_leads_to_a_version_that_leaves() {
     let mut world = World::new();
     let both: &[(&str, &[&str])] = &[("v1", &["a", "b"]), ("v2", &["c", "d"])];
@@ -588,7 +606,7 @@ proptest! {
                     prop_assert!(!drain.is_over || world.now >= drain.until || drain.is_leaving);
                     prop_assert!(!drain.is_over || !drain.is_leaving, "it would be gone");
                 }
-            } else if !matches!(step, Step::Apply { .. }) {
+            } else if !matches!(step, Step::Apply { .. } | Step::Drain { minutes: 0, .. }) {
                 let over = |state: &State| parts(state).iter().filter(|drain| drain.is_over).count();
                 prop_assert!(over(&world.state) <= over(&before));
             }

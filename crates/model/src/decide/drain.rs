@@ -56,12 +56,17 @@ pub(super) fn begin(
     let not_over = parts
         .into_iter()
         .filter(|part| !drain_of(service, part).is_some_and(|drain| drain.is_over));
-    let began = not_over.map(|part| Event::DrainBegan {
-        part,
-        until,
-        reason: wish.reason.clone(),
+    let events = not_over.flat_map(|part| {
+        // Over before anybody can take it back: whoever says so switches the machine off.
+        let ended = (until <= now).then(|| Event::DrainEnded { part: part.clone() });
+        let began = Event::DrainBegan {
+            part,
+            until,
+            reason: wish.reason.clone(),
+        };
+        [Some(began), ended].into_iter().flatten()
     });
-    Ok(began.collect())
+    Ok(events.collect())
 }
 
 /// The events that end one by hand: callers come again.
