@@ -227,15 +227,22 @@ fn describe_service(
     if removal.prunes {
         // With a flag, it is no version of its own.
         let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
-        if let Some(used) = [Some(&stable), candidate]
-            .into_iter()
-            .flatten()
-            .find(|used| !spec.versions.contains_key(*used))
+        let stable_one = (
+            &stable,
+            "stable",
+            format!("make another version stable first: `serin rollout start {name} --to VERSION`"),
+        );
+        let candidate = candidate.map(|candidate| {
+            let help = format!("end the rollout first: `serin rollout abort {name}`");
+            (candidate, "the candidate of the rollout under way", help)
+        });
+        let mut used = [Some(stable_one), candidate].into_iter().flatten();
+        if let Some((used, what, help)) = used.find(|(used, ..)| !spec.versions.contains_key(*used))
         {
             return refuse(
                 RefusalKind::Conflict,
-                format!("version `{used}` of service `{name}` is in use and cannot be removed"),
-                "keep it in the file, or move its callers away first",
+                format!("version `{used}` of service `{name}` cannot be removed: it is {what}"),
+                format!("keep it in the file, or {help}"),
             );
         }
         versions.retain(|version, known| {
