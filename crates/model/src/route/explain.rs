@@ -12,6 +12,7 @@ use crate::{
     access::leads_up,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
     rule::{Place, Refuse, Target},
+    service::VersionStage,
     share::{Share, bucket},
     snapshot::{EndpointRoute, ServiceRoute},
 };
@@ -376,7 +377,7 @@ impl<L: Live + ?Sized> Asked<'_, L> {
             return;
         }
         explanation.version = None;
-        "drawn for each new caller".clone_into(&mut explanation.version_why);
+        explanation.version_why = format!("drawn for each new caller{}", self.missed());
         let each = versions
             .iter()
             .flat_map(|version| self.endpoints(*version, None));
@@ -390,7 +391,7 @@ impl<L: Live + ?Sized> Asked<'_, L> {
                 format!("only stable, `{version}`, speaks what the caller speaks")
             }
             (Why::Chosen, _) => format!("`{version}` was chosen by hand"),
-            (Why::Rule, _) => self.why_rule(version),
+            (Why::Rule, _) => self.why_rule(version) + &self.missed(),
             (
                 Why::Split(_),
                 Some(Bucket {
@@ -423,6 +424,38 @@ impl<L: Live + ?Sized> Asked<'_, L> {
                 None => format!("nothing else says where it goes: `{version}` is stable"),
             },
         }
+    }
+
+    /// The places to which the rule leads and which take no callers now, and why.
+    fn missed(&self) -> String {
+        let of_rule = self.rule.filter(|_| self.question.chosen.is_none());
+        let places: Vec<&Place> = match of_rule.and_then(|rule| rule.rule.to.as_ref()) {
+            Some(Target::One(place)) => vec![place],
+            Some(Target::Weighted(places)) => places.iter().map(|(place, _)| place).collect(),
+            None => Vec::new(),
+        };
+        let whys = places.into_iter().filter_map(|place| self.why_not(place));
+        whys.map(|why| format!("; {why}, so stable takes its callers"))
+            .collect()
+    }
+
+    fn why_not(&self, place: &Place) -> Option<String> {
+        let name = match place {
+            Place::Stable => return None,
+            Place::Candidate => {
+                let is_none = self.service.split.is_none();
+                return is_none.then(|| "no rollout is under way".to_owned());
+            }
+            Place::Version(name) => name,
+        };
+        let Some(version) = self.service.versions.iter().find(|of| of.name == *name) else {
+            return Some(format!("`{name}` is not there"));
+        };
+        if version.stage == VersionStage::Withdrawn {
+            return Some(format!("`{name}` is withdrawn until another rollout to it"));
+        }
+        let takes = version.endpoints.iter().any(|of| !of.is_draining);
+        (!takes).then(|| format!("`{name}` is drained"))
     }
 
     fn why_rule(&self, version: &str) -> String {

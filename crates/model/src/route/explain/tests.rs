@@ -361,3 +361,31 @@ fn what_a_server_may_read_otherwise_is_refused_as_the_gateway_does() {
         assert_eq!(said.limit.is_some(), otherwise == Some("slow"), "{path}");
     }
 }
+
+#[test]
+fn a_place_that_takes_no_callers_is_named_with_why() {
+    let rules = json!([{"name": "r", "priority": 1, "to": {"v1": 50, "v2": 50}}]);
+    let mut drained = service(rules.clone(), None);
+    for endpoint in &mut drained.versions[1].endpoints {
+        endpoint.is_draining = true;
+    }
+    let mut withdrawn = service(rules, None);
+    withdrawn.versions[1].stage = crate::service::VersionStage::Withdrawn;
+    let to = |place: &str| service(json!([{"name": "r", "priority": 1, "to": place}]), None);
+    let none = headers(&[]);
+    for (service, why) in [
+        (drained, Some("`v2` is drained")),
+        (withdrawn, Some("`v2` is withdrawn")),
+        (to("candidate"), Some("no rollout is under way")),
+        (to("v9"), Some("`v9` is not there")),
+        (to("v2"), None),
+    ] {
+        let said = told(&service, &question(&none)).version_why;
+        assert!(why.is_none_or(|why| said.contains(why)), "{said}");
+        assert_eq!(
+            said.contains("stable takes its callers"),
+            why.is_some(),
+            "{said}"
+        );
+    }
+}
