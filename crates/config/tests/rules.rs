@@ -96,9 +96,9 @@ const CASES: &[Case] = &[
         help: "did you mean `role`?", mended: "when: { role:" },
     // Where it leads
     Case { good: "to: v2.0.0 }", bad: "to: v2.0.1 }", place: (10, 117), field: "services.tools.rules[0].to", message: "there is no version `v2.0.1`",
-        help: "did you mean `v2.0.0`?", mended: "to: v2.0.0 }" },
+        help: "use one of `v1`, `v2.0.0`, `stable`, `candidate`", mended: "to: v2.0.0 }" },
     Case { good: "to: { v1: 90, v2.0.0: 10 }", bad: "to: { v1: 90, v2.1.0: 10 }", place: (11, 160), field: "services.tools.rules[1].to.v2.1.0", message: "there is no version `v2.1.0`",
-        help: "did you mean `v2.0.0`?", mended: "to: { v1: 90, v2.0.0: 10 }" },
+        help: "use one of `v1`, `v2.0.0`, `stable`, `candidate`", mended: "to: { v1: 90, v2.0.0: 10 }" },
     Case { good: "to: { v1: 90, v2.0.0: 10 }", bad: "to: { v1: 90, v2.0.0: 20 }", place: (11, 138), field: "services.tools.rules[1].to", message: "these percentages make 110",
         help: "let them make 100", mended: "to: { v1: 80, v2.0.0: 20 }" },
     Case { good: "to: { v1: 90, v2.0.0: 10 }", bad: "to: { v1: 100, v2.0.0: 0 }", place: (11, 161), field: "services.tools.rules[1].to.v2.0.0", message: "with a weight of 0 nobody goes there",
@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
     Case { good: "fallback: [v1]", bad: "fallback: [v2.0.0]", place: (8, 68), field: "services.tools.versions.v2.0.0.fallback[0]", message: "cannot take the place of itself",
         help: "name another version", mended: "fallback: [v1]" },
     Case { good: "fallback: [v1]", bad: "fallback: [v3]", place: (8, 68), field: "services.tools.versions.v2.0.0.fallback[0]", message: "there is no version `v3`",
-        help: "did you mean `v1`?", mended: "fallback: [v1]" },
+        help: "use one of `v1`, `v2.0.0`", mended: "fallback: [v1]" },
     // Refusals and limits
     Case { good: "refuse: { status: 403, text: not from here }", bad: "refuse: { status: 200 }", place: (12, 103), field: "services.tools.rules[2].refuse.status", message: "200 is not the status of a refusal",
         help: "from 400 to 599", mended: "refuse: { status: 451 }" },
