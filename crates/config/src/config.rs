@@ -5,7 +5,7 @@ use crate::{
     audit::{Audit, AuditFile},
     limiter::{Limiter, LimiterFile},
     position::Path as Field,
-    read::{FILE_BYTES_MAX, Report, read, short},
+    read::{FILE_BYTES_MAX, Report, read, short, split},
     service,
     settings::Settings,
     tls::{self, Tls, TlsFile},
@@ -22,6 +22,7 @@ use serin_model::{
     switch::KillSwitch,
     text,
 };
+use serin_route::text::parse_network;
 use serin_tenancy::{Tier, TierName};
 use std::{
     collections::BTreeMap,
@@ -457,14 +458,13 @@ impl GatewayFile {
         let networks = self.trusted_proxies.iter().enumerate();
         let trusted_proxies = networks
             .filter_map(|(index, text)| {
-                network(text).or_else(|| {
-                    report.error(
-                        &at.key("trusted_proxies").index(index),
-                        format!("`{}` is not a network", short(text)),
-                        "write an address or a network such as `10.0.0.0/8`",
-                    );
-                    None
-                })
+                parse_network(text)
+                    .map_err(|error| {
+                        let (what, help) = split(&error);
+                        let at = at.key("trusted_proxies").index(index);
+                        report.error(&at, what, help);
+                    })
+                    .ok()
             })
             .collect();
         between(
@@ -632,14 +632,6 @@ fn cores(text: &str, at: &Field, report: &mut Report) -> Cores {
             Cores::Auto
         }
     }
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| {
-        text.parse()
-            .ok()
-            .map(|address: std::net::IpAddr| address.into())
-    })
 }
 
 fn check_origin(origin: &str, at: &Field, report: &mut Report) {

@@ -316,7 +316,7 @@ fn explain(error: &Error) -> (String, String) {
 }
 
 /// Our own types put what to do behind what is wrong: "`x` is not a limit; write `1 %`".
-fn split(message: &str) -> (String, String) {
+pub(crate) fn split(message: &str) -> (String, String) {
     let cut = ["; write ", ": write ", ": use "]
         .iter()
         .filter_map(|mark| message.rfind(mark))

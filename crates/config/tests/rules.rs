@@ -94,6 +94,10 @@ const CASES: &[Case] = &[
         help: "write `POST`", mended: "{ equals: PUT }" },
     Case { good: "when: { role:", bad: "when: { roles:", place: (15, 47), field: "services.tools.rules[5].when.roles", message: "`roles` is not known here",
         help: "did you mean `role`?", mended: "when: { role:" },
+    Case { good: "within: [10.0.0.0/8]", bad: "within: [10.0.0.0/33]", place: (12, 68), field: "services.tools.rules[2].when.address.within[0]", message: "`10.0.0.0/33` is not a network",
+        help: "write an address or a network such as `10.0.0.0/8`", mended: "within: [127.0.0.2, 'fd00::1']" },
+    Case { good: "within: [10.0.0.0/8]", bad: "within: [10.0.0.1/8]", place: (12, 68), field: "services.tools.rules[2].when.address.within[0]", message: "`10.0.0.1/8` is an address within a range",
+        help: "write `10.0.0.0/8` for the whole range, or `10.0.0.1`", mended: "within: [10.0.0.1]" },
     // Where it leads
     Case { good: "to: v2.0.0 }", bad: "to: v2.0.1 }", place: (10, 117), field: "services.tools.rules[0].to", message: "there is no version `v2.0.1`",
         help: "use one of `v1`, `v2.0.0`, `stable`, `candidate`", mended: "to: v2.0.0 }" },

@@ -73,6 +73,7 @@ pub enum Condition {
     /// The client's address.
     Address {
         /// In one of these ranges.
+        #[serde(deserialize_with = "crate::text::networks")]
         within: Vec<IpNet>,
     },
 }

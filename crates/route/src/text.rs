@@ -1,6 +1,11 @@
-//! How durations stand in files: `250ms`, `30s`, `2h`, `1h 30m`, `7d`. A day has 24 hours.
+//! How durations stand in files: `250ms`, `30s`, `2h`, `1h 30m`, `7d`, a day having 24 hours; and networks: `10.0.0.0/8`, `fd00::1`.
 
-use std::time::Duration;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
+
+/// As much of outside text as a message carries.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// Reads a duration as people write it. Only whole, positive spans: `-3s` and `soon` are refused with what would do.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -20,6 +25,28 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn format_duration(duration: Duration) -> String {
     jiff::SignedDuration::try_from(duration)
         .map_or_else(|_| "endless".to_owned(), |span| format!("{span:#}"))
+}
+
+/// Reads a network, or an address, which is a network of one.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse().ok().map(|address: IpAddr| address.into());
+    text.parse().ok().or_else(address).ok_or_else(|| {
+        let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+        format!("`{shown}` is not a network; write an address or a network such as `10.0.0.0/8`")
+    })
+}
+
+/// For `#[serde(deserialize_with = "serin_route::text::networks")]`.
+pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    struct Network(IpNet);
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = Cow::<'de, str>::deserialize(deserializer)?;
+            parse_network(&text).map(Self).map_err(D::Error::custom)
+        }
+    }
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
 /// For `#[serde(with = "serin_route::text::duration")]`.

@@ -123,6 +123,14 @@ impl Found {
             if let Some(address) = mapped {
                 let help = format!("write `{address}/{}`", net.prefix_len() - 96);
                 self.add(&at, "addresses of IPv4 are looked at as such", help);
+            } else if net.trunc() != *net {
+                let help = format!(
+                    "write `{}` for the whole range, or `{}` for the one address",
+                    net.trunc(),
+                    net.addr()
+                );
+                let what = format!("`{net}` is an address within a range");
+                self.add(&at, what, help);
             } else if !seen.insert(net) {
                 self.add(
                     &at,
