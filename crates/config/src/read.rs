@@ -284,9 +284,22 @@ fn explain(error: &Error) -> (String, String) {
             "this is not a whole number of a fitting size",
             "write digits only, without a unit",
         ),
+        // What is expected is what to write.
+        Error::SerdeInvalidType { expected, .. } => {
+            let message = UserMessageFormatter.format_message(error).into_owned();
+            return (message, format!("write {expected}"));
+        }
         Error::NullIntoString { .. } => (
             "there is no value here",
             "write a value after the colon, or remove the field",
+        ),
+        Error::ExpectedMappingEndAfterEnumVariantValue { .. } => (
+            "several things stand here, and one belongs here",
+            "keep one of them; conditions that must all hold go into a list: `all: [ { .. }, { .. } ]`",
+        ),
+        Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => (
+            "a list stands here, and one thing belongs here",
+            "write it without the brackets `[ ]`; several conditions go into `all: [ .. ]` or `any: [ .. ]`",
         ),
         Error::UnknownAnchor { .. } => (
             "this alias stands for nothing",
