@@ -671,6 +671,12 @@ pub(crate) trait Shown {
 
 impl Shown for Duration {
     fn shown(&self) -> String {
+        // As the document has it: nobody reads 400 days in 9600 hours.
+        const DAY_SECONDS: u64 = 24 * 60 * 60;
+        let days = self.as_secs() / DAY_SECONDS;
+        if days >= 7 && *self == Self::from_secs(days * DAY_SECONDS) {
+            return format!("{days}d");
+        }
         text::format_duration(*self)
     }
 }

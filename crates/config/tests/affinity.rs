@@ -100,10 +100,10 @@ fn what_cannot_be_is_refused_with_what_to_write() {
             "from 1s to",
         ),
         (
-            cookie("name: at, ttl: 9601h"),
+            cookie("name: at, ttl: 401d"),
             "[0].cookie.ttl",
-            "out of bounds",
-            "from 1s to",
+            "401d is out of bounds",
+            "from 1s to 400d",
         ),
         (
             cookie("name: at, path: mcp"),
