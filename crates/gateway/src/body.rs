@@ -68,6 +68,8 @@ pub(crate) enum UploadError {
 pub(crate) enum Upload {
     /// The client sends.
     Sending,
+    /// The client sends, and what comes next is waited for.
+    Awaited,
     /// The client sends, and the endpoint answers already: it may be a talk, in which who sends waits for what it hears.
     Answered,
     /// The endpoint has all of it since then.
@@ -76,6 +78,13 @@ pub(crate) enum Upload {
     Broken,
     /// The client sent nothing for too long.
     Silent,
+}
+
+impl Upload {
+    /// Whether the client sends, and nobody has answered.
+    pub(crate) fn is_on(self) -> bool {
+        matches!(self, Self::Sending | Self::Awaited)
+    }
 }
 
 impl ToUpstream {
@@ -146,9 +155,15 @@ impl Streamed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            if self.upload.get() == Upload::Sending {
+                self.upload.set(Upload::Awaited);
+            }
             return self.poll_silence(context);
         };
         self.silent = None;
+        if self.upload.get() == Upload::Awaited {
+            self.upload.set(Upload::Sending);
+        }
         match &frame {
             Some(Err(_)) => self.upload.set(Upload::Broken),
             Some(Ok(_)) if !self.body.is_end_stream() => {}
@@ -164,7 +179,7 @@ impl Streamed {
         let silent =
             (self.silent).get_or_insert_with(|| Box::pin(tokio::time::sleep(self.silence_max)));
         ready!(silent.as_mut().poll(context));
-        if self.upload.get() != Upload::Sending {
+        if !self.upload.get().is_on() {
             // It was answered meanwhile. Nobody asks any more for how long it is silent.
             return Poll::Pending;
         }

@@ -307,7 +307,7 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
         };
         match sent {
             Ok(Ok((response, lease))) => {
-                if let Some(upload) = upload.filter(|upload| upload.get() == Upload::Sending) {
+                if let Some(upload) = upload.filter(|upload| upload.get().is_on()) {
                     upload.set(Upload::Answered);
                 }
                 leg.observation.headed(passage, response.status());
@@ -377,6 +377,20 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                     "an endpoint of {names} broke the connection before it answered; it may have seen the call"
                 );
                 return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
+            }
+            // It has not the whole request yet, and its client is to blame for that.
+            Err(_)
+                if upload
+                    .as_ref()
+                    .is_some_and(|upload| upload.get() == Upload::Awaited) =>
+            {
+                leg.observation.failed(Outcome::Cancelled);
+                let text = format!(
+                    "the body was not there within the {} ms that {names} has to answer; send it faster, or raise the service's `response_timeout`",
+                    deadline.as_millis()
+                );
+                let refusal = leg.refuse(StatusCode::REQUEST_TIMEOUT, text);
+                return Err(refusal.counted(Rejection::Body));
             }
             Err(_) => {
                 passage.tell(End::Failed);

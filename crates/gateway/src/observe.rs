@@ -748,7 +748,13 @@ impl Observation {
         let complete = match self.upload.as_ref().map(|upload| upload.get()) {
             None => Some(self.sent),
             Some(Upload::Sent(at)) => Some(at),
-            Some(Upload::Sending | Upload::Answered | Upload::Broken | Upload::Silent) => None,
+            Some(
+                Upload::Sending
+                | Upload::Awaited
+                | Upload::Answered
+                | Upload::Broken
+                | Upload::Silent,
+            ) => None,
         };
         complete
             .filter(|_| !self.excused && !self.counters.is_cutting.get())

@@ -24,8 +24,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::AsyncReadExt as _,
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore},
 };
 
@@ -137,6 +137,34 @@ async fn until(loads: &Loads, endpoint: u32, is_so: impl Fn(Standing) -> bool) {
     };
     let in_time = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
     assert!(in_time, "{:?}", loads.standing(EndpointId(endpoint)));
+}
+
+#[tokio::test]
+async fn clients_that_send_their_bodies_slowly_are_no_failures_of_an_endpoint() {
+    let server = healthy().await;
+    let mut service = plain(&[&[server.address]]);
+    service.settings.response_timeout = Duration::from_millis(200);
+    let (mut gateway, loads) = start(service);
+    let head = format!(
+        "POST /mcp/do HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\nconnection: close\r\n\r\na",
+        gateway.address
+    );
+    let slow = async || {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        soon(stream.read_to_string(&mut said)).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+    };
+    // As many failures would open its breaker.
+    tokio::join!(slow(), slow(), slow(), slow(), slow());
+    assert_eq!(loads.standing(EndpointId(10)), Standing::default());
+    assert_eq!(ask(&mut gateway.client().await, 1).await.status, 200);
+    gateway.observed.rejection(Rejection::Body, 5).await;
+    gateway
+        .observed
+        .outcome("v1", "none", Outcome::Cancelled, 5)
+        .await;
 }
 
 #[tokio::test]
