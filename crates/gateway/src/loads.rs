@@ -32,8 +32,8 @@ use std::{
     time::Instant,
 };
 
-/// Counts of turns. Cycles whose hashes fall on the same one share it, which is one in so many.
-const TURNS: usize = 1024;
+/// Most cycles whose turns are counted when the routing table changes: what takes turns has come and gone then, and all begin anew.
+const CYCLES_MAX: usize = 10_000;
 
 type Map<K, V> = ArcSwap<HashMap<K, Arc<V>, foldhash::fast::RandomState>>;
 
@@ -46,7 +46,8 @@ pub struct Loads {
     versions: Map<(ServiceName, VersionName), AtomicUsize>,
     /// Calls under way, whatever the service.
     calls: Arc<AtomicUsize>,
-    turns: Box<[AtomicU64]>,
+    /// By the hashes of cycles.
+    turns: Map<u64, AtomicU64>,
     /// Held while a map is replaced, or an endpoint ejected: neither happens often, and both must look before they do it.
     changing: Mutex<()>,
     /// The position of the routing table by which what is gone was forgotten last.
@@ -95,7 +96,7 @@ impl Default for Loads {
             endpoints: Map::default(),
             versions: Map::default(),
             calls: Arc::default(),
-            turns: (0..TURNS).map(|_| AtomicU64::new(0)).collect(),
+            turns: Map::default(),
             changing: Mutex::default(),
             swept: AtomicU64::default(),
         }
@@ -123,14 +124,15 @@ impl Live for Loads {
     }
 
     fn turn(&self, cycle: u64) -> u64 {
-        let at = usize::try_from(cycle % TURNS as u64).unwrap_or_default();
-        let count = self.turns.get(at);
-        count.map_or(0, |count| count.fetch_add(1, Relaxed))
+        if let Some(count) = self.turns.load().get(&cycle) {
+            return count.fetch_add(1, Relaxed);
+        }
+        found(&self.turns, &self.changing, &cycle).fetch_add(1, Relaxed)
     }
 
     fn next_turn(&self, cycle: u64) -> u64 {
-        let at = usize::try_from(cycle % TURNS as u64).unwrap_or_default();
-        self.turns.get(at).map_or(0, |count| count.load(Relaxed))
+        let turns = self.turns.load();
+        turns.get(&cycle).map_or(0, |count| count.load(Relaxed))
     }
 
     fn marks(&self, endpoint: EndpointId) -> Marks {
@@ -259,6 +261,8 @@ impl Loads {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         retain(&self.endpoints, |id| endpoints.contains(id));
         retain(&self.versions, |key| names.contains(key));
+        let are_few = self.turns.load().len() <= CYCLES_MAX;
+        retain(&self.turns, |_| are_few);
     }
 }
 
@@ -500,7 +504,21 @@ mod tests {
         let mut left: Vec<_> = loads.endpoints.load().keys().map(|id| id.0).collect();
         left.sort_unstable();
         assert_eq!(left, [1, 2]);
-        let turns = [1, 1, 2, 1, 2].map(|cycle| loads.turn(cycle));
-        assert_eq!(turns, [0, 1, 0, 2, 1]);
+        let turns = [1, 1, 2, 1, 2, 1 + 1024].map(|cycle| loads.turn(cycle));
+        assert_eq!(turns, [0, 1, 0, 2, 1, 0]);
+        assert_eq!([1, 2, 3].map(|cycle| loads.next_turn(cycle)), [3, 2, 0]);
+        let sweep_at = |position| {
+            loads.sweep(&Snapshot {
+                position,
+                ..Snapshot::default()
+            });
+        };
+        sweep_at(8);
+        assert_eq!(loads.next_turn(1), 3, "few are kept");
+        let many = (0..).take(CYCLES_MAX + 1);
+        let many = many.map(|cycle| (cycle, Arc::default()));
+        loads.turns.store(Arc::new(many.collect()));
+        sweep_at(9);
+        assert!(loads.turns.load().is_empty());
     }
 }
