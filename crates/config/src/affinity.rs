@@ -5,8 +5,11 @@ use crate::{
     position::Path,
     read::{Report, short},
 };
-use serin_model::service::ServiceSettings;
-use serin_route::source::{Cookie, SOURCES_MAX, SameSite, Source};
+use serin_model::service::{ServiceSettings, ServiceSpec};
+use serin_route::{
+    source::{Cookie, SOURCES_MAX, SameSite, Source},
+    weigh::Strategy,
+};
 use std::time::Duration;
 
 /// Longest name of a cookie: it comes with every request.
@@ -83,15 +86,14 @@ pub(crate) fn check_cookie(cookie: &Cookie, at: &Path, report: &mut Report) {
     if let Some(ttl) = cookie.ttl {
         between(ttl, TTL_MIN, TTL_MAX, &at.key("ttl"), report);
     }
-    if let Some(path) = &cookie.path {
-        let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b';';
-        if !path.starts_with('/') || path.len() > PATH_BYTES_MAX || !path.bytes().all(is_plain) {
-            report.error(
-                &at.key("path"),
-                format!("`{}` is not a path of a cookie", short(path)),
-                format!("write up to {PATH_BYTES_MAX} bytes that begin with `/` and have no `;`, such as `/`"),
-            );
-        }
+    if let Some(path) = &cookie.path
+        && !is_path(path)
+    {
+        report.error(
+            &at.key("path"),
+            format!("`{}` is not a path of a cookie", short(path)),
+            format!("write up to {PATH_BYTES_MAX} bytes that begin with `/` and have no `;`, such as `/`"),
+        );
     }
     if cookie.same_site == SameSite::None && !cookie.secure {
         report.error(
@@ -100,6 +102,58 @@ pub(crate) fn check_cookie(cookie: &Cookie, at: &Path, report: &mut Report) {
             "write `secure: true`, or `same_site: lax`",
         );
     }
+}
+
+/// Warns of cookies that do not come back to the service.
+pub(crate) fn check_cookie_paths(spec: &ServiceSpec, at: &Path, report: &mut Report) {
+    let mut warn = |cookie: &Cookie, at: Path| {
+        let path = cookie.path.as_deref().filter(|path| is_path(path));
+        if let Some(path) = path.filter(|path| !path_matches(&spec.path, path)) {
+            report.warning(
+                &at.key("path"),
+                format!(
+                    "this cookie comes back only to requests below `{}`, and the service is at `{}`",
+                    short(path),
+                    short(&spec.path)
+                ),
+                "leave `path` out, or write one above that of the service, such as `/`",
+            );
+        }
+    };
+    let mut of_list = |sources: &[Source], at: &Path| {
+        for (index, source) in sources.iter().enumerate() {
+            if let Source::Cookie(cookie) = source {
+                warn(cookie, at.index(index).key("cookie"));
+            }
+        }
+    };
+    let settings = at.key("settings");
+    of_list(&spec.settings.affinity, &settings.key("affinity"));
+    let rules = || spec.rules.iter().zip(0..);
+    for (rule, index) in rules() {
+        of_list(
+            &rule.affinity,
+            &at.key("rules").index(index).key("affinity"),
+        );
+    }
+    for (rule, index) in rules() {
+        if let Some(Strategy::Cookie(cookie)) = &rule.strategy {
+            let at = at.key("rules").index(index);
+            warn(cookie, at.key("strategy").key("cookie"));
+        }
+    }
+}
+
+/// RFC 6265, section 4.1.1.
+fn is_path(path: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b';';
+    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && path.bytes().all(is_plain)
+}
+
+/// RFC 6265, section 5.1.4.
+fn path_matches(path: &str, of_cookie: &str) -> bool {
+    let below = path.strip_prefix(of_cookie);
+    below.is_some_and(|rest| rest.is_empty() || of_cookie.ends_with('/') || rest.starts_with('/'))
 }
 
 /// RFC 6265, section 4.1.1, and section 4.1.3 of RFC 6265bis on the beginnings of names.

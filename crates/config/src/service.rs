@@ -138,6 +138,7 @@ fn check_service(spec: &ServiceSpec, at: &Path, report: &mut Report) {
     check_gates(spec, &at.key("settings"), report);
     crate::endpoints::check_endpoints(spec, at, report);
     crate::rules::check_rules(spec, at, report);
+    crate::affinity::check_cookie_paths(spec, at, report);
 }
 
 fn check_stable(spec: &ServiceSpec, at: &Path, report: &mut Report) {
@@ -302,6 +303,13 @@ fn check_url(text: &str, example: &str, at: &Path, report: &mut Report) -> Optio
     None
 }
 
+/// Whether a path leads to nothing but a path of the host: `//other` is another host, and so are its like.
+fn stays_at_host(path: &str) -> bool {
+    let host = "http://endpoint/";
+    let joined = Url::parse(host).and_then(|url| url.join(path));
+    path.starts_with('/') && joined.is_ok_and(|url| url.as_str().starts_with(host))
+}
+
 fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
     for (name, time) in [
         ("connect_timeout", settings.connect_timeout),
@@ -321,7 +329,7 @@ fn check_settings(settings: &ServiceSettings, at: &Path, report: &mut Report) {
     crate::affinity::check_affinity(settings, at, report);
     let (health, at) = (&settings.health, at.key("health"));
     if let Some(path) = &health.path
-        && (!path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err())
+        && (path.parse::<http::uri::PathAndQuery>().is_err() || !stays_at_host(path))
     {
         report.error(
             &at.key("path"),

@@ -169,6 +169,25 @@ fn the_example_of_the_docs_is_taken() {
 }
 
 #[test]
+fn cookies_that_do_not_come_back_are_warned_of() {
+    for (path, comes_back) in [
+        ("/", true),
+        ("/mcp", true),
+        ("/mc", false),
+        ("/mcp/", false),
+        ("/mcp/tools", false),
+        ("/other", false),
+    ] {
+        let cookie = format!("affinity: [ {{ cookie: {{ name: serin, path: {path} }} }} ]");
+        let said = said(&cookie);
+        let at =
+            "warning services.tools.settings.affinity[0].cookie.path: this cookie comes back only";
+        assert_eq!(said.is_empty(), comes_back, "{path} {said:?}");
+        assert!(comes_back || said[0].starts_with(at), "{said:?}");
+    }
+}
+
+#[test]
 fn what_stands_behind_the_address_is_warned_of() {
     let said = said("affinity: [ address, tenant ]");
     assert_eq!(said.len(), 1);
