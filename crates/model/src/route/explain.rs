@@ -431,12 +431,13 @@ impl<L: Live + ?Sized> Asked<'_, L> {
         let of_rule = self.rule.filter(|_| self.question.chosen.is_none());
         let places: Vec<&Place> = match of_rule.and_then(|rule| rule.rule.to.as_ref()) {
             Some(Target::One(place)) => vec![place],
-            Some(Target::Weighted(places)) => places.iter().map(|(place, _)| place).collect(),
+            Some(Target::Weighted(places)) => places.keys().collect(),
             None => Vec::new(),
         };
         let whys = places.into_iter().filter_map(|place| self.why_not(place));
-        whys.map(|why| format!("; {why}, so stable takes its callers"))
-            .collect()
+        whys.fold(String::new(), |said, why| {
+            said + "; " + &why + ", so stable takes its callers"
+        })
     }
 
     fn why_not(&self, place: &Place) -> Option<String> {
