@@ -121,7 +121,7 @@ impl<'a> Admitted<'a> {
         };
         let is_left = |method: &&str| {
             let rule = (self.service.rules).find(&condition::Request { method, ..request });
-            !rule.is_some_and(|route| route.rule.refuse.is_some())
+            rule.is_none_or(|route| route.rule.refuse.is_none())
         };
         let left: Vec<&str> = methods.iter().copied().filter(is_left).collect();
         left.join(", ")
