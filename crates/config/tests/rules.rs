@@ -104,6 +104,8 @@ const CASES: &[Case] = &[
         help: "`any: [ .. ]`", mended: "when: { any: [ { tool: { prefix: admin_ } } ] }" },
     Case { good: "{ not: { path: { prefix: /old } } }", bad: "{ not: [ { path: { prefix: /old } } ] }", place: (11, 104), field: "services.tools.rules[1].when.all[1].not", message: "a list stands here",
         help: "without the brackets", mended: "{ not: { path: { prefix: /old } } }" },
+    Case { good: "name: X-Beta-User, equals", bad: "name: x-serin-version, equals", place: (10, 61), field: "services.tools.rules[0].when.header.name", message: "rules never see headers that begin with `X-Serin-`",
+        help: "a header of another name", mended: "name: X-Beta, equals" },
     // Where it leads
     Case { good: "to: v2.0.0 }", bad: "to: v2.0.1 }", place: (10, 117), field: "services.tools.rules[0].to", message: "there is no version `v2.0.1`",
         help: "use one of `v1`, `v2.0.0`, `stable`, `candidate`", mended: "to: v2.0.0 }" },

@@ -181,6 +181,13 @@ impl Found<'_> {
                     "write `auth: serin` or `tenant_header: X-Tenant` in its `settings`",
                 );
             }
+            Condition::Header(test) if is_ours(test) => {
+                self.add(
+                    format!("{at}.name"),
+                    "rules never see headers that begin with `X-Serin-`: they are for the gateway to say",
+                    "ask for a header of another name; a version chosen by hand comes before all rules",
+                );
+            }
             Condition::Tool(_) if is_http => {
                 self.add(
                     at,
@@ -414,6 +421,13 @@ fn among(rules: &[(usize, &Rule)], at: usize, compared: &mut Comparison<'_>) -> 
         );
     }
     None
+}
+
+/// Whether a test is of a header that only the gateway sets.
+fn is_ours(test: &Test) -> bool {
+    const OURS: &str = "x-serin-";
+    let begins = test.name.as_deref().and_then(|name| name.get(..OURS.len()));
+    begins.is_some_and(|begins| begins.eq_ignore_ascii_case(OURS))
 }
 
 /// A key as part of a path: names of versions have dots.
