@@ -87,12 +87,18 @@ fn show(service: &ServiceView) -> String {
             version.name, version.open_calls, version.open_streams
         );
         for endpoint in &version.endpoints {
-            let health = if endpoint.healthy {
-                "healthy"
-            } else {
-                "unhealthy"
+            let of_version = version.drain.as_ref();
+            let is_over = |drain: Option<&Drain>| drain.is_some_and(|drain| drain.is_over);
+            // What is drained is not probed any more.
+            let health = match endpoint.healthy {
+                _ if is_over(of_version) || is_over(endpoint.drain.as_ref()) => "not probed",
+                true => "healthy",
+                false => "unhealthy",
             };
-            let drain = drained(endpoint.drain.as_ref());
+            let drain = match (&endpoint.drain, of_version) {
+                (None, Some(of_version)) if !of_version.is_over => "  draining".to_owned(),
+                (drain, _) => drained(drain.as_ref()),
+            };
             out += &format!("    {}  {}  {health}{drain}\n", endpoint.id, endpoint.url);
         }
     }

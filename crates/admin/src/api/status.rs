@@ -94,6 +94,9 @@ pub struct VersionStatus {
     pub stage: VersionStage,
     /// Until when what is there may go on, while it takes no new callers.
     pub draining_until: Option<Timestamp>,
+    /// That time has come: nothing goes there any more.
+    #[serde(default)]
+    pub drained: bool,
     /// How many tools it lists, when that is known.
     pub tools: Option<usize>,
     /// Calls that are open now.
@@ -337,6 +340,7 @@ fn version_status(
         name: version.name.clone(),
         stage: version.stage,
         draining_until: version.drain.as_ref().map(|drain| drain.until),
+        drained: version.drain.as_ref().is_some_and(|drain| drain.is_over),
         tools: version.tools,
         open_calls: version.open_calls,
         open_streams: version.open_streams,

@@ -172,6 +172,7 @@ fn version_line(service: &ServiceStatus, version: &VersionStatus) -> Line {
     let (style, what) = match version.stage {
         _ if version.name == service.stable => (GOOD, "stable"),
         _ if is_candidate => (BUSY, "candidate"),
+        _ if version.drained => (FAINT, "drained"),
         _ if version.draining_until.is_some() => (ODD, "draining"),
         VersionStage::Registered => (FAINT, "registered"),
         VersionStage::Serving => (GOOD, "serving"),
@@ -181,7 +182,7 @@ fn version_line(service: &ServiceStatus, version: &VersionStatus) -> Line {
     let most = (version.in_flight_max).map_or_else(String::new, |most| format!(" of {most}"));
     let tools = version.tools.filter(|_| version.draining_until.is_none());
     let tools = tools.map_or_else(String::new, |tools| format!(", {tools} tools"));
-    let until = (version.draining_until)
+    let until = (version.draining_until.filter(|_| !version.drained))
         .map_or_else(String::new, |until| format!(" until {}", clock(until)));
     Line::default()
         .text("  ")

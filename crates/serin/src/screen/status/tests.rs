@@ -37,6 +37,7 @@ fn version(name: &str, stage: VersionStage, endpoints: Vec<EndpointStatus>) -> V
         name: name.parse().unwrap(),
         stage,
         draining_until: None,
+        drained: false,
         tools: Some(12),
         open_calls: 14,
         open_streams: 2,
@@ -262,4 +263,17 @@ fn the_page_stays_in_its_room() {
     }
     let paper = page(&odd, PAPER.columns, PAPER.rows).join("\n");
     assert!(paper.contains("log") && paper.contains("killed"), "{paper}");
+}
+
+#[test]
+fn a_drain_that_is_over_has_no_end_to_come() {
+    let (said, mut over) = (tools(), tools());
+    over.versions[0].drained = true;
+    let line = |service: &ServiceStatus| super::details(service, 200).remove(0).cut(200);
+    assert!(line(&said).contains(" until "), "{}", line(&said));
+    let over = line(&over);
+    assert!(
+        over.contains("drained") && !over.contains("until"),
+        "{over}"
+    );
 }
