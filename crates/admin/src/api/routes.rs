@@ -457,7 +457,8 @@ fn chosen(
                 .split
                 .as_ref()
                 .is_some_and(|split| split.candidate == found);
-        if !overrides.version && !(overrides.canary && is_side) {
+        let is_admitted = overrides.version || (overrides.canary && is_side);
+        if !is_admitted {
             notes.push(format!("service `{}` lets nobody choose `{}` by hand (`settings.overrides`): a request that asks for it goes where it would go without", service.name, cut(wanted)));
         }
         return Ok(Some(found));
