@@ -271,7 +271,10 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
             return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
         };
         let loads = &core.shared.loads;
-        let mut passage = match loads.begin(endpoint.id, version, settings, is_stream) {
+        let begin = || loads.begin(endpoint.id, version, settings, is_stream);
+        // Who is bound to it stays, though it is ejected by this very request.
+        let begun = begin().or_else(|| outbound.to.pinned.then(begin)?);
+        let mut passage = match begun {
             Some(passage) => passage,
             None if must => loads.begin_anyway(endpoint.id, settings, is_stream),
             None => {

@@ -404,7 +404,7 @@ impl Admitted<'_> {
     }
 
     /// Where a session goes on whose endpoint cannot be reached: at another of its version that may be used, if that is safe. Without
-    /// another it stays, and its client gets this refusal.
+    /// another it stays, and its client gets this refusal; so it does where its endpoint may only not be used for now.
     async fn leave(
         &self,
         token: &Rc<Token>,
@@ -430,8 +430,12 @@ impl Admitted<'_> {
             Because::Lost,
         );
         let lost = "the endpoint that kept this session cannot be reached; initialize again";
-        let place = moved.await.ok_or_else(|| self.no_session(lost))?;
-        Ok((place, to))
+        match moved.await {
+            Some(place) => Ok((place, to)),
+            // It may be used again soon, with all that it keeps.
+            None if refusal.counted == Some(Rejection::Unusable) => Err(refusal),
+            None => Err(self.no_session(lost)),
+        }
     }
 
     /// Whether the version where a session lives is killed.

@@ -403,6 +403,70 @@ async fn sessions_stay_where_they_are_though_their_version_has_a_fallback() {
 }
 
 #[tokio::test]
+async fn a_session_with_state_is_not_ended_by_a_breaker_or_an_ejection() {
+    const CALLS: usize = 30;
+    for (fails, answered) in [
+        // Its breaker opens after five.
+        ((|n| n < 5) as fn(usize) -> bool, 5),
+        // Two of three: never so many in a row, but it is ejected.
+        (|n| n % 3 != 2, CALLS),
+    ] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let at = Server::answering(move |seen| {
+            let id = seen.json()["id"].clone();
+            match seen.rpc_method().as_str() {
+                "tools/call" if fails(counted.fetch_add(1, Relaxed)) => reply(503, &[], ""),
+                "initialize" => {
+                    let result = serde_json::json!({ "protocolVersion": "2025-11-25" });
+                    let answer =
+                        serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": result });
+                    let headers = [
+                        ("content-type", "application/json"),
+                        ("mcp-session-id", "s"),
+                    ];
+                    reply(200, &headers, answer.to_string())
+                }
+                _ => {
+                    let answer = serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": {} });
+                    reply(
+                        200,
+                        &[("content-type", "application/json")],
+                        answer.to_string(),
+                    )
+                }
+            }
+        })
+        .await;
+        let other = Server::mcp("other").await;
+        let mut service = service(&[build("v1", &[&at, &other])], None);
+        service.settings.on_failure = OnFailure::FailClosed;
+        let (gateway, loads) = start(service);
+        let mut client = gateway.client().await;
+        let session = loop {
+            let begun = client.initialize().await;
+            if !at.seen().is_empty() {
+                break begun.header("mcp-session-id").unwrap().to_owned();
+            }
+        };
+        let level =
+            r#"{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"info"}}"#;
+        assert_eq!(client.legacy(&session, level).await.status, 200);
+        for n in 0..CALLS {
+            let answer = client.legacy(&session, CALL).await;
+            let is_refused = n >= answered;
+            let want = if fails(n) || is_refused { 503 } else { 200 };
+            assert_eq!(answer.status, want, "{n}: {}", answer.text());
+            assert_eq!(answer.header("retry-after").is_some(), is_refused, "{n}");
+        }
+        assert_eq!(calls.load(Relaxed), answered);
+        let standing = loads.standing(EndpointId(10));
+        assert_eq!(standing.is_open, answered < CALLS, "{standing:?}");
+        assert_eq!(standing.is_ejected, answered == CALLS, "{standing:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_cannot_be_initialised_elsewhere_counts_against_the_endpoint() {
     let down = Server::answering(|_| reply(503, &[], "")).await;
     let silent = Server::start(|_| std::future::pending()).await;
