@@ -10,6 +10,7 @@ use crate::{
 };
 use miette::Report;
 use serde_json::Value;
+use serin_model::{manifest::Manifest, name::ServiceName};
 use std::{io::Read as _, path::Path};
 
 /// Most names of what is not described that a line has.
@@ -57,10 +58,32 @@ fn send(global: &Global, args: &FileArgs, what: &str) -> miette::Result<Value> {
     let checked = serin_config::read_manifest(&text, &name).map_err(problem::refused)?;
     problem::warn(checked.warnings);
     let mut client = Client::find(global)?;
-    block_on(client.post_text(
-        &format!("/admin/v1/{what}?prune={}&now={}", args.prune, args.now),
-        text,
-    ))
+    let path = format!("/admin/v1/{what}?prune={}&now={}", args.prune, args.now);
+    block_on(async {
+        let answer = client.post_text(&path, text).await?;
+        // Who may not ask is told all the rest.
+        let services: Option<Value> = client.get("/admin/v1/services").await.ok();
+        for line in services.iter().flat_map(|all| moved(&checked.value, all)) {
+            eprintln!("{line}");
+        }
+        Ok(answer)
+    })
+}
+
+/// The services whose stable version is another than the file says: that is where a service begins, and it moves by rollouts.
+fn moved(manifest: &Manifest, services: &Value) -> Vec<String> {
+    let services = services.as_array().into_iter().flatten();
+    let lines = services.filter_map(|service| {
+        let (name, stable) = (service["name"].as_str()?, service["stable"].as_str()?);
+        let spec = manifest.services.get(&name.parse::<ServiceName>().ok()?)?;
+        let wanted = &spec.stable;
+        (wanted.as_str() != stable).then(|| {
+            format!(
+                "note: stable of `{name}` is `{stable}`, and stays so, though the file says `{wanted}`: `serin rollout start {name} --to {wanted}` changes it"
+            )
+        })
+    });
+    lines.collect()
 }
 
 /// What is done or would be, and what is not, though somebody who reads "all is as described" would think so.
@@ -138,4 +161,28 @@ pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> miette::Result<String
             .because(error),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stable_version_that_the_file_cannot_change_is_said() {
+        let spec =
+            |path: &str| json!({ "protocol": "mcp", "path": path, "stable": "v2", "versions": {} });
+        let manifest = json!({ "services": { "a": spec("/a"), "b": spec("/b"), "c": spec("/c") } });
+        let manifest = serde_json::from_value(manifest).unwrap();
+        let services = json!([{ "name": "a", "stable": "v1" }, { "name": "b", "stable": "v2" }, { "name": "z", "stable": "v1" }]);
+        let said = moved(&manifest, &services);
+        assert_eq!(said.len(), 1, "{said:?}");
+        for part in [
+            "stable of `a` is `v1`",
+            "the file says `v2`",
+            "`serin rollout start a --to v2`",
+        ] {
+            assert!(said[0].contains(part), "{said:?}");
+        }
+    }
 }
