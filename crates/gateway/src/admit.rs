@@ -33,7 +33,7 @@ use crate::{
     headers, limit,
     refusal::Refusal,
     rest,
-    route::{self, Caller, Destination, Nowhere, Stopped},
+    route::{self, Caller, Destination, Live, Nowhere, Stopped},
     seal::{Bound, Owner},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts, uri::Authority};
@@ -457,18 +457,24 @@ impl Admitted<'_> {
     /// Where a caller goes. From a version that is killed callers go to stable, if that is another one; what a killed version made
     /// nobody else can read.
     pub(super) fn route(&self, caller: Caller<'_>) -> Result<Destination, Refusal> {
+        let to = self.route_by(caller, &*self.core.shared.loads)?;
+        if to.instead_of.is_some() {
+            let service = &self.service.name;
+            self.core.counters.detoured(service, Detour::Fallback);
+        }
+        Ok(to)
+    }
+
+    /// The same by another look at how endpoints do, and not counted.
+    fn route_by(&self, caller: Caller<'_>, live: &impl Live) -> Result<Destination, Refusal> {
         let service = self.service;
         let is_killed = |version| self.is_killed(version);
-        let to = route::route_past(service, caller, is_killed, &*self.core.shared.loads);
-        let to = to.map_err(|stopped| match stopped {
+        let to = route::route_past(service, caller, is_killed, live);
+        to.map_err(|stopped| match stopped {
             Stopped::Killed => Refusal::killed(&service.name),
             Stopped::Bound => self.version_gone(Rejection::Kill),
             Stopped::Nowhere(nowhere) => self.nowhere(nowhere),
-        })?;
-        if to.instead_of.is_some() {
-            self.core.counters.detoured(&service.name, Detour::Fallback);
-        }
-        Ok(to)
+        })
     }
 
     fn version_gone(&self, why: Rejection) -> Refusal {

@@ -230,12 +230,10 @@ impl Asker {
             &*core.shared.loads,
         );
         // The turn of an endpoint is for the message to take, which follows. That of a rule is taken here: the message is led.
-        let to = route::route(&service, caller, &Glance(live));
-        let to = to.map_err(|nowhere| admitted.nowhere(nowhere))?;
+        let to = admitted.route_by(caller, &Glance(live))?;
         if admitted.is_ruled() {
             route::assign(&service, caller, live);
         }
-        let to = to.usable().map_err(|nowhere| admitted.nowhere(nowhere))?;
         let version = service.versions.get(to.version);
         let endpoint = version.and_then(|version| version.endpoints.get(to.endpoint));
         let (Some(version), Some(endpoint)) = (version, endpoint) else {

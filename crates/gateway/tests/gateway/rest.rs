@@ -1,6 +1,6 @@
 //! REST in front of small servers of both eras.
 
-use crate::support::*;
+use crate::{kills::Switchboard, support::*};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serin_model::{
     observe::{Outcome, Rejection},
     snapshot::ServiceRoute,
 };
-use serin_route::weigh::Balance;
+use serin_route::{standing::OnFailure, weigh::Balance};
 use std::{
     sync::{
         Arc, Mutex,
@@ -303,6 +303,60 @@ async fn who_keeps_no_cookies_keeps_a_session() {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
     assert_eq!(server.count("initialize"), 1);
+}
+
+#[tokio::test]
+async fn a_session_from_while_its_version_was_killed_is_that_of_stable() {
+    for speaks in BOTH {
+        let one = server("one", speaks, echo("one")).await;
+        let two = server("two", speaks, echo("two")).await;
+        let builds = [build("v1", &[&one]), build("v2", &[&two])];
+        let services = vec![service(&builds, Some(100.0))];
+        let board = Switchboard::default();
+        let gateway = board.start(services.clone());
+        gateway.swap_api(services, &[(1, spec(&[]))]);
+        let mut client = gateway.client().await;
+        board.kill("version:tools/v2");
+        let killed = call(&mut client, "/v1/tool", r#"{"tool":"add"}"#).await;
+        board.revive("version:tools/v2");
+        let revived = call(&mut client, "/v1/tool", r#"{"tool":"add"}"#).await;
+        assert!(killed.text().contains("one"), "{}", killed.text());
+        assert!(revived.text().contains("two"), "{}", revived.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_over_rest_for_want_of_an_endpoint_counts_against_the_version() {
+    let good = server("good", Speaks::Modern, echo("good")).await;
+    let is_down = Arc::new(AtomicUsize::new(0));
+    let down = is_down.clone();
+    let candidate = Server::answering(move |seen| {
+        let id = &seen.json()["id"];
+        let result = r#"{"supportedVersions":["2026-07-28"],"content":[]}"#;
+        match down.load(Relaxed) {
+            0 => json(format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#
+            )),
+            _ => reply(503, &[], ""),
+        }
+    })
+    .await;
+    let builds = [build("v1", &[&good]), build("v2", &[&candidate])];
+    let mut tools = service(&builds, Some(100.0));
+    tools.settings.on_failure = OnFailure::FailClosed;
+    tools.settings.breaker.failures = 1;
+    let mut gateway = run(vec![tools]);
+    let mut client = gateway.client().await;
+    let add = r#"{"tool":"add"}"#;
+    assert_eq!(call(&mut client, "/v2/tool", add).await.status, 200);
+    is_down.store(1, Relaxed);
+    for _ in 0..3 {
+        let answer = call(&mut client, "/v2/tool", add).await;
+        assert!(answer.status >= 500, "{}", answer.text());
+    }
+    let observed = &mut gateway.observed;
+    observed.outcome("v2", "add", Outcome::Http5xx, 1).await;
+    observed.outcome("v2", "add", Outcome::Transport, 2).await;
 }
 
 #[tokio::test]
