@@ -401,8 +401,13 @@ async fn a_session_is_not_tried_elsewhere() {
         (&one, &other)
     };
     home.stop();
+    let mut answer = client.legacy(&session, CALL).await;
+    if answer.status == 502 {
+        // It met the connection as that was closed: the server may have seen it, so it ends there.
+        answer = client.legacy(&session, CALL).await;
+    }
     // Its client begins again.
-    assert_eq!(client.legacy(&session, CALL).await.status, 404);
+    assert_eq!(answer.status, 404);
     assert!(away.seen().is_empty());
 }
 
