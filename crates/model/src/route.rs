@@ -2,7 +2,7 @@
 //! endpoints do.
 //!
 //! In this order: a live session or a value that an endpoint minted (nobody else could read it), a version chosen by hand, the rule
-//! that fits, the split by affinity key. Within the version [`endpoint`] says which of its endpoints.
+//! that fits, the split by affinity key. Within the version [`choose`] says which of its endpoints.
 
 mod chosen;
 mod endpoint;

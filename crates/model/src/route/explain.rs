@@ -1,4 +1,4 @@
-//! Why a request goes where it goes: the same question as [`route`], asked of the same functions, with what they went by.
+//! Why a request goes where it goes: the same question as [`route`](super::route), asked of the same functions, with what they went by.
 //!
 //! Nothing is changed by asking: a turn that is looked at is not taken.
 
