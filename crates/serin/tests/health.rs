@@ -37,7 +37,17 @@ async fn the_health_of_a_service_reads_well() {
         }
     });
     seen.await.expect("the calls are counted");
-    let table = serin.cli(&["health", "metrics", "tools"]).await;
+    // Sessions begin before tools are called, whose time is measured.
+    let timed = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let table = serin.cli(&["health", "metrics", "tools"]).await;
+            if table.contains(" ms") {
+                break table;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let table = timed.await.expect("the time of calls is measured");
     let lines: Vec<_> = table.lines().collect();
     assert!(
         lines[0].starts_with("TIME") && lines[0].ends_with("RESTARTS"),
