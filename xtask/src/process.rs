@@ -33,6 +33,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     }
 }
 
+/// Builds `serin` and the testbed in release.
+pub(crate) fn build_release() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet"]);
+    cargo.args(["--package", "serin", "--package", "serin-testbed"]);
+    run(cargo.current_dir(root()))
+}
+
 /// Runs `command` quietly and gives its standard output; the error of a failure carries its standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command

@@ -14,6 +14,7 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
+use serin_route::condition::without_port;
 use serin_tenancy::{AdminAction, Directory, key};
 use std::{
     fmt, fs,
@@ -317,13 +318,6 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 fn unauthorized(what: &str, help: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what).help(help)
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 /// As much of outside text as a message carries.

@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serin_config::ConfigError;
-use serin_control::{ControlError, kills::SwitchboardError};
+use serin_control::{ControlError, chain, kills::SwitchboardError};
 use serin_flags::kill::KillError;
 use serin_model::decide::RefusalKind;
 use std::num::NonZeroU16;
@@ -168,15 +168,4 @@ impl From<ConfigError> for Problem {
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "manifest", detail).help(help)
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

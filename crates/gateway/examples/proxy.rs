@@ -29,18 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let versions = [Ok(stable)].into_iter().chain(candidate);
     let versions = versions.collect::<Result<_, _>>()?;
     let service = ServiceRoute {
-        split: has_candidate.then_some(Split {
-            flag: None,
-            rollout,
-            candidate: 1,
-            share,
-            step: 1,
-            contract_differs: false,
-            step_began: jiff::Timestamp::UNIX_EPOCH,
-            renew: None,
-            block: std::time::Duration::from_secs(10),
-            values: [].into(),
-        }),
+        split: has_candidate.then_some(Split::new(rollout, 1, share)),
         ..ServiceRoute::new("tools".parse()?, Protocol::Mcp, "/mcp", versions)
     };
     let snapshot = Snapshot {

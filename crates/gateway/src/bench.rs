@@ -184,18 +184,7 @@ pub(crate) fn service() -> ServiceRoute {
     };
     let versions = vec![version("v1"), version("v2")];
     ServiceRoute {
-        split: Some(Split {
-            flag: None,
-            rollout: RolloutId(Uuid::nil()),
-            candidate: 1,
-            share: Share::ZERO,
-            step: 1,
-            contract_differs: false,
-            step_began: jiff::Timestamp::UNIX_EPOCH,
-            renew: None,
-            block: Duration::from_secs(10),
-            values: [].into(),
-        }),
+        split: Some(Split::new(RolloutId(Uuid::nil()), 1, Share::ZERO)),
         ..ServiceRoute::new(
             "tools".parse().expect("a name"),
             Protocol::Mcp,

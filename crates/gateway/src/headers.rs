@@ -3,6 +3,7 @@
 use crate::{auth::sign, connection::Connection};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 pub(crate) use serin_model::route::METHOD_OVERRIDES;
+use serin_route::condition::is_said_by_proxies;
 use serin_tenancy::key::PREFIX;
 use std::fmt::Write as _;
 
@@ -18,7 +19,6 @@ pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-even
 pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -124,11 +124,6 @@ fn remove_what_proxies_say(headers: &mut HeaderMap) {
     for name in said {
         headers.remove(name);
     }
-}
-
-/// Whether a header is for proxies to say.
-pub(crate) fn is_said_by_proxies(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded-") || name == header::FORWARDED || name == REAL_IP
 }
 
 /// Takes out what a server takes for a header that the gateway sets, checks or takes out: CGI and WSGI map `-` and `_` to one character,

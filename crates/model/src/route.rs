@@ -284,18 +284,11 @@ pub(crate) mod tests {
     pub(crate) fn service(share: f64) -> ServiceRoute {
         let versions = vec![version("v1", &[1, 2, 3]), version("v2", &[4, 5])];
         ServiceRoute {
-            split: Some(Split {
-                flag: None,
-                rollout: RolloutId(Uuid::from_u128(3)),
-                candidate: 1,
-                share: Share::from_percent(share).unwrap(),
-                step: 1,
-                contract_differs: false,
-                step_began: jiff::Timestamp::UNIX_EPOCH,
-                renew: None,
-                block: std::time::Duration::from_secs(10),
-                values: [].into(),
-            }),
+            split: Some(Split::new(
+                RolloutId(Uuid::from_u128(3)),
+                1,
+                Share::from_percent(share).unwrap(),
+            )),
             ..ServiceRoute::new("tools".parse().unwrap(), Protocol::Mcp, "/mcp", versions)
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     auth::{Credential, Secret, Upstream},
     event::FlagRelease,
     name::{EndpointId, RolloutId, ServiceName, VersionName},
-    plan::{Plan, ValueRule},
+    plan::{JudgeRule, Plan, ValueRule},
     route::Rules,
     service::{Protocol, Service, ServiceSettings, VersionStage},
     share::Share,
@@ -201,6 +201,24 @@ impl Snapshot {
     /// The service of this name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceRoute>> {
         self.services.named(name)
+    }
+}
+
+impl Split {
+    /// The first step of a rollout with nothing special, under way ever since.
+    pub fn new(rollout: RolloutId, candidate: usize, share: Share) -> Self {
+        Self {
+            rollout,
+            flag: None,
+            candidate,
+            share,
+            step: 1,
+            contract_differs: false,
+            step_began: Timestamp::UNIX_EPOCH,
+            renew: None,
+            block: JudgeRule::default().block,
+            values: [].into(),
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use serin_model::{
     snapshot::{EndpointRoute, ServiceRoute, Split, VersionRoute},
 };
 use serin_route::source::{Source, Who, first};
-use std::time::Duration;
 use uuid::Uuid;
 
 const CALLERS: u8 = 60;
@@ -77,18 +76,7 @@ fn start() -> ServiceRoute {
             .map(|id| EndpointRoute::new(EndpointId(id), format!("http://127.0.0.1:{id}/mcp")));
         VersionRoute::new(name.parse().unwrap(), endpoints.collect())
     };
-    let split = Split {
-        flag: None,
-        rollout: RolloutId(Uuid::from_u128(7)),
-        candidate: 1,
-        share: Share::ZERO,
-        step: 1,
-        contract_differs: false,
-        step_began: jiff::Timestamp::UNIX_EPOCH,
-        renew: None,
-        block: Duration::from_secs(10),
-        values: [].into(),
-    };
+    let split = Split::new(RolloutId(Uuid::from_u128(7)), 1, Share::ZERO);
     let mut service = ServiceRoute::new(
         "tools".parse().unwrap(),
         Protocol::Mcp,

@@ -9,6 +9,7 @@ mod logic;
 mod matcher;
 mod problems;
 mod values;
+mod visible;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use self::{
     matcher::Matcher,
     problems::{Problem, problems},
     values::cookies,
+    visible::{is_said_by_proxies, visible, without_port},
 };
 
 use http::{HeaderMap, HeaderName};

@@ -23,6 +23,7 @@ use files::Fresh;
 use listen::Bound;
 use miette::Report;
 use serin_config::Config;
+use serin_control::chain;
 use std::{
     error::Error,
     io::{self, IsTerminal as _, Write as _},
@@ -137,17 +138,6 @@ pub(crate) fn missing(config: &Config) -> Vec<Doubt> {
         });
     }
     doubts
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn log_to_stderr(args: &RunArgs) -> miette::Result<()> {

@@ -81,10 +81,7 @@ struct Phase {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_build {
-        let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--release", "--quiet"]);
-        cargo.args(["-p", "serin", "-p", "serin-testbed"]);
-        process::run(cargo.current_dir(root()))?;
+        process::build_release()?;
     }
     let folder = root().join("target/faults");
     let _ = fs::remove_dir_all(&folder);

@@ -23,6 +23,7 @@ use serin_model::{
 use serin_route::{condition, source::Who};
 use serin_tenancy::Role;
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Duration,
@@ -279,10 +280,7 @@ fn answer(app: &App, caller: &Caller, asked: &Asked) -> Result<Response, Problem
 /// The service by its name, else by host and path, as the gateway finds it.
 fn find(app: &App, snapshot: &Snapshot, asked: &Asked) -> Result<Arc<ServiceRoute>, Problem> {
     if let Some(name) = &asked.service {
-        let found = snapshot
-            .services
-            .iter()
-            .find(|service| service.name == *name);
+        let found = snapshot.service(name);
         return found.cloned().ok_or_else(|| no_service(app, name));
     }
     let host = asked.host.as_deref().unwrap_or(HOST);
@@ -316,7 +314,7 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
     let seen = seen(&sent, &mut notes);
     let tenant = tenant(service, asked, &sent);
     let host = asked.host.as_deref().unwrap_or(HOST);
-    let host = without_port(host).to_ascii_lowercase();
+    let host = condition::without_port(host).to_ascii_lowercase();
     let tools: Vec<&str> = asked.tools.iter().map(String::as_str).collect();
     let method = asked.method.as_deref().unwrap_or(match service.protocol {
         Protocol::Mcp => "POST",
@@ -381,23 +379,15 @@ fn tried(one_in: Option<u32>) -> String {
     })
 }
 
-/// What conditions see of the headers: nothing that the gateway itself or a proxy says.
-fn seen(sent: &HeaderMap, notes: &mut Vec<String>) -> HeaderMap {
-    let mut seen = sent.clone();
-    let is_ours = |name: &HeaderName| name.as_str().starts_with("x-serin-");
-    let is_of_proxies = |name: &HeaderName| {
-        name.as_str().starts_with("x-forwarded-")
-            || matches!(name.as_str(), "forwarded" | "x-real-ip")
-    };
-    for name in sent.keys() {
-        if is_of_proxies(name) {
-            notes.push(format!("header `{name}` counts only from a trusted proxy, and was left out; give the client's address and host themselves"));
-        }
-        if is_ours(name) || is_of_proxies(name) {
-            seen.remove(name);
-        }
+/// What conditions see of the headers; what a proxy would have to say is noted.
+fn seen<'a>(sent: &'a HeaderMap, notes: &mut Vec<String>) -> Cow<'a, HeaderMap> {
+    for name in sent
+        .keys()
+        .filter(|name| condition::is_said_by_proxies(name))
+    {
+        notes.push(format!("header `{name}` counts only from a trusted proxy, and was left out; give the client's address and host themselves"));
     }
-    seen
+    condition::visible(sent, false)
 }
 
 fn tenant<'a>(service: &ServiceRoute, asked: &'a Asked, sent: &'a HeaderMap) -> Option<&'a str> {
@@ -469,14 +459,6 @@ fn chosen(
         Misfit::Version => unknown(&String::from_utf8_lossy(version.unwrap_or_default())),
         Misfit::Canary => wrong("`X-Canary` must be `true` or `false`".to_owned()),
     })
-}
-
-/// A host without its port; an IPv6 address stays in its brackets.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    }
 }
 
 fn wrong(what: String) -> Problem {

@@ -50,10 +50,15 @@ impl Admitted<'_> {
         self.limits = plan;
     }
 
+    /// Whether its caller, its service or a rule says how many requests are taken.
+    fn has_limits(&self) -> bool {
+        !self.limits.is_empty() || self.ruling.limits().next().is_some()
+    }
+
     /// Whether a body says something that limits ask for: which tools, or how many calls.
     pub(super) fn is_counted_by(&self, body: &[u8]) -> bool {
-        let is_limited = !self.limits.is_empty() || self.ruling.limits().next().is_some();
-        is_limited && (self.limits.by_tool() || body.trim_ascii_start().first() == Some(&b'['))
+        self.has_limits()
+            && (self.limits.by_tool() || body.trim_ascii_start().first() == Some(&b'['))
     }
 
     /// Takes the request out of its caller's buckets.
@@ -64,8 +69,7 @@ impl Admitted<'_> {
         &self,
         envelope: Option<&Envelope<'_>>,
     ) -> Result<(), Refusal> {
-        let is_limited = !self.limits.is_empty() || self.ruling.limits().next().is_some();
-        if !is_limited || self.is_counted.replace(true) {
+        if !self.has_limits() || self.is_counted.replace(true) {
             return Ok(());
         }
         let (core, service) = (self.core, self.service);

@@ -6,7 +6,7 @@
 
 use super::{Admitted, checks::era_of};
 use crate::{affinity::client_address, headers, refusal::Refusal};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serin_mcp::{
     envelope::{Envelope, Kind, Message},
     era::Era,
@@ -185,21 +185,6 @@ impl<'a> Admitted<'a> {
     /// in headers of these names.
     fn seen(&self) -> Seen<'_> {
         let is_trusted = self.connection.is_trusted;
-        let is_hidden = |name: &HeaderName| {
-            name.as_str().starts_with("x-serin-")
-                || (!is_trusted && headers::is_said_by_proxies(name))
-        };
-        let mut seen = Cow::Borrowed(&self.headers);
-        if seen.keys().any(is_hidden) {
-            let hidden: Vec<HeaderName> = seen
-                .keys()
-                .filter(|name| is_hidden(name))
-                .cloned()
-                .collect();
-            for name in hidden {
-                seen.to_mut().remove(name);
-            }
-        }
         // Each proxy adds what it was asked for: only what the last one says is more than what its client says.
         let forwarded = self
             .headers
@@ -209,14 +194,14 @@ impl<'a> Admitted<'a> {
         let forwarded = forwarded.filter(|_| is_trusted);
         let forwarded = forwarded.and_then(|hosts| hosts.to_str().ok()?.rsplit(',').next());
         let forwarded = forwarded.map(str::trim).filter(|host| !host.is_empty());
-        let host = without_port(forwarded.unwrap_or(self.host));
+        let host = condition::without_port(forwarded.unwrap_or(self.host));
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
             Cow::Borrowed(host)
         };
         Seen {
-            headers: seen,
+            headers: condition::visible(&self.headers, is_trusted),
             host,
             address: self.address(),
         }
@@ -324,31 +309,4 @@ fn tools_of<'e>(envelope: Option<&'e Envelope<'_>>) -> Vec<&'e str> {
     tools.sort_unstable();
     tools.dedup();
     tools
-}
-
-/// A host without its port; an IPv6 address stays in its brackets.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_read_without_its_port() {
-        for (host, want) in [
-            ("a.example", "a.example"),
-            ("a.example:8080", "a.example"),
-            ("[::1]", "[::1]"),
-            ("[::1]:80", "[::1]"),
-            ("a:", "a"),
-            ("", ""),
-        ] {
-            assert_eq!(without_port(host), want);
-        }
-    }
 }

@@ -285,17 +285,12 @@ pub(crate) fn service(builds: &[Build<'_>], share: Option<f64>) -> ServiceRoute 
         )
     });
     ServiceRoute {
-        split: share.map(|share| Split {
-            flag: None,
-            rollout: RolloutId(Uuid::from_u128(1)),
-            candidate: 1,
-            share: Share::from_percent(share).unwrap(),
-            step: 1,
-            contract_differs: false,
-            step_began: jiff::Timestamp::UNIX_EPOCH,
-            renew: None,
-            block: std::time::Duration::from_secs(10),
-            values: [].into(),
+        split: share.map(|share| {
+            Split::new(
+                RolloutId(Uuid::from_u128(1)),
+                1,
+                Share::from_percent(share).unwrap(),
+            )
         }),
         ..ServiceRoute::new(
             "tools".parse().unwrap(),

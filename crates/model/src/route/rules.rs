@@ -449,18 +449,7 @@ mod tests {
     }
 
     fn split(candidate: usize) -> Split {
-        Split {
-            flag: None,
-            rollout: RolloutId(Uuid::from_u128(3)),
-            candidate,
-            share: Share::ZERO,
-            step: 1,
-            contract_differs: false,
-            step_began: jiff::Timestamp::UNIX_EPOCH,
-            renew: None,
-            block: std::time::Duration::from_secs(10),
-            values: [].into(),
-        }
+        Split::new(RolloutId(Uuid::from_u128(3)), candidate, Share::ZERO)
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Where a request would go, and why, as a table.
 
-use super::line::{BAD, BOLD, FAINT, GOOD, Line, ODD, PLAIN};
+use super::{
+    line::{BOLD, FAINT, GOOD, Line, ODD},
+    parts::{below, standing_of},
+};
 use anstyle::Style;
 use serin_admin::routes::Explained;
 use serin_model::{
@@ -27,7 +30,7 @@ pub(crate) fn draw(explained: &Explained, columns: usize) -> Vec<String> {
     lines.extend(places(said, columns));
     lines.extend(endpoints(&said.endpoints));
     for note in &explained.notes {
-        lines.extend(below("note", ODD, note, columns));
+        lines.extend(below("note", ODD, note, SAID, columns));
     }
     lines.into_iter().map(|line| line.cut(columns)).collect()
 }
@@ -75,10 +78,10 @@ fn rules(said: &Explanation, columns: usize) -> Vec<Line> {
             "{}, which fits if a server reads the request otherwise than it is written: what it refuses and limits holds too",
             said.rules_otherwise.join(", ")
         );
-        lines.extend(below("also", ODD, &text, columns));
+        lines.extend(below("also", ODD, &text, SAID, columns));
     }
     if let Some(limit) = &said.limit {
-        lines.extend(below("limit", FAINT, limit, columns));
+        lines.extend(below("limit", FAINT, limit, SAID, columns));
     }
     lines
 }
@@ -92,13 +95,13 @@ fn key(said: &Explanation, columns: usize) -> Vec<Line> {
         (Some(value), None) => format!("{}: {value}", said.key.source),
         (None, _) => format!("{}: another key each time", said.key.source),
     };
-    let mut lines = below("caller by", FAINT, &key, columns);
+    let mut lines = below("caller by", FAINT, &key, SAID, columns);
     if let Some(bucket) = &said.bucket {
         let text = format!(
             "{} of 0 to 9999; the candidate has those below {} ({}); rollout {}",
             bucket.bucket, bucket.below, bucket.share, bucket.rollout
         );
-        lines.extend(below("bucket", FAINT, &text, columns));
+        lines.extend(below("bucket", FAINT, &text, SAID, columns));
     }
     lines
 }
@@ -113,7 +116,7 @@ fn places(said: &Explanation, columns: usize) -> Vec<Line> {
                 .styled(BOLD, name),
         ];
         if !why.is_empty() {
-            lines.extend(below("", FAINT, why, columns));
+            lines.extend(below("", FAINT, why, SAID, columns));
         }
         lines
     };
@@ -204,30 +207,7 @@ fn standing(endpoint: &EndpointSaid) -> (Style, String) {
             "warming up",
         ),
     ];
-    let words: Vec<_> = words
-        .iter()
-        .filter(|(is, _)| *is)
-        .map(|(_, word)| *word)
-        .collect();
-    match words.as_slice() {
-        [] => (GOOD, "healthy".to_owned()),
-        ["draining" | "warming up"] => (ODD, words.concat()),
-        _ => (BAD, words.join(", ")),
-    }
-}
-
-/// A label, and a text beside it that may take several lines.
-fn below(label: &str, style: Style, text: &str, columns: usize) -> Vec<Line> {
-    let room = columns.saturating_sub(SAID).max(20);
-    let parts = textwrap::wrap(text, room);
-    let mut lines = Vec::new();
-    for (at, part) in parts.iter().enumerate() {
-        let label = if at == 0 { label } else { "" };
-        let blanks = " ".repeat(SAID.saturating_sub(label.len()));
-        let line = Line::default().styled(style, label).text(blanks);
-        lines.push(line.styled(PLAIN, part));
-    }
-    lines
+    standing_of(&words)
 }
 
 #[cfg(test)]

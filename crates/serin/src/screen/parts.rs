@@ -9,14 +9,51 @@ use anstyle::Style;
 use jiff::{Timestamp, tz::TimeZone};
 use serin_control::view::{Arms, RolloutView, ServiceView};
 use serin_model::rollout::Status;
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// Where the labels end.
 pub(super) const LABEL: usize = 8;
 /// Where the stable side of a tool's columns ends.
 const TOOL_COLUMNS: [usize; 3] = [33, 52, 68];
+/// Room that a text beside a label has at least, in columns.
+const TEXT_COLUMNS_MIN: usize = 20;
 /// Longest name of a tool that is shown whole.
 const TOOL_CHARS_MAX: usize = 24;
+
+/// A label, and from column `said` on a text that may take several lines.
+pub(super) fn below(
+    label: &str,
+    style: Style,
+    text: &str,
+    said: usize,
+    columns: usize,
+) -> Vec<Line> {
+    let room = columns.saturating_sub(said).max(TEXT_COLUMNS_MIN);
+    let line = |(at, part): (usize, &Cow<'_, str>)| {
+        let line = if at == 0 {
+            Line::default().styled(style, label).to(said)
+        } else {
+            Line::default().text(" ".repeat(said))
+        };
+        line.text(part)
+    };
+    (textwrap::wrap(text, room).iter().enumerate())
+        .map(line)
+        .collect()
+}
+
+/// What of an endpoint's troubles is so, in words.
+pub(super) fn standing_of(troubles: &[(bool, &str)]) -> (Style, String) {
+    let words: Vec<_> = (troubles.iter())
+        .filter(|(is, _)| *is)
+        .map(|(_, word)| *word)
+        .collect();
+    match words.as_slice() {
+        [] => (GOOD, "healthy".to_owned()),
+        ["draining" | "warming up"] => (ODD, words.concat()),
+        _ => (BAD, words.join(", ")),
+    }
+}
 
 pub(super) fn header(service: &ServiceView, rollout: &RolloutView, now: Timestamp) -> Line {
     let (style, mark) = match rollout.status {

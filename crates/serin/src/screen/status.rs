@@ -3,6 +3,7 @@
 use super::{
     PAPER, Size, clock,
     line::{BAD, BOLD, BUSY, FAINT, GOOD, Line, ODD},
+    parts::{below, standing_of},
     ratio, seconds, span,
 };
 use anstyle::Style;
@@ -30,7 +31,7 @@ pub(crate) fn draw(status: &Status, size: Size) -> Vec<String> {
     if !status.leader {
         let text =
             "another process has opened the log and decides; this one goes on as it was last told";
-        lines.extend(below("not in charge", BAD, text, size.columns));
+        lines.extend(below("not in charge", BAD, text, SAID, size.columns));
     }
     if status.services.is_empty() {
         lines.push(
@@ -146,22 +147,7 @@ fn details(service: &ServiceStatus, columns: usize) -> Vec<Line> {
             Level::Critical => (BAD, "  critical"),
         };
         let text = format!("since {}: {}", clock(issue.since), issue.text);
-        lines.extend(below(level, style, &text, columns));
-    }
-    lines
-}
-
-/// A word, and a text beside it that may take several lines.
-fn below(word: &str, style: Style, text: &str, columns: usize) -> Vec<Line> {
-    let room = columns.saturating_sub(SAID).max(20);
-    let mut lines = Vec::new();
-    for (at, part) in textwrap::wrap(text, room).iter().enumerate() {
-        let line = if at == 0 {
-            Line::default().styled(style, word).to(SAID)
-        } else {
-            Line::default().text(" ".repeat(SAID))
-        };
-        lines.push(line.text(part));
+        lines.extend(below(level, style, &text, SAID, columns));
     }
     lines
 }
@@ -236,16 +222,7 @@ fn standing(endpoint: &EndpointStatus) -> (Style, String) {
         (endpoint.draining, "draining"),
         (endpoint.warming_up, "warming up"),
     ];
-    let words: Vec<_> = words
-        .iter()
-        .filter(|(is, _)| *is)
-        .map(|(_, word)| *word)
-        .collect();
-    match words.as_slice() {
-        [] => (GOOD, "healthy".to_owned()),
-        ["draining" | "warming up"] => (ODD, words.concat()),
-        _ => (BAD, words.join(", ")),
-    }
+    standing_of(&words)
 }
 
 fn rollout(rollout: &RolloutStatus) -> Vec<Line> {
@@ -323,7 +300,7 @@ fn kill(kill: &KillStatus, columns: usize) -> Vec<Line> {
         kill.actor,
         kill.reason
     );
-    below("killed", BAD, &text, columns)
+    below("killed", BAD, &text, SAID, columns)
 }
 
 fn books(status: &Status) -> [Line; 2] {

@@ -44,17 +44,12 @@ fn service(rules: serde_json::Value, share: Option<f64>) -> ServiceRoute {
     let rules: Vec<crate::rule::Rule> = serde_json::from_value(rules).unwrap();
     ServiceRoute {
         rules: Rules::compile(&rules),
-        split: share.map(|share| Split {
-            flag: None,
-            rollout: RolloutId(Uuid::from_u128(3)),
-            candidate: 1,
-            share: Share::from_percent(share).unwrap(),
-            step: 1,
-            contract_differs: false,
-            step_began: jiff::Timestamp::UNIX_EPOCH,
-            renew: None,
-            block: Duration::from_secs(10),
-            values: [].into(),
+        split: share.map(|share| {
+            Split::new(
+                RolloutId(Uuid::from_u128(3)),
+                1,
+                Share::from_percent(share).unwrap(),
+            )
         }),
         ..ServiceRoute::new("tools".parse().unwrap(), Protocol::Mcp, "/mcp", versions)
     }
