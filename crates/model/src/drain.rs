@@ -32,11 +32,11 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Of what was taken out of the manifest: as what was said of it before, else with the cap that is used where none is said.
-    pub(crate) fn leaving(before: Option<&Self>, now: Timestamp) -> Self {
+    /// Of what was taken out of the manifest: as what was said of it before, else with this cap.
+    pub(crate) fn leaving(before: Option<&Self>, cap: Duration, now: Timestamp) -> Self {
         let drain = before.cloned().unwrap_or_else(|| Self {
             since: now,
-            until: later(now, DRAIN_DEFAULT),
+            until: later(now, cap),
             reason: REMOVED.to_owned(),
             is_leaving: true,
             is_over: false,

@@ -12,6 +12,7 @@ use serin_model::{
     service::Version,
     snapshot::{Observed, Snapshot},
     state::State,
+    words::event_in_words,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -200,6 +201,10 @@ fn endpoint(name: &str) -> Drained {
 
 fn version(of: &str) -> Drained {
     Drained::Version(name(of))
+}
+
+fn in_words(events: &[Event]) -> Vec<String> {
+    events.iter().map(event_in_words).collect()
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -397,8 +402,43 @@ fn at_once_is_at_once() {
     let fewer = manifest(&[("v1", &["a"])], None);
     world.apply(&fewer, false, false).unwrap();
     assert_eq!(world.routes().len(), 4);
-    world.apply(&fewer, false, true).unwrap();
+    let said = in_words(&world.apply(&fewer, false, true).unwrap());
+    assert_eq!(
+        said,
+        [format!(
+            "endpoint {} of version v1 of service tools is drained",
+            url("b")
+        )]
+    );
     assert_eq!(world.routes().len(), 3, "v2 stays: it is not pruned");
+    assert_eq!(world.apply(&fewer, false, true).unwrap(), vec![]);
+}
+
+#[test]
+fn what_is_gone_at_once_is_named() {
+    let mut world = World::new();
+    let fewer = manifest(&[("v1", &["a"])], None);
+    let gone = [
+        format!(
+            "service tools changed; leaving it: {} of v1, version v2",
+            url("b")
+        ),
+        format!(
+            "endpoint {} of version v1 of service tools is drained",
+            url("b")
+        ),
+        "version v2 of service tools is drained".to_owned(),
+    ];
+    let events = world.apply(&fewer, true, true).unwrap();
+    assert_eq!(in_words(&events), gone);
+    // What was drained to its end, too.
+    let mut world = World::new();
+    world.drain(version("v2"), Duration::ZERO).unwrap();
+    world.drain(endpoint("b"), Duration::ZERO).unwrap();
+    let events = world.apply(&fewer, true, false).unwrap();
+    assert_eq!(in_words(&events), gone);
+    assert_eq!(world.state.services[&tools()].versions.len(), 1);
+    assert_eq!(world.version("v1").endpoints.len(), 1);
 }
 
 #[test]

@@ -266,9 +266,13 @@ async fn versions_and_rules_come_and_go_and_no_call_fails() {
     let said = world.apply(&[("v1", &[&a])], "", &["--prune"]).await;
     assert!(said.contains("leaving it: version v2"), "{said}");
     assert_eq!(begin_at(&population, &["a"]).await, only("a"), "v2 leaves");
-    world
+    let said = world
         .apply(&[("v1", &[&a])], "", &["--prune", "--now"])
         .await;
+    assert!(
+        said.contains("version v2 of service tools is drained"),
+        "{said}"
+    );
     assert!(world.endpoints("v2").await.is_empty());
     let report = population.stop().await;
     no_call_failed(&report);

@@ -132,7 +132,7 @@ pub(super) fn end(state: &State, unhealthy: &BTreeSet<EndpointId>, now: Timestam
     events
 }
 
-fn named(endpoint: &Endpoint) -> PartEndpoint {
+pub(super) fn named(endpoint: &Endpoint) -> PartEndpoint {
     PartEndpoint {
         id: endpoint.id,
         url: endpoint.url.clone(),

@@ -1,8 +1,8 @@
 //! Manifests: from a wish to the events that make it so.
 
-use super::{Refusal, RefusalKind, Source, listed, refuse};
+use super::{Refusal, RefusalKind, Source, drain::named, listed, refuse};
 use crate::{
-    drain::Drain,
+    drain::{DRAIN_DEFAULT, Drain, Part},
     event::Event,
     manifest::Manifest,
     name::{EndpointId, ServiceName, VersionName},
@@ -13,7 +13,10 @@ use crate::{
 };
 use jiff::Timestamp;
 use serin_tenancy::TierName;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What becomes of what a manifest does not name.
 #[derive(Clone, Copy)]
@@ -27,10 +30,39 @@ pub(super) struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// The drain of what is removed; nothing if it is gone now.
-    fn drain(self, before: Option<&Drain>, now: Timestamp) -> Option<Drain> {
-        let is_over = before.is_some_and(|drain| drain.is_over);
-        (!self.at_once && !is_over).then(|| Drain::leaving(before, now))
+    /// The drain of what is removed.
+    fn drain(self, before: Option<&Drain>, now: Timestamp) -> Drain {
+        let cap = if self.at_once {
+            Duration::ZERO
+        } else {
+            DRAIN_DEFAULT
+        };
+        Drain::leaving(before, cap, now)
+    }
+
+    /// The ends of the drains that are over with the change: so that the log says what is gone, and not only that something changed.
+    fn ended(self, service: &Service) -> Vec<Event> {
+        let ends = |drain: &Option<Drain>| {
+            let leaving = drain.as_ref().filter(|drain| drain.is_leaving);
+            leaving.is_some_and(|drain| self.at_once || drain.is_over)
+        };
+        let mut parts = Vec::new();
+        for (name, version) in &service.versions {
+            let part = |endpoint| Part {
+                service: service.name.clone(),
+                version: name.clone(),
+                endpoint,
+            };
+            // With the version its endpoints are gone.
+            if ends(&version.drain) {
+                parts.push(part(None));
+                continue;
+            }
+            let gone = version.endpoints.iter().filter(|e| ends(&e.drain));
+            parts.extend(gone.map(|endpoint| part(Some(named(endpoint)))));
+        }
+        let ended = parts.into_iter().map(|part| Event::DrainEnded { part });
+        ended.collect()
     }
 }
 
@@ -81,7 +113,9 @@ pub(super) fn apply(
             (removal, now),
             &mut next_endpoint,
         )?;
+        let ended = removal.ended(&wanted);
         if live == Some(&wanted) {
+            events.extend(ended);
             continue;
         }
         // A process that starts knows nothing of probes yet, and goes by its file.
@@ -94,6 +128,7 @@ pub(super) fn apply(
         } else {
             Event::ServiceCreated(wanted)
         });
+        events.extend(ended);
     }
     for (name, tier) in &manifest.tiers {
         if before.and_then(|m| m.tiers.get(name)) == Some(tier)
@@ -245,13 +280,11 @@ fn describe_service(
                 format!("keep it in the file, or {help}"),
             );
         }
-        versions.retain(|version, known| {
-            if spec.versions.contains_key(version) {
-                return true;
+        for (version, known) in &mut versions {
+            if !spec.versions.contains_key(version) {
+                known.drain = Some(removal.drain(known.drain.as_ref(), now));
             }
-            known.drain = removal.drain(known.drain.as_ref(), now);
-            known.drain.is_some()
-        });
+        }
     }
     for (version, wanted) in &spec.versions {
         let known = versions.get(version);
@@ -278,10 +311,11 @@ fn describe_service(
             if endpoints.iter().any(|endpoint| endpoint.id == gone.id) {
                 continue;
             }
-            if let drain @ Some(_) = removal.drain(gone.drain.as_ref(), now) {
-                let gone = gone.clone();
-                endpoints.push(Endpoint { drain, ..gone });
-            }
+            let drain = Some(removal.drain(gone.drain.as_ref(), now));
+            endpoints.push(Endpoint {
+                drain,
+                ..gone.clone()
+            });
         }
         let stage = match known {
             Some(known) => known.stage,
