@@ -4,20 +4,24 @@ mod collect;
 mod idle;
 mod reading;
 mod relay;
+mod untaken;
 mod upload;
 
 pub(crate) use self::{
     collect::{Pace, Uncollected, collect},
     reading::{Minter, Reading, purpose_of},
     relay::{Listener, Recheck, Relay, RelayError, joined},
+    untaken::Answers,
     upload::{ToUpstream, Upload},
 };
 
-use crate::{audit::Trail, connection::Busy, rest::Events};
+use self::untaken::Taken;
+use crate::{audit::Trail, connection::Busy, core::Core, rest::Events};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -32,7 +36,7 @@ pub(crate) struct ToClient {
 
 enum Kind {
     Full(Option<Bytes>),
-    Relay(Box<Relay>),
+    Relay(Taken),
     /// In the words of REST.
     Events(Box<Events>),
 }
@@ -47,9 +51,9 @@ impl ToClient {
         }
     }
 
-    pub(crate) fn relay(relay: Relay) -> Self {
+    pub(crate) fn relay(core: Rc<Core>, relay: Relay) -> Self {
         Self {
-            kind: Kind::Relay(Box::new(relay)),
+            kind: Kind::Relay(Taken::new(core, relay)),
             busy: None,
             trail: Trail::default(),
         }

@@ -1,7 +1,7 @@
 //! One core of the data plane: a thread with its own runtime, connections, pool and counters.
 
 use crate::{
-    Options, admit, affinity, audit,
+    Options, admit, affinity, audit, body,
     connection::{self, Connection, Tap},
     limit::{self, Limiter},
     loads::Loads,
@@ -112,6 +112,8 @@ pub(crate) struct Core {
     pub(crate) warnings: Warnings,
     /// What REST remembers of endpoints and sessions.
     pub(crate) rest: rest::Memory,
+    /// Those that are on their way.
+    pub(crate) answers: body::Answers,
     /// The rows of its requests, where they are kept.
     pub(crate) audit: Option<Rc<audit::Sink>>,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
@@ -152,6 +154,7 @@ impl Core {
             counters: Rc::new(counters),
             warnings: Warnings::default(),
             rest: rest::Memory::default(),
+            answers: body::Answers::default(),
             audit,
             snapshot: RefCell::new(Cache::new(snapshot)),
             latch: RefCell::new(latch),
@@ -304,6 +307,7 @@ impl Core {
             timer.tick().await;
             self.pool.sweep();
             self.rest.sweep(self);
+            self.answers.sweep(self.options().untaken_max);
             if self.index == 0 {
                 self.sessions().sweep(session::now_seconds());
                 self.shared.limiter.sweep();

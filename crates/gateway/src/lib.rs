@@ -95,6 +95,9 @@ pub const BODY_GRACE: Duration = Duration::from_secs(10);
 /// Least rate of a collected body: a tenth of the slowest line that people still have.
 pub const BODY_BYTES_PER_SECOND_MIN: usize = 1024;
 
+/// Time for which a client may ask for no more of an answer, unless set: as nginx's `send_timeout`.
+pub const UNTAKEN_MAX: Duration = Duration::from_mins(1);
+
 /// Time without a call after which a session ends that REST keeps for a caller, unless set. Servers hold each in memory, and a new one
 /// costs two short messages.
 pub const REST_IDLE_MAX: Duration = Duration::from_mins(5);
@@ -139,6 +142,9 @@ pub struct Options {
     /// Time from which on a collected body must have come at [`BODY_BYTES_PER_SECOND_MIN`] or faster; [`BODY_GRACE`] unless set.
     /// Below: 408.
     pub body_grace: Duration,
+    /// Time for which a client may ask for no more of an answer that it is given piece by piece; [`UNTAKEN_MAX`] unless set. Beyond, the
+    /// answer is given up.
+    pub untaken_max: Duration,
     /// Age at which a tool's or a plain HTTP call that its client drops, unanswered and without `notifications/cancelled`,
     /// counts as timed out and not as cancelled; [`HUNG_AFTER`] unless set. Both versions are measured by it.
     pub hung_after: Duration,
@@ -191,6 +197,7 @@ impl Options {
             body_timeout: Duration::from_mins(1),
             body_silence: BODY_SILENCE_MAX,
             body_grace: BODY_GRACE,
+            untaken_max: UNTAKEN_MAX,
             hung_after: HUNG_AFTER,
             rest_idle: REST_IDLE_MAX,
             environment: Environment::default(),

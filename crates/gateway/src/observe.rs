@@ -683,6 +683,22 @@ impl Observation {
         self.passage = Some(passage);
     }
 
+    /// Answers that are waited for.
+    pub(crate) fn asked(&self) -> usize {
+        match &self.calls {
+            Calls::None | Calls::Stream => 0,
+            Calls::One(..) => 1,
+            Calls::Batch(calls) => calls.len(),
+        }
+    }
+
+    /// All answers are there. The endpoint is done, though its stream may stay open or its client be slow: others may have the places.
+    pub(crate) fn served(&mut self) {
+        self.tell_passage(breaker::End::Ok);
+        self.passage = None;
+        self.rooms = [None, None];
+    }
+
     fn tell_passage(&mut self, end: breaker::End) {
         if let Some(passage) = &mut self.passage {
             passage.tell(end);

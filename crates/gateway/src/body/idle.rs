@@ -23,8 +23,8 @@ pub(super) enum Limit {
     /// Events, until the answer is there or the client was asked something. Priming and comments are none: a server keeps its
     /// stream alive by them while its tool hangs. Between events there must be bytes too.
     Events { event: Duration, byte: Duration },
-    /// A first event that is not priming; after it the stream may be silent.
-    FirstEvent(Duration),
+    /// A first event that is not priming; after it the stream may be silent until the answer is there.
+    FirstEvent { event: Duration, byte: Duration },
 }
 
 impl Idle {
@@ -37,20 +37,22 @@ impl Idle {
         }
     }
 
-    /// Until when something must come.
-    pub(super) fn due(&self, scanner: Option<&Scanner>) -> Option<Instant> {
+    /// Until when something must come. `is_answered`: all is there but the stream's end.
+    pub(super) fn due(&self, scanner: Option<&Scanner>, is_answered: bool) -> Option<Instant> {
         let has_begun = scanner.is_some_and(Scanner::first_event_seen);
+        let was_asked = scanner.is_none_or(|scanner| scanner.server_requests() > 0);
         match self.limit {
-            Limit::Bytes(max) => Some(self.last_byte + max),
-            Limit::FirstEvent(max) | Limit::Events { event: max, .. } if !has_begun => {
-                Some(self.last_event + max)
+            Limit::Bytes(byte) => Some(self.last_byte + byte),
+            Limit::FirstEvent { event, .. } | Limit::Events { event, .. } if !has_begun => {
+                Some(self.last_event + event)
             }
-            Limit::FirstEvent(_) => None,
-            Limit::Events { event, byte } => scanner
-                .is_some_and(|scanner| {
-                    scanner.outcome().is_none() && scanner.server_requests() == 0
-                })
-                .then(|| (self.last_event + event).min(self.last_byte + byte)),
+            Limit::FirstEvent { byte, .. } | Limit::Events { byte, .. } if is_answered => {
+                Some(self.last_byte + byte)
+            }
+            Limit::Events { event, byte } if !was_asked => {
+                Some((self.last_event + event).min(self.last_byte + byte))
+            }
+            Limit::FirstEvent { .. } | Limit::Events { .. } => None,
         }
     }
 }

@@ -96,7 +96,17 @@ impl Reading {
         {
             sessions.mark_stateful(token);
         }
+        if self.has_answered() {
+            self.observation.served();
+        }
         data
+    }
+
+    /// Whether all is there that was asked for; more than an end of the stream need not come.
+    pub(crate) fn has_answered(&self) -> bool {
+        let asked = self.observation.asked().max(1);
+        let scanner = self.scanner.as_ref();
+        scanner.is_some_and(|scanner| scanner.answers().len() >= asked)
     }
 
     /// The stream ended before its time: that is the outcome, unless the answer was complete by then.

@@ -32,6 +32,8 @@ pub(crate) enum RelayError {
     Broken(#[source] hyper::Error),
     #[error("the endpoint sent nothing for too long")]
     Idle,
+    #[error("the client took nothing for too long")]
+    Untaken,
     #[error("something of the call is killed")]
     Killed,
     #[error("the caller may not call any more")]
@@ -137,12 +139,12 @@ impl Relay {
     }
 
     /// Bounds the silence of an event stream that answers a call: time from one event to the next, from `since`, and between
-    /// them from one byte to the next.
+    /// them from one byte to the next; so too once the answer is there, when a server ought to end its stream.
     pub(crate) fn events_within(mut self, event: Duration, byte: Duration, since: Instant) -> Self {
         let limit = if self.reading.observation.may_hang() {
             Limit::Events { event, byte }
         } else {
-            Limit::FirstEvent(event)
+            Limit::FirstEvent { event, byte }
         };
         self.idle = Some(Idle::new(limit, since));
         self
@@ -172,6 +174,11 @@ impl Relay {
     pub(crate) fn recheck(mut self, recheck: Recheck) -> Self {
         self.recheck = Some(recheck);
         self
+    }
+
+    /// It is about to be dropped, and its version is not to blame.
+    pub(super) fn excuse(&mut self) {
+        self.reading.observation.excuse();
     }
 
     /// Whether all of it was given away.
@@ -365,7 +372,8 @@ impl Relay {
         let Some(idle) = &mut self.idle else {
             return Poll::Pending;
         };
-        let Some(due) = idle.due(self.reading.scanner.as_ref()) else {
+        let is_answered = self.reading.has_answered();
+        let Some(due) = idle.due(self.reading.scanner.as_ref(), is_answered) else {
             return Poll::Pending;
         };
         let sleep = || Box::pin(tokio::time::sleep_until(due.into()));
@@ -379,8 +387,13 @@ impl Relay {
             timer.as_mut().reset(due.into());
             ready!(timer.as_mut().poll(context));
         }
-        self.reading.broke_off(Outcome::Timeout);
         self.lease = None;
+        if self.reading.has_answered() {
+            // Only the stream's end is missing.
+            let rest = self.end();
+            return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+        }
+        self.reading.broke_off(Outcome::Timeout);
         Poll::Ready(Some(Err(RelayError::Idle)))
     }
 }

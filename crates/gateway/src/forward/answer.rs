@@ -220,7 +220,7 @@ pub(crate) async fn answer(
         if let Some(recheck) = recheck {
             relay = relay.recheck(recheck);
         }
-        return Response::from_parts(head, ToClient::relay(relay));
+        return Response::from_parts(head, ToClient::relay(core.clone(), relay));
     }
     if reading.minter.is_some() {
         head.headers.remove(header::CONTENT_LENGTH);
@@ -248,7 +248,7 @@ pub(crate) async fn answer(
         head.headers.remove(header::CONTENT_LENGTH);
         relay = relay.after(TOOLS_CHANGED);
     }
-    Response::from_parts(head, ToClient::relay(relay))
+    Response::from_parts(head, ToClient::relay(core.clone(), relay))
 }
 
 /// An answer that is read whole before it is changed.

@@ -2,9 +2,14 @@
 //! server may have run.
 
 use crate::support::{
-    Answer, CALL, Client, PATIENCE, Reply, Running, Seen, Server, build, pieces, reply, service,
-    soon,
+    Answer, CALL, Client, PATIENCE, Reply, Running, Seen, Server, build, piece, pieces, reply,
+    service, soon,
 };
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serin_gateway::{Keyring, Loads};
 use serin_model::{
     name::EndpointId,
@@ -18,7 +23,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -27,6 +32,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore},
+    task::JoinHandle,
 };
 
 /// A port at which nobody listens, and nobody else can.
@@ -664,4 +670,102 @@ async fn the_least_busy_endpoint_is_asked() {
     for held in held {
         assert_eq!(soon(held).await.unwrap().status, 200);
     }
+}
+
+/// Sends a request over HTTP/2; the connection is held with the answer.
+async fn over_http2(address: SocketAddr, path: &str) -> (Response<Incoming>, JoinHandle<()>) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = (TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = http2::handshake(io.0, io.1).await.unwrap();
+    let connection = tokio::spawn(async { connection.await.unwrap_or_default() });
+    let request = Request::get(format!("http://{address}{path}"));
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap());
+    (soon(answer).await.unwrap(), connection)
+}
+
+#[tokio::test]
+async fn clients_that_take_nothing_of_their_answers_lose_their_places() {
+    let large = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+    let server = Server::answering(move |seen| {
+        let is_large = seen.path.ends_with("large");
+        reply(
+            200,
+            &[],
+            if is_large {
+                large.clone()
+            } else {
+                "small".into()
+            },
+        )
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.protocol = Protocol::Http;
+    tools.versions[0].in_flight_max = Some(2);
+    let loads = Arc::new(Loads::default());
+    let given = loads.clone();
+    let mut gateway = Running::with(vec![tools], Keyring::ephemeral().unwrap(), |options| {
+        options.loads = given;
+        options.untaken_max = Duration::from_millis(100);
+    });
+    // The one reads nothing, the other gives its stream no room. What it pings for is not that.
+    let mut first = TcpStream::connect(gateway.address).await.unwrap();
+    let head = format!(
+        "GET /mcp/large HTTP/1.1\r\nhost: {}\r\n\r\n",
+        gateway.address
+    );
+    first.write_all(head.as_bytes()).await.unwrap();
+    let (second, connection) = over_http2(gateway.address, "/mcp/large").await;
+    let of_none = serin_model::observe::NO_TOOL;
+    (gateway.observed)
+        .outcome("v1", of_none, Outcome::Cancelled, 2)
+        .await;
+    assert_eq!(loads.standing(EndpointId(10)).in_flight, 0);
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/mcp/small").await.text(), "small");
+    // Who comes back for it gets no half of it for the whole.
+    assert!(soon(second.into_body().collect()).await.is_err());
+    connection.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_is_answered_has_no_place_though_its_stream_stays_open() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let keep = held.clone();
+    let server = Server::answering(move |seen| {
+        let (sender, answer) = pieces("text/event-stream");
+        let id = seen.json()["id"].clone();
+        let result = format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n");
+        sender.send(piece(&result)).unwrap();
+        keep.lock().unwrap().push(sender);
+        answer
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.versions[0].in_flight_max = Some(1);
+    tools.settings.idle_timeout = Duration::from_millis(500);
+    let (mut gateway, loads) = start(tools);
+    let headers = [
+        ("content-type", "application/json"),
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "add"),
+    ];
+    let mut clients = [gateway.client().await, gateway.client().await];
+    let mut open = Vec::new();
+    for client in &mut clients {
+        let mut answer = client.begin("POST", "/mcp", &headers, CALL).await;
+        assert_eq!(answer.status(), 200);
+        let first = soon(answer.body_mut().frame()).await.unwrap().unwrap();
+        let first = first.into_data().unwrap();
+        assert!(first.starts_with(b"data: "), "{first:?}");
+        assert_eq!(loads.standing(EndpointId(10)).in_flight, 0);
+        open.push(answer);
+    }
+    // A server ought to end its stream with the answer. One that does not is not waited for longer than for a byte.
+    for answer in &mut open {
+        assert!(soon(answer.body_mut().frame()).await.is_none());
+    }
+    gateway.observed.outcome("v1", "add", Outcome::Ok, 2).await;
+    assert_eq!(held.lock().unwrap().len(), 2);
 }
