@@ -176,7 +176,7 @@ impl Removal {
             source: Source::Request,
             prune: self.prunes,
             at_once: self.at_once,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         }
     }
 }
@@ -409,12 +409,12 @@ impl Control {
     ) -> Result<Vec<serin_model::event::Event>, ControlError> {
         let state = self.state().await?;
         let mut command = removal.command(manifest);
-        if let Command::Apply { unhealthy, .. } = &mut command {
-            let snapshot = self.snapshot.load();
-            let versions = snapshot.services.iter().flat_map(|of| &of.versions);
+        if let Command::Apply { silent, .. } = &mut command {
+            let view = self.view();
+            let versions = view.services.iter().flat_map(|of| &of.versions);
             let endpoints = versions.flat_map(|version| &version.endpoints);
-            let down = endpoints.filter(|endpoint| !endpoint.healthy);
-            *unhealthy = down.map(|endpoint| endpoint.id).collect();
+            let of_none_known = endpoints.filter(|endpoint| !endpoint.healthy || endpoint.is_new);
+            *silent = of_none_known.map(|endpoint| endpoint.id).collect();
         }
         Ok(serin_model::decide::decide(
             &state,

@@ -150,10 +150,12 @@ pub(crate) async fn spawn(
                 source: Source::Start,
                 prune: false,
                 at_once: false,
-                unhealthy: BTreeSet::new(),
+                silent: BTreeSet::new(),
             },
         )
         .await?;
+    // What a process begins with is taken as it is: nobody would know anything that answers.
+    orchestrator.observed.unproven.clear();
     if let Some(file) = flag_file {
         file.begin(async |actor: &Actor, command: &Command| {
             orchestrator.carry_out(actor, command).await?;
@@ -255,10 +257,8 @@ impl Orchestrator {
                         assessment,
                         ..
                     } => *assessment = self.assess(&service.clone()).map(Box::new),
-                    Command::Drain(wish) => wish.unhealthy.clone_from(&self.observed.unhealthy),
-                    Command::Apply { unhealthy, .. } => {
-                        unhealthy.clone_from(&self.observed.unhealthy);
-                    }
+                    Command::Drain(wish) => wish.silent = self.silent(),
+                    Command::Apply { silent, .. } => *silent = self.silent(),
                     _ => {}
                 }
                 let done = self.carry_out(&actor, &command).await;
@@ -269,6 +269,11 @@ impl Orchestrator {
                 let _ = answer.send(done);
             }
         }
+    }
+
+    /// The endpoints of which nobody knows that they answer.
+    fn silent(&self) -> BTreeSet<EndpointId> {
+        &self.observed.unhealthy | &self.observed.unproven
     }
 
     /// How the candidate of a service stands now.
@@ -367,6 +372,12 @@ impl Orchestrator {
             }
             Found::Keys { keys: None, .. } => {
                 self.count(|totals| totals.add_degraded([(Dependency::Jwks.label(), 1)]));
+                return;
+            }
+            Found::Answered { endpoint } => {
+                if self.observed.unproven.remove(&endpoint) {
+                    self.publish_view();
+                }
                 return;
             }
             Found::Health {
@@ -698,11 +709,14 @@ impl Orchestrator {
 
     /// Endpoints that join others take their part by and by. The first of a version have nobody to leave it to meanwhile.
     fn note_added(&mut self, before: &Endpoints, after: Endpoints, at: Timestamp) {
-        for (version, endpoints) in after {
+        for (version, mut endpoints) in after {
             let known = before.get(&version).filter(|known| !known.is_empty());
-            let added = known.map(|known| endpoints.difference(known));
-            let added = added.into_iter().flatten().map(|endpoint| (*endpoint, at));
-            self.observed.healthy_since.extend(added);
+            if let Some(known) = known {
+                endpoints.retain(|endpoint| !known.contains(endpoint));
+                let added = endpoints.iter().map(|endpoint| (*endpoint, at));
+                self.observed.healthy_since.extend(added);
+            }
+            self.observed.unproven.extend(endpoints);
         }
     }
 
@@ -783,6 +797,9 @@ impl Orchestrator {
         let known: BTreeSet<_> = endpoints(state).collect();
         self.observed
             .unhealthy
+            .retain(|endpoint| known.contains(endpoint));
+        self.observed
+            .unproven
             .retain(|endpoint| known.contains(endpoint));
         self.observed
             .healthy_since

@@ -93,6 +93,7 @@ impl Sources<'_> {
                 id: endpoint.id,
                 url: endpoint.url.clone(),
                 healthy: !self.observed.unhealthy.contains(&endpoint.id),
+                is_new: self.observed.unproven.contains(&endpoint.id),
                 drain: endpoint.drain.clone(),
             });
             VersionView {

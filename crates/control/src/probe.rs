@@ -41,6 +41,8 @@ pub(crate) enum Found {
         healthy: bool,
         why: Option<String>,
     },
+    /// An endpoint answered for the first time since it is probed like this.
+    Answered { endpoint: EndpointId },
     /// A version lists these tools.
     Tools {
         service: ServiceName,
@@ -158,9 +160,16 @@ async fn watch(client: Client, target: Target, known_healthy: bool, report: mpsc
     let (check, client) = (&settings.health, Asker::new(client, &settings.upstream));
     let mut course = Course::new(known_healthy, target.is_candidate);
     let mut tools_asked: Option<Instant> = None;
+    let mut has_answered = false;
     loop {
         let asked = Instant::now();
         let result = once(&client, &target.service, &target.url).await;
+        if result.is_ok() && !std::mem::replace(&mut has_answered, true) {
+            let endpoint = target.endpoint;
+            if report.send(Found::Answered { endpoint }).await.is_err() {
+                return;
+            }
+        }
         if let Some(healthy) = course.take(result.is_ok(), check) {
             let found = Found::Health {
                 endpoint: target.endpoint,

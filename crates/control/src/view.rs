@@ -81,6 +81,9 @@ pub struct EndpointView {
     pub url: String,
     /// What its probes say.
     pub healthy: bool,
+    /// It was added while the process ran, and has not answered a probe yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
     /// It takes no new callers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,

@@ -653,7 +653,7 @@ async fn a_drain_is_over_at_a_tick_and_outlives_a_restart() {
             what: Drained::Endpoint(other.url.clone()),
             cap,
             reason: "maintenance".into(),
-            unhealthy: BTreeSet::new(),
+            silent: BTreeSet::new(),
         };
         let control = plane.control.clone();
         async move {
@@ -692,7 +692,7 @@ async fn the_last_endpoint_that_answers_cannot_be_drained() {
         what: Drained::Endpoint(first),
         cap: DRAIN_DEFAULT,
         reason: "maintenance".into(),
-        unhealthy: BTreeSet::new(),
+        silent: BTreeSet::new(),
     };
     let command = Command::Drain(Box::new(wish));
     let refused = plane.control.command(Actor::named("ops"), command).await;
@@ -700,6 +700,64 @@ async fn the_last_endpoint_that_answers_cannot_be_drained() {
         panic!("{refused:?}")
     };
     assert!(refusal.what.contains("last endpoint"), "{refusal:?}");
+}
+
+/// The url of an address where nobody listens.
+async fn nobody() -> String {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}/", free.local_addr().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_never_answered_is_nobody_to_fall_back_on() {
+    let (folder, v1, _v2, manifest) = world().await;
+    let plane = Plane::open(folder.path(), manifest.clone()).await;
+    let (slip, other) = (nobody().await, Upstream::start().await);
+    let apply = |urls: &[&str]| {
+        let mut manifest = manifest.clone();
+        let versions = &mut manifest.services.get_mut(&shop()).unwrap().versions;
+        let v1 = versions.get_mut(&"v1".parse().unwrap()).unwrap();
+        v1.endpoints = urls.iter().map(|url| (*url).into()).collect();
+        let control = plane.control.clone();
+        async move {
+            let removal = Removal::default();
+            let diff = control.diff(manifest.clone(), removal).await;
+            let done = control.apply(Actor::named("ops"), manifest, removal).await;
+            assert_eq!(diff.is_ok(), done.is_ok(), "{diff:?} {done:?}");
+            done
+        }
+    };
+    let drain = |url: &str| {
+        let wish = DrainWish {
+            service: shop(),
+            what: Drained::Endpoint(url.to_owned()),
+            cap: DRAIN_DEFAULT,
+            reason: "maintenance".into(),
+            silent: BTreeSet::new(),
+        };
+        let command = Command::Drain(Box::new(wish));
+        plane.control.command(Actor::named("ops"), command)
+    };
+    let refused = |done| {
+        let Err(ControlError::Refused(refusal)) = done else {
+            panic!("{done:?}")
+        };
+        assert!(refusal.help.contains("`new`"), "{refusal:?}");
+    };
+    apply(&[&v1.url, &slip]).await.unwrap();
+    refused(drain(&v1.url).await);
+    refused(apply(&[&slip]).await);
+    refused(apply(&[&slip, &other.url]).await);
+    // One that answers is enough, and the slip can go.
+    apply(&[&v1.url, &other.url]).await.unwrap();
+    let is_known = |view: &View| {
+        let endpoints = &view.service("shop").unwrap().versions[0].endpoints;
+        let other = endpoints.iter().find(|e| e.url == other.url).unwrap();
+        !other.is_new
+    };
+    plane.until_view("an answer", is_known).await;
+    drain(&v1.url).await.unwrap();
+    apply(&[&other.url]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

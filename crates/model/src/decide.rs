@@ -45,8 +45,8 @@ pub enum Command {
         prune: bool,
         /// Versions and endpoints that are removed are gone at once, and not drained first.
         at_once: bool,
-        /// The endpoints that fail their probes: they are nobody to fall back on.
-        unhealthy: BTreeSet<EndpointId>,
+        /// The endpoints that fail their probes, or have not answered one yet: they are nobody to fall back on.
+        silent: BTreeSet<EndpointId>,
     },
     /// Let a version or endpoint take no new callers; what is there finishes.
     Drain(Box<DrainWish>),
@@ -272,12 +272,12 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             source,
             prune,
             at_once,
-            unhealthy,
+            silent,
         } => {
             let removal = Removal {
                 prunes: *prune,
                 at_once: *at_once,
-                unhealthy,
+                silent,
             };
             wish::apply(state, manifest, *source, removal, now)
         }

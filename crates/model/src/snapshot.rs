@@ -158,6 +158,8 @@ pub struct EndpointRoute {
 pub struct Observed {
     /// The endpoints that failed their probes.
     pub unhealthy: BTreeSet<EndpointId>,
+    /// The endpoints that were added while the process ran and have not answered a probe yet.
+    pub unproven: BTreeSet<EndpointId>,
     /// When endpoints became healthy after they were not, or were added to a version that had others.
     pub healthy_since: BTreeMap<EndpointId, Timestamp>,
     /// The tools that each version lists.

@@ -103,7 +103,7 @@ impl World {
             source: Source::Request,
             prune,
             at_once,
-            unhealthy: BTreeSet::new(),
+            silent: BTreeSet::new(),
         })
     }
 
@@ -117,7 +117,7 @@ impl World {
             source: Source::Request,
             prune: false,
             at_once: false,
-            unhealthy: unhealthy.iter().map(|id| EndpointId(*id)).collect(),
+            silent: unhealthy.iter().map(|id| EndpointId(*id)).collect(),
         })
     }
 
@@ -136,7 +136,7 @@ impl World {
             what,
             cap,
             reason: "maintenance".into(),
-            unhealthy: unhealthy.iter().map(|id| EndpointId(*id)).collect(),
+            silent: unhealthy.iter().map(|id| EndpointId(*id)).collect(),
         })))
     }
 
@@ -283,7 +283,7 @@ fn a_drain_says_why_what_and_for_how_long() {
             what,
             cap,
             reason: reason.to_owned(),
-            unhealthy: BTreeSet::new(),
+            silent: BTreeSet::new(),
         }))
     };
     for (command, kind) in [
@@ -449,6 +449,11 @@ fn what_everybody_needs_is_not_replaced_by_what_nobody_has_seen_answer() {
     let mut world = World::new();
     assert_eq!(world.apply(&of(&["z"], both), false, false), conflict);
     assert_eq!(world.apply_beside(&of(&["b", "z"], both), &[1]), conflict);
+    // Neither is the last one, beside what has not answered yet.
+    world.apply(&of(&["a", "z"], both), false, true).unwrap();
+    assert_eq!(world.apply_beside(&of(&["z"], both), &[4]), conflict);
+    assert_eq!(world.drain_beside(endpoint("a"), MINUTE, &[4]), conflict);
+    let mut world = World::new();
     // Nobody loses anything by it, or somebody says so.
     assert!(world.apply_beside(&of(&["z"], both), &[0, 1]).is_ok());
     let mut world = World::new();

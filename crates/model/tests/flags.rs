@@ -96,7 +96,7 @@ impl World {
                 source: Source::Start,
                 prune: false,
                 at_once: false,
-                unhealthy: std::collections::BTreeSet::new(),
+                silent: std::collections::BTreeSet::new(),
             })
             .unwrap();
         world
@@ -172,7 +172,7 @@ impl World {
             source: Source::Request,
             prune,
             at_once: true,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         };
         self.run(&apply).map(|events| events.len())
     }

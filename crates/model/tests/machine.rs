@@ -62,7 +62,7 @@ impl World {
                 source: Source::Start,
                 prune: false,
                 at_once: false,
-                unhealthy: std::collections::BTreeSet::new(),
+                silent: std::collections::BTreeSet::new(),
             })
             .unwrap();
         world
@@ -314,7 +314,7 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
                 source: Source::Request,
                 prune: *prune,
                 at_once: false,
-                unhealthy: std::collections::BTreeSet::new(),
+                silent: std::collections::BTreeSet::new(),
             })
         }
     }
@@ -740,7 +740,7 @@ fn a_restart_with_the_same_file_changes_nothing_even_after_a_promotion() {
         source: Source::Start,
         prune: false,
         at_once: false,
-        unhealthy: std::collections::BTreeSet::new(),
+        silent: std::collections::BTreeSet::new(),
     };
     assert_eq!(world.run(&again).unwrap(), vec![]);
     assert_eq!(world.state.services[&tools()].stable.as_str(), "v2");
@@ -762,7 +762,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             source: Source::Request,
             prune: false,
             at_once: false,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         })
         .unwrap();
     let ids = |world: &World| -> Vec<u32> {
@@ -780,7 +780,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
             source: Source::Request,
             prune: false,
             at_once: true,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         })
         .unwrap();
     assert_eq!(ids(&world), [0, 1]);
@@ -798,7 +798,7 @@ fn two_services_may_not_claim_the_same_path() {
         source: Source::Request,
         prune: false,
         at_once: false,
-        unhealthy: std::collections::BTreeSet::new(),
+        silent: std::collections::BTreeSet::new(),
     };
     assert_eq!(world.run(&apply), Err(RefusalKind::Conflict));
 }

@@ -124,7 +124,7 @@ impl World {
             source: Source::Start,
             prune: false,
             at_once: false,
-            unhealthy: BTreeSet::new(),
+            silent: BTreeSet::new(),
         });
         world
     }
@@ -377,7 +377,7 @@ fn a_tier_stays_while_somebody_has_it_and_no_longer() {
         source: Source::Request,
         prune: true,
         at_once: false,
-        unhealthy: BTreeSet::new(),
+        silent: BTreeSet::new(),
     };
     let with_a_key = || {
         let mut world = World::new();

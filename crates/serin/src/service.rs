@@ -92,6 +92,7 @@ fn show(service: &ServiceView) -> String {
             // What is drained is not probed any more.
             let health = match endpoint.healthy {
                 _ if is_over(of_version) || is_over(endpoint.drain.as_ref()) => "not probed",
+                true if endpoint.is_new => "new",
                 true => "healthy",
                 false => "unhealthy",
             };

@@ -185,6 +185,11 @@ async fn endpoints_come_and_go_and_no_call_fails() {
 
     world.apply(&[("v1", &[&a, &b])], "", &[]).await;
     begin_at(&population, &["a", "b"]).await;
+    until("b has answered a probe", async || {
+        let text = world.serin.cli(&["service", "show", "tools"]).await;
+        !text.contains("  new")
+    })
+    .await;
 
     world.drain(&a.url(), "1h").await;
     assert_eq!(

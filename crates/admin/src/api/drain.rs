@@ -68,7 +68,7 @@ pub(super) async fn drain(
         cap: body.cap.unwrap_or(DRAIN_DEFAULT),
         reason: body.reason,
         // The orchestrator knows.
-        unhealthy: BTreeSet::new(),
+        silent: BTreeSet::new(),
     };
     let events = app
         .control

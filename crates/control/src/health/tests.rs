@@ -51,7 +51,7 @@ impl World {
             source: Source::Start,
             prune: false,
             at_once: false,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         });
         world.look();
         world

@@ -23,8 +23,8 @@ pub struct DrainWish {
     pub cap: Duration,
     /// Why. Needed.
     pub reason: String,
-    /// The endpoints that fail their probes: they are nobody to fall back on.
-    pub unhealthy: BTreeSet<EndpointId>,
+    /// The endpoints that fail their probes, or have not answered one yet: they are nobody to fall back on.
+    pub silent: BTreeSet<EndpointId>,
 }
 
 /// The events that begin a drain, or change its cap.
@@ -50,7 +50,7 @@ pub(super) fn begin(
     }
     let parts = parts(service, &wish.what)?;
     for version in service.versions.keys() {
-        refuse_closing(state, service, version, &parts, &wish.unhealthy)?;
+        refuse_closing(state, service, version, &parts, &wish.silent)?;
     }
     let until = later(now, wish.cap);
     let not_over = parts
@@ -190,7 +190,7 @@ fn refuse_closing(
     service: &Service,
     name: &VersionName,
     parts: &[Part],
-    unhealthy: &BTreeSet<EndpointId>,
+    silent: &BTreeSet<EndpointId>,
 ) -> Result<(), Refusal> {
     let rollout = of_version(state, &service.name);
     let is_candidate = rollout.is_some_and(|rollout| rollout.to == *name);
@@ -222,7 +222,7 @@ fn refuse_closing(
         endpoints.any(|of| of.id == endpoint.id)
     };
     let is_left = |endpoint: &Endpoint| {
-        version.takes_callers(endpoint) && !is_meant(endpoint) && !unhealthy.contains(&endpoint.id)
+        version.takes_callers(endpoint) && !is_meant(endpoint) && !silent.contains(&endpoint.id)
     };
     // Another cap for what is drained already takes nobody away.
     let changes = of_it.any(|part| drain_of(service, part).is_none());
@@ -232,10 +232,10 @@ fn refuse_closing(
     refuse(
         RefusalKind::Conflict,
         format!(
-            "it is the last endpoint of version `{name}` of service `{of}` that answers and takes callers, and `{name}` is {what}"
+            "it is the last endpoint of version `{name}` of service `{of}` that takes callers and is known to answer, and `{name}` is {what}"
         ),
         format!(
-            "add another one first, or let another take callers again: `serin undrain {of} URL`; {way_out}"
+            "add another one first and see it answer (until then `serin service show {of}` says `new` of it), or let another take callers again: `serin undrain {of} URL`; {way_out}"
         ),
     )
 }

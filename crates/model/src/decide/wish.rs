@@ -25,8 +25,8 @@ pub(super) struct Removal<'a> {
     pub(super) prunes: bool,
     /// Without being drained first.
     pub(super) at_once: bool,
-    /// The endpoints that fail their probes.
-    pub(super) unhealthy: &'a BTreeSet<EndpointId>,
+    /// The endpoints that fail their probes, or have not answered one yet.
+    pub(super) silent: &'a BTreeSet<EndpointId>,
 }
 
 impl Removal<'_> {
@@ -120,7 +120,7 @@ pub(super) fn apply(
         }
         // A process that starts knows nothing of probes yet, and goes by its file.
         if let Some(live) = live.filter(|_| source == Source::Request && !removal.at_once) {
-            refuse_unproven(live, &wanted, state.active(name), removal.unhealthy)?;
+            refuse_unproven(live, &wanted, state.active(name), removal.silent)?;
         }
         let wanted = Box::new(wanted);
         events.push(if live.is_some() {
@@ -394,12 +394,12 @@ fn refuse_closing(
     Ok(())
 }
 
-/// Of stable and the candidate an endpoint has to stay that served until now: whether new ones answer, nobody knows yet.
+/// Of stable and the candidate an endpoint has to stay that is known to answer: whether new ones do, nobody knows yet.
 fn refuse_unproven(
     live: &Service,
     wanted: &Service,
     rollout: Option<&Rollout>,
-    unhealthy: &BTreeSet<EndpointId>,
+    silent: &BTreeSet<EndpointId>,
 ) -> Result<(), Refusal> {
     let candidate = rollout.filter(|r| r.flag.is_none()).map(|r| &r.to);
     for name in [Some(&live.stable), candidate].into_iter().flatten() {
@@ -408,7 +408,7 @@ fn refuse_unproven(
             continue;
         };
         let serves = |version: &Version, endpoint: &Endpoint| {
-            version.takes_callers(endpoint) && !unhealthy.contains(&endpoint.id)
+            version.takes_callers(endpoint) && !silent.contains(&endpoint.id)
         };
         let was_there = |endpoint: &Endpoint| before.endpoints.iter().any(|e| e.id == endpoint.id);
         let served = before.endpoints.iter().any(|e| serves(before, e));
@@ -418,10 +418,10 @@ fn refuse_unproven(
             return refuse(
                 RefusalKind::Conflict,
                 format!(
-                    "version `{name}` of service `{service}` would lose every endpoint that answers, and nobody knows yet whether the new ones do"
+                    "version `{name}` of service `{service}` would lose every endpoint that is known to answer: no other one has answered a probe yet"
                 ),
                 format!(
-                    "keep one of them in the file until `serin service show {service}` shows that a new one answers, then apply it without; or replace all of them at once with `--now`"
+                    "keep one of them in the file until `serin service show {service}` no longer says `new` of another one, then apply it without; or replace all of them at once with `--now`"
                 ),
             );
         }

@@ -100,7 +100,7 @@ mod tests {
             source: Source::Request,
             prune: false,
             at_once: false,
-            unhealthy: std::collections::BTreeSet::new(),
+            silent: std::collections::BTreeSet::new(),
         };
         for event in decide(state, &command, Timestamp::UNIX_EPOCH).unwrap() {
             let recorded = Recorded {
