@@ -1,7 +1,10 @@
 //! Bad input: each case says where it is wrong and what to do, and doing that makes the problem go away.
 
+mod support;
+
 use proptest::prelude::*;
-use serin_config::{Config, ConfigError, FILE_BYTES_MAX, Severity, read_manifest};
+use serin_config::{Config, FILE_BYTES_MAX, Severity, read_manifest};
+use support::{Case, each_is_told_and_its_help_helps, refused};
 
 /// A file in which nothing is wrong. Cases replace a part of it.
 const GOOD: &str = "\
@@ -35,19 +38,6 @@ plans:
       error_rate: { warning: 0.1 %, critical: 1 % }
     evidence: trials 500
 ";
-
-struct Case {
-    /// What stands in [`GOOD`], and what a hand slipped to.
-    good: &'static str,
-    bad: &'static str,
-    /// Where, and the field.
-    place: (usize, usize),
-    field: &'static str,
-    message: &'static str,
-    help: &'static str,
-    /// What doing as the help says makes of `bad`.
-    mended: &'static str,
-}
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -214,37 +204,9 @@ const CASES: &[Case] = &[
         help: "`/guard/passed`", mended: "values: { passed: { tool: t, pointer: /passed, warning: 90 % } }" },
 ];
 
-fn refused(text: &str) -> ConfigError {
-    match Config::parse(text, "serin.yaml") {
-        Ok(_) => panic!("taken: {text}"),
-        Err(error) => error,
-    }
-}
-
 #[test]
 fn every_refusal_names_the_place_and_its_help_helps() {
-    Config::parse(GOOD, "serin.yaml").unwrap_or_else(|error| panic!("{error}"));
-    let mut wrong = Vec::new();
-    for case in CASES {
-        let written = |part| GOOD.replacen(case.good, part, 1);
-        assert_ne!(written(case.bad), GOOD, "{}", case.good);
-        let error = refused(&written(case.bad));
-        let [found] = error.diagnostics.as_slice() else {
-            panic!("{} problems: {error}", case.bad)
-        };
-        let place = found.position.map(|at| (at.line, at.column));
-        if place != Some(case.place)
-            || found.field != case.field
-            || !found.message.contains(case.message)
-            || !found.help.contains(case.help)
-        {
-            wrong.push(format!("{:?}\n  {place:?} {found:?}", case.bad));
-        }
-        if let Err(error) = Config::parse(&written(case.mended), "serin.yaml") {
-            wrong.push(format!("{:?}\n  still refused: {error}", case.mended));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    each_is_told_and_its_help_helps(GOOD, CASES);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Rules that could not work: each case says where it is wrong and what to do, and doing that makes the problem go away.
 
-use serin_config::{Config, ConfigError, Diagnostic};
+mod support;
+
+use serin_config::{Config, Diagnostic};
 use serin_model::rule::{REGEXES_MAX, RULES_MAX};
+use support::{Case, each_is_told_and_its_help_helps, refused};
 
 /// A service with every kind of rule, in which nothing is wrong. Cases replace a part of it.
 const GOOD: &str = "\
@@ -33,16 +36,6 @@ services:
       - { name: posts, priority: 2, when: { method: { equals: POST } }, limit: { rate: 10/s } }
       - { name: reads, priority: 2, when: { method: { one_of: [GET, HEAD] } }, limit: { rate: 100/s } }
 ";
-
-struct Case {
-    good: &'static str,
-    bad: &'static str,
-    place: (usize, usize),
-    field: &'static str,
-    message: &'static str,
-    help: &'static str,
-    mended: &'static str,
-}
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -144,13 +137,6 @@ const CASES: &[Case] = &[
         help: "write at least 1", mended: "burst: 1" },
 ];
 
-fn refused(text: &str) -> ConfigError {
-    match Config::parse(text, "serin.yaml") {
-        Err(error) => error,
-        Ok(checked) => panic!("nothing was wrong in:\n{text}\n{:?}", checked.warnings),
-    }
-}
-
 fn the_one(text: &str) -> Diagnostic {
     let found = refused(text).diagnostics;
     assert_eq!(found.len(), 1, "{found:?}\n{text}");
@@ -169,43 +155,10 @@ fn nothing_is_wrong_with_rules_that_work() {
 
 #[test]
 fn each_problem_has_its_place_and_its_help_and_the_help_helps() {
-    let mut wrong = Vec::new();
     for case in CASES {
         assert_eq!(GOOD.matches(case.good).count(), 1, "{:?}", case.good);
-        let written = |part: &str| GOOD.replace(case.good, part);
-        let Err(error) = Config::parse(&written(case.bad), "serin.yaml") else {
-            wrong.push(format!("{:?}\n  nothing is wrong", case.bad));
-            continue;
-        };
-        let found = &error.diagnostics[0];
-        let place = found.position.map(|at| (at.line, at.column));
-        if error.diagnostics.len() != 1
-            || place != Some(case.place)
-            || found.field != case.field
-            || !found.message.contains(case.message)
-            || !found.help.contains(case.help)
-            || found.help.is_empty()
-        {
-            wrong.push(format!(
-                "{:?}\n  {:?}",
-                case.bad,
-                error
-                    .diagnostics
-                    .iter()
-                    .map(|found| (
-                        &found.field,
-                        &found.message,
-                        &found.help,
-                        found.position.map(|at| (at.line, at.column))
-                    ))
-                    .collect::<Vec<_>>()
-            ));
-        }
-        if let Err(error) = Config::parse(&written(case.mended), "serin.yaml") {
-            wrong.push(format!("{:?}\n  still refused: {error}", case.mended));
-        }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    each_is_told_and_its_help_helps(GOOD, CASES);
 }
 
 /// A service whose rules are these lines.
