@@ -52,7 +52,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 type Answered = Result<Response<ToClient>, Refusal>;
@@ -336,7 +336,7 @@ async fn admit(
                 admitted.check_signature(&body)?;
                 ToUpstream::full(body)
             } else {
-                ToUpstream::stream(body, core.options().body_silence)
+                ToUpstream::stream(body, admitted.pace(Duration::MAX))
             };
             admitted.plain(body, CallEra::None).await
         }

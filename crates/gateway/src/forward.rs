@@ -11,6 +11,7 @@ use self::{
     tries::{Next, Tries},
 };
 use crate::{
+    BODY_BYTES_PER_SECOND_MIN,
     access::Viewer,
     audit::Trail,
     body::{ToUpstream, Upload},
@@ -35,10 +36,13 @@ use serin_model::{
 use serin_route::breaker::End;
 use serin_tenancy::Principal;
 use std::{
+    cell::Cell,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::time::error::Elapsed;
 use uuid::Uuid;
 
 /// Tells the client of a moved session to ask for the tools again (2025-11-25, "List Changed Notification").
@@ -296,7 +300,7 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
         });
         let deadline = deadline(service, endpoint);
         let sending = target.send(request, settings.connect_timeout);
-        let sending = tokio::time::timeout(deadline, sending);
+        let sending = within(deadline, upload.as_deref(), sending);
         let Ok(sent) = leg.life.unless_cut(core, &leg.observation, sending).await else {
             leg.observation.void();
             return Err(Refusal::killed(&service.name));
@@ -349,11 +353,11 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
             Ok(Err(SendError::Broken(_)))
                 if upload
                     .as_ref()
-                    .is_some_and(|upload| upload.get() == Upload::Silent) =>
+                    .is_some_and(|upload| upload.get() == Upload::Late) =>
             {
                 leg.observation.failed(Outcome::Cancelled);
                 let text = format!(
-                    "nothing of the body came for {} s",
+                    "the body came too slowly: nothing for {} s, or less than {BODY_BYTES_PER_SECOND_MIN} bytes a second",
                     core.options().body_silence.as_secs()
                 );
                 let refusal = leg.refuse(StatusCode::REQUEST_TIMEOUT, text);
@@ -374,20 +378,6 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                 );
                 return Err(leg.refuse(StatusCode::BAD_GATEWAY, text));
             }
-            // It has not the whole request yet, and its client is to blame for that.
-            Err(_)
-                if upload
-                    .as_ref()
-                    .is_some_and(|upload| upload.get() == Upload::Awaited) =>
-            {
-                leg.observation.failed(Outcome::Cancelled);
-                let text = format!(
-                    "the body was not there within the {} ms that {names} has to answer; send it faster, or raise the service's `response_timeout`",
-                    deadline.as_millis()
-                );
-                let refusal = leg.refuse(StatusCode::REQUEST_TIMEOUT, text);
-                return Err(refusal.counted(Rejection::Body));
-            }
             Err(_) => {
                 passage.tell(End::Failed);
                 leg.observation.failed(Outcome::Timeout);
@@ -397,6 +387,32 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                 );
                 return Err(leg.refuse(StatusCode::GATEWAY_TIMEOUT, text));
             }
+        }
+    }
+}
+
+/// Waits for an answer for so long since the endpoint was sent what there is of the request. While its client is waited for, it is the
+/// upload that is bounded.
+async fn within<F: Future>(
+    time: Duration,
+    upload: Option<&Cell<Upload>>,
+    answer: F,
+) -> Result<F::Output, Elapsed> {
+    let mut answer = pin!(answer);
+    let mut due = Instant::now() + time;
+    loop {
+        let late = match tokio::time::timeout_at(due.into(), &mut answer).await {
+            Ok(answer) => return Ok(answer),
+            Err(late) => late,
+        };
+        let now = Instant::now();
+        due = match upload.map(Cell::get) {
+            Some(Upload::Awaited) => now + time,
+            Some(Upload::Sending(at) | Upload::Sent(at)) => at + time,
+            Some(Upload::Answered | Upload::Broken | Upload::Late) | None => return Err(late),
+        };
+        if due <= now {
+            return Err(late);
         }
     }
 }

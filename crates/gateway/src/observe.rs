@@ -765,11 +765,11 @@ impl Observation {
             None => Some(self.sent),
             Some(Upload::Sent(at)) => Some(at),
             Some(
-                Upload::Sending
+                Upload::Sending(_)
                 | Upload::Awaited
                 | Upload::Answered
                 | Upload::Broken
-                | Upload::Silent,
+                | Upload::Late,
             ) => None,
         };
         complete
@@ -880,14 +880,14 @@ impl Observation {
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
             let is_by_client = (self.upload.as_ref())
-                .is_some_and(|upload| matches!(upload.get(), Upload::Broken | Upload::Silent));
+                .is_some_and(|upload| matches!(upload.get(), Upload::Broken | Upload::Late));
             self.tell_passage(match outcome {
                 Outcome::Transport | Outcome::Timeout if !is_by_client => breaker::End::Failed,
                 _ => breaker::End::Unknown,
             });
             // A connection breaks with the body that is on it: it was the client that went away.
             let end = match &self.upload {
-                Some(upload) if matches!(upload.get(), Upload::Broken | Upload::Silent) => {
+                Some(upload) if matches!(upload.get(), Upload::Broken | Upload::Late) => {
                     End::of(Outcome::Cancelled)
                 }
                 _ if outcome == Outcome::Cancelled => {

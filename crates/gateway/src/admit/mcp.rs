@@ -3,7 +3,7 @@
 use super::{Admitted, Answered, checks::era_of};
 use crate::{
     BODY_BYTES_PER_SECOND_MIN,
-    body::{self, ToUpstream, Uncollected},
+    body::{self, Pace, ToUpstream, Uncollected},
     forward::{self, Asks, Call, TOOLS_CHANGED, Treatment},
     headers,
     refusal::Refusal,
@@ -24,7 +24,7 @@ use serin_model::{
     service::Protocol,
 };
 use serin_route::source::{Source, unless_said};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Admitted<'_> {
     pub(super) async fn mcp(&mut self, body: Incoming) -> Answered {
@@ -135,14 +135,19 @@ impl Admitted<'_> {
         }
     }
 
-    pub(super) async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
-        let max = self.service.settings.body_bytes_max;
+    /// How fast a body must come, which has so long in all.
+    pub(super) fn pace(&self, whole: Duration) -> Pace {
         let options = self.core.options();
-        let pace = body::Pace {
-            whole: options.body_timeout,
+        Pace {
+            whole,
             silence: options.body_silence,
             grace: options.body_grace,
-        };
+        }
+    }
+
+    pub(super) async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let max = self.service.settings.body_bytes_max;
+        let pace = self.pace(self.core.options().body_timeout);
         body::collect(body, max, pace).await.map_err(|why| {
             let refusal = match why {
                 Uncollected::TooLarge => {

@@ -28,7 +28,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// How long after its beginning a body has time for its next byte, when so many have come, the last after so long.
-    fn time_for_next(&self, received_bytes: usize, last: Duration) -> Duration {
+    pub(super) fn time_for_next(&self, received_bytes: usize, last: Duration) -> Duration {
         let earned_ms = received_bytes.saturating_mul(1000) / BODY_BYTES_PER_SECOND_MIN;
         let earned = Duration::from_millis(earned_ms as u64);
         self.whole

@@ -1,5 +1,6 @@
 //! A request's body on its way to an endpoint, whole or as the client sends it.
 
+use super::Pace;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -24,9 +25,14 @@ pub(crate) enum ToUpstream {
 pub(crate) struct Streamed {
     body: Incoming,
     upload: Rc<Cell<Upload>>,
-    /// How long the client may send nothing of it while nobody has answered.
-    silence_max: Duration,
-    silent: Option<Pin<Box<Sleep>>>,
+    /// How fast it must come while nobody has answered.
+    pace: Pace,
+    /// When it was asked for first: an endpoint had to be connected to before.
+    begun: Option<Instant>,
+    received_bytes: usize,
+    /// How long after that the last of it came.
+    last: Duration,
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a body did not reach its end.
@@ -34,15 +40,15 @@ pub(crate) struct Streamed {
 pub(crate) enum UploadError {
     #[error("the client broke off")]
     Broken(#[source] hyper::Error),
-    #[error("the client sent nothing for too long")]
-    Silent,
+    #[error("the client sent too slowly")]
+    Late,
 }
 
 /// How far a request's body is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upload {
-    /// The client sends.
-    Sending,
+    /// The client sends. What came of it last is with the endpoint, or on its way there, since then.
+    Sending(Instant),
     /// The client sends, and what comes next is waited for.
     Awaited,
     /// The client sends, and the endpoint answers already: it may be a talk, in which who sends waits for what it hears.
@@ -51,14 +57,14 @@ pub(crate) enum Upload {
     Sent(Instant),
     /// The client broke off.
     Broken,
-    /// The client sent nothing for too long.
-    Silent,
+    /// The client sent nothing for too long, or too little.
+    Late,
 }
 
 impl Upload {
     /// Whether the client sends, and nobody has answered.
     pub(crate) fn is_on(self) -> bool {
-        matches!(self, Self::Sending | Self::Awaited)
+        matches!(self, Self::Sending(_) | Self::Awaited)
     }
 }
 
@@ -67,17 +73,21 @@ impl ToUpstream {
         Self::Full((!bytes.is_empty()).then_some(bytes))
     }
 
-    pub(crate) fn stream(body: Incoming, silence_max: Duration) -> Self {
+    pub(crate) fn stream(body: Incoming, pace: Pace) -> Self {
+        let now = Instant::now();
         let upload = if body.is_end_stream() {
-            Upload::Sent(Instant::now())
+            Upload::Sent(now)
         } else {
-            Upload::Sending
+            Upload::Sending(now)
         };
         Self::Stream(Box::new(Streamed {
             body,
             upload: Rc::new(Cell::new(upload)),
-            silence_max,
-            silent: None,
+            pace,
+            begun: None,
+            received_bytes: 0,
+            last: Duration::ZERO,
+            late: None,
         }))
     }
 
@@ -130,35 +140,40 @@ impl Streamed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            if self.upload.get() == Upload::Sending {
+            if self.upload.get().is_on() {
                 self.upload.set(Upload::Awaited);
             }
-            return self.poll_silence(context);
+            return self.poll_late(context);
         };
-        self.silent = None;
-        if self.upload.get() == Upload::Awaited {
-            self.upload.set(Upload::Sending);
-        }
+        self.late = None;
+        let now = Instant::now();
+        self.last = now - *self.begun.get_or_insert(now);
         match &frame {
             Some(Err(_)) => self.upload.set(Upload::Broken),
-            Some(Ok(_)) if !self.body.is_end_stream() => {}
-            Some(Ok(_)) | None => self.upload.set(Upload::Sent(Instant::now())),
+            Some(Ok(frame)) if !self.body.is_end_stream() => {
+                self.received_bytes += frame.data_ref().map_or(0, Bytes::len);
+                if self.upload.get().is_on() {
+                    self.upload.set(Upload::Sending(now));
+                }
+            }
+            Some(Ok(_)) | None => self.upload.set(Upload::Sent(now)),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Broken)))
     }
 
-    fn poll_silence(
+    fn poll_late(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let silent =
-            (self.silent).get_or_insert_with(|| Box::pin(tokio::time::sleep(self.silence_max)));
-        ready!(silent.as_mut().poll(context));
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        let due = begun + self.pace.time_for_next(self.received_bytes, self.last);
+        let sleep = || Box::pin(tokio::time::sleep_until(due.into()));
+        ready!(self.late.get_or_insert_with(sleep).as_mut().poll(context));
         if !self.upload.get().is_on() {
-            // It was answered meanwhile. Nobody asks any more for how long it is silent.
+            // It was answered meanwhile. Nobody asks any more how fast it comes.
             return Poll::Pending;
         }
-        self.upload.set(Upload::Silent);
-        Poll::Ready(Some(Err(UploadError::Silent)))
+        self.upload.set(Upload::Late);
+        Poll::Ready(Some(Err(UploadError::Late)))
     }
 }

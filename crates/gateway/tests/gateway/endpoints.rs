@@ -149,17 +149,36 @@ async fn until(loads: &Loads, endpoint: u32, is_so: impl Fn(Standing) -> bool) {
 async fn clients_that_send_their_bodies_slowly_are_no_failures_of_an_endpoint() {
     let server = healthy().await;
     let mut service = plain(&[&[server.address]]);
-    service.settings.response_timeout = Duration::from_millis(200);
-    let (mut gateway, loads) = start(service);
+    service.settings.response_timeout = Duration::from_secs(1);
+    let loads = Arc::new(Loads::default());
+    let given = loads.clone();
+    let keys = Keyring::ephemeral().unwrap();
+    let mut gateway = Running::with(vec![service], keys, |options| {
+        options.loads = given;
+        options.body_silence = Duration::from_millis(700);
+    });
     let head = format!(
-        "POST /mcp/do HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\nconnection: close\r\n\r\na",
+        "POST /mcp/do HTTP/1.1\r\nhost: {}\r\ncontent-length: 6\r\nconnection: close\r\n\r\n",
         gateway.address
     );
-    let slow = async || {
+    let send = async |pieces: usize| {
         let mut stream = TcpStream::connect(gateway.address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
+        for piece in 0..pieces {
+            if piece > 0 {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            stream.write_all(b"a").await.unwrap();
+        }
         let mut said = String::new();
         soon(stream.read_to_string(&mut said)).await.unwrap();
+        said
+    };
+    // It takes longer than the endpoint has to answer, but the endpoint is not who is waited for.
+    let whole = send(6).await;
+    assert!(whole.starts_with("HTTP/1.1 200 "), "{whole}");
+    let slow = async || {
+        let said = send(1).await;
         assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
     };
     // As many failures would open its breaker.
