@@ -279,14 +279,18 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
                 at_once: *at_once,
                 silent,
             };
-            wish::apply(state, manifest, *source, removal, now)
+            ended_first(state, now, |state| {
+                wish::apply(state, manifest, *source, removal, now)
+            })
         }
-        Command::Drain(wish) => drain::begin(state, wish, now),
+        Command::Drain(wish) => ended_first(state, now, |state| drain::begin(state, wish, now)),
         Command::Undrain {
             service,
             what,
             reason,
-        } => drain::undo(state, service, what, reason),
+        } => ended_first(state, now, |state| {
+            drain::undo(state, service, what, reason)
+        }),
         Command::EndDrains { unhealthy } => Ok(drain::end(state, unhealthy, now)),
         Command::Start(start) => begin::begin(state, start),
         Command::SetFlag(wish) => flags::set_flag(state, wish),
@@ -364,19 +368,46 @@ fn all(state: &State, commands: &[Command], now: Timestamp) -> Result<Vec<Event>
     let mut state = state.clone();
     let mut events = Vec::new();
     for command in commands {
-        for event in decide(&state, command, now)? {
-            let recorded = Recorded {
-                position: state.position + 1,
-                at: now,
-                actor: Actor::named(""),
-                epoch: 0,
-                event,
-            };
-            state.apply(&recorded);
-            events.push(recorded.event);
-        }
+        let next = decide(&state, command, now)?;
+        foresee(&mut state, &next, now);
+        events.extend(next);
     }
     Ok(events)
+}
+
+/// Decided as if the drains whose time has come were over, though no tick has said so yet: what must end at the cap ends, whoever
+/// comes between.
+fn ended_first(
+    state: &State,
+    now: Timestamp,
+    decide: impl FnOnce(&State) -> Result<Vec<Event>, Refusal>,
+) -> Result<Vec<Event>, Refusal> {
+    let mut events = drain::end(state, &BTreeSet::new(), now);
+    if events.is_empty() {
+        return decide(state);
+    }
+    let mut state = state.clone();
+    foresee(&mut state, &events, now);
+    let next = decide(&state)?;
+    if next.is_empty() {
+        // The tick will say it.
+        return Ok(next);
+    }
+    events.extend(next);
+    Ok(events)
+}
+
+/// Makes of a copy of the state what events that are not recorded yet will make of it.
+fn foresee(state: &mut State, events: &[Event], now: Timestamp) {
+    for event in events {
+        state.apply(&Recorded {
+            position: state.position + 1,
+            at: now,
+            actor: Actor::named(""),
+            epoch: 0,
+            event: event.clone(),
+        });
+    }
 }
 
 /// What a promotion that is taken back disables: the flag that was released, and those that the plan says.
