@@ -1,28 +1,19 @@
 //! Flags in the state: who may change them, what the file of flags changes, and what rollouts do with them.
 
-use jiff::Timestamp;
+mod support;
+
 use serde_json::json;
 use serin_flags::{Flag, FlagKey, State as FlagState};
 use serin_model::{
-    decide::{
-        Candidate, Command, Expects, FlagFile, RefusalKind, SetFlag, SetOverride, Source, Start,
-        decide,
-    },
-    event::{Actor, Event, Preflight, Recorded},
+    decide::{Candidate, Command, Expects, FlagFile, RefusalKind, SetFlag, SetOverride, Source},
     manifest::Manifest,
-    name::{RolloutId, ServiceName},
     plan::{Plan, RollbackStrategy},
     rollout::Status,
     share::Share,
     snapshot::{Observed, Snapshot},
-    state::State,
 };
 use std::sync::Arc;
-use uuid::Uuid;
-
-fn tools() -> ServiceName {
-    "tools".parse().unwrap()
-}
+use support::{World, apply, tools};
 
 fn key(text: &str) -> FlagKey {
     text.parse().unwrap()
@@ -75,51 +66,11 @@ fn plan(extra: &serde_json::Value) -> Plan {
     serde_json::from_value(plan).unwrap()
 }
 
-/// A log in memory.
-#[derive(Default)]
-struct World {
-    state: State,
-    position: u64,
-    now: Timestamp,
-    ids: u128,
-}
-
 impl World {
     fn new() -> Self {
-        let mut world = Self::default();
         let manifest = json!({"services": {"tools": {"protocol": "mcp", "path": "/mcp", "stable": "v1", "versions": {
             "v1": {"endpoints": ["http://127.0.0.1:9001/mcp"]}, "v2": {"endpoints": ["http://127.0.0.1:9002/mcp"]}}}}});
-        let manifest: Manifest = serde_json::from_value(manifest).unwrap();
-        world
-            .run(&Command::Apply {
-                manifest: Box::new(manifest),
-                source: Source::Start,
-                prune: false,
-                at_once: false,
-                silent: std::collections::BTreeSet::new(),
-            })
-            .unwrap();
-        world
-    }
-
-    fn run(&mut self, command: &Command) -> Result<Vec<Event>, RefusalKind> {
-        let events = decide(&self.state, command, self.now).map_err(|refusal| {
-            assert!(!refusal.help.is_empty(), "{refusal}");
-            refusal.kind
-        })?;
-        for event in events.clone() {
-            self.position += 1;
-            // What is stored is what is applied.
-            let event = Event::decode(event.kind(), 1, &event.encode_body().unwrap()).unwrap();
-            self.state.apply(&Recorded {
-                position: self.position,
-                at: self.now,
-                actor: Actor::named("ops"),
-                epoch: 1,
-                event,
-            });
-        }
-        Ok(events)
+        Self::of(serde_json::from_value(manifest).unwrap())
     }
 
     fn set(
@@ -167,14 +118,8 @@ impl World {
     }
 
     fn apply(&mut self, manifest: Manifest, prune: bool) -> Result<usize, RefusalKind> {
-        let apply = Command::Apply {
-            manifest: Box::new(manifest),
-            source: Source::Request,
-            prune,
-            at_once: true,
-            silent: std::collections::BTreeSet::new(),
-        };
-        self.run(&apply).map(|events| events.len())
+        self.run(&apply(manifest, Source::Request, prune, true))
+            .map(|events| events.len())
     }
 
     fn start(&mut self, candidate: Candidate, plan: Plan) -> Result<(), RefusalKind> {
@@ -187,18 +132,8 @@ impl World {
         candidate: Candidate,
         plan: Plan,
     ) -> Result<(), RefusalKind> {
-        self.ids += 1;
-        let start = Start {
-            rollout: RolloutId(Uuid::from_u128(self.ids)),
-            service: service.parse().unwrap(),
-            candidate,
-            plan_name: "test".into(),
-            plan,
-            reason: String::new(),
-            preflight: Preflight::default(),
-            accept_breaking: false,
-        };
-        self.run(&Command::Start(Box::new(start))).map(drop)
+        self.begin(service.parse().unwrap(), candidate, plan)
+            .map(drop)
     }
 
     fn release(&mut self, name: &str) -> Result<(), RefusalKind> {

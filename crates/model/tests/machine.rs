@@ -1,30 +1,26 @@
 //! The promises of the rollout machine, over random sequences of commands and observations.
 
-use jiff::{SignedDuration, Timestamp};
+mod support;
+
 use proptest::prelude::*;
 use serin_judge::{
     Assessment, Check, Finding, Level, Limit, Metric, Scope, Verdict,
     sequential::{Distrust, Progress, Proof},
 };
 use serin_model::{
-    decide::{Candidate, Command, RefusalKind, Source, Start, decide},
-    event::{Actor, Event, Preflight, PreflightCheck, PreflightResult, Recorded},
+    decide::{Candidate, Command, RefusalKind, Source, Start},
+    event::{Event, Preflight, PreflightCheck, PreflightResult},
     manifest::Manifest,
-    name::{RolloutId, ServiceName},
     plan::{Evidence, Plan, RollbackStrategy},
     rollout::Status,
     service::VersionStage,
     share::Share,
     snapshot::{Observed, Snapshot},
-    state::State,
 };
-use uuid::Uuid;
+use std::time::Duration;
+use support::{World, apply, start, tools};
 
 const TRIALS: u64 = 100;
-
-fn tools() -> ServiceName {
-    "tools".parse().unwrap()
-}
 
 fn manifest() -> Manifest {
     serde_json::from_str(
@@ -43,59 +39,13 @@ fn plan(auto_promote: bool, inconclusive: &str) -> Plan {
     .unwrap()
 }
 
-/// A log in memory: what the store and the orchestrator do, without either.
-#[derive(Default)]
-struct World {
-    state: State,
-    log: Vec<Recorded>,
-    now: Timestamp,
-    ids: u128,
-}
-
 impl World {
     fn new() -> Self {
-        let mut world = Self::default();
-        let manifest = Box::new(manifest());
-        world
-            .run(&Command::Apply {
-                manifest,
-                source: Source::Start,
-                prune: false,
-                at_once: false,
-                silent: std::collections::BTreeSet::new(),
-            })
-            .unwrap();
-        world
-    }
-
-    fn run(&mut self, command: &Command) -> Result<Vec<Event>, RefusalKind> {
-        let events = decide(&self.state, command, self.now).map_err(|refusal| refusal.kind)?;
-        for event in events.clone() {
-            let recorded = Recorded {
-                position: self.log.len() as u64 + 1,
-                at: self.now,
-                actor: Actor::named("ops"),
-                epoch: 1,
-                event,
-            };
-            self.state.apply(&recorded);
-            self.log.push(recorded);
-        }
-        Ok(events)
+        Self::of(manifest())
     }
 
     fn start(&mut self, to: &str, plan: Plan) -> Result<Vec<Event>, RefusalKind> {
-        self.ids += 1;
-        self.run(&Command::Start(Box::new(Start {
-            rollout: RolloutId(Uuid::from_u128(self.ids)),
-            service: tools(),
-            candidate: Candidate::Version(to.parse().unwrap()),
-            plan_name: "test".into(),
-            plan,
-            reason: String::new(),
-            preflight: Preflight::default(),
-            accept_breaking: false,
-        })))
+        self.begin(tools(), version(to), plan)
     }
 
     fn judge(&mut self, assessment: Assessment) -> Result<Vec<Event>, RefusalKind> {
@@ -107,6 +57,10 @@ impl World {
             assessment: Box::new(assessment),
         })
     }
+}
+
+fn version(name: &str) -> Candidate {
+    Candidate::Version(name.parse().unwrap())
 }
 
 fn assessment(trials: u64, level: Option<Level>) -> Assessment {
@@ -186,7 +140,7 @@ fn with_proof(mut assessment: Assessment, proven: Proven) -> Assessment {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Wait(i64),
+    Wait(u64),
     Start {
         to: usize,
         auto_promote: bool,
@@ -227,7 +181,7 @@ fn proven() -> impl Strategy<Value = Proven> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let level = prop_oneof![6 => Just(None), 1 => Just(Some(Level::Warning)), 1 => Just(Some(Level::Critical))];
     let step = prop_oneof![
-        4 => (0_i64..200).prop_map(Step::Wait),
+        4 => (0_u64..200).prop_map(Step::Wait),
         4 => (0_usize..3, any::<bool>(), 0_usize..3)
             .prop_map(|(to, auto_promote, inconclusive)| Step::Start { to, auto_promote, inconclusive }),
         2 => (0_u16..=100).prop_map(Step::Share),
@@ -250,10 +204,7 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
     let reason = "because".to_owned();
     match step {
         Step::Wait(seconds) => {
-            world.now = world
-                .now
-                .checked_add(SignedDuration::from_secs(*seconds))
-                .unwrap();
+            world.wait(Duration::from_secs(*seconds));
             Ok(vec![])
         }
         Step::Start {
@@ -307,16 +258,7 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
             }),
             None => Ok(vec![]),
         },
-        Step::Apply { prune } => {
-            let manifest = Box::new(manifest());
-            world.run(&Command::Apply {
-                manifest,
-                source: Source::Request,
-                prune: *prune,
-                at_once: false,
-                silent: std::collections::BTreeSet::new(),
-            })
-        }
+        Step::Apply { prune } => world.run(&apply(manifest(), Source::Request, *prune, false)),
     }
 }
 
@@ -367,15 +309,7 @@ proptest! {
             });
             prop_assert!(shown || overridden.is_some(), "{:?}", recorded.event);
         }
-        // Folding the log twice, through its stored form, gives the same state.
-        let mut again = State::default();
-        for recorded in &world.log {
-            let body = recorded.event.encode_body().unwrap();
-            let event = Event::decode(recorded.event.kind(), 1, &body).unwrap();
-            prop_assert_eq!(&event, &recorded.event);
-            again.apply(&Recorded { event, ..recorded.clone() });
-        }
-        prop_assert_eq!(again, world.state);
+        prop_assert_eq!(world.folded(), world.state);
     }
 
     #[test]
@@ -405,10 +339,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         vec![],
         "the hold is not over"
     );
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(60))
-        .unwrap();
+    world.wait(Duration::from_secs(60));
     assert_eq!(
         world.judge(assessment(TRIALS - 1, None)).unwrap(),
         vec![],
@@ -419,10 +350,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         world.state.active(&tools()).unwrap().share,
         "25 %".parse().unwrap()
     );
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(60))
-        .unwrap();
+    world.wait(Duration::from_secs(60));
     let events = world.judge(assessment(TRIALS, None)).unwrap();
     assert!(
         matches!(
@@ -457,10 +385,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
     };
     let then = Some(world.now);
     assert_eq!(withdrawn_at(&world), then);
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(60))
-        .unwrap();
+    world.wait(Duration::from_secs(60));
     world.start("v2", plan(true, "extend")).unwrap();
     assert_eq!(withdrawn_at(&world), then);
     let snapshot = Snapshot::build(&world.state, &Observed::default());
@@ -471,10 +396,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
 fn a_phase_does_not_pass_on_a_breach_that_has_not_lasted_yet() {
     let mut world = World::new();
     world.start("v2", plan(true, "extend")).unwrap();
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(61))
-        .unwrap();
+    world.wait(Duration::from_secs(61));
     let mut pending = assessment(TRIALS, Some(Level::Critical));
     pending.verdict = Verdict::Continue;
     pending.findings[0].check = Check::Pending;
@@ -485,10 +407,7 @@ fn a_phase_does_not_pass_on_a_breach_that_has_not_lasted_yet() {
 fn after_a_restart_time_alone_passes_no_phase() {
     let mut world = World::new();
     world.start("v2", plan(true, "extend")).unwrap();
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(61))
-        .unwrap();
+    world.wait(Duration::from_secs(61));
     let restarted = Assessment {
         fresh: false,
         ..assessment(TRIALS, None)
@@ -501,23 +420,17 @@ fn after_a_restart_time_alone_passes_no_phase() {
 fn the_longest_time_ends_a_rollout_that_waits_for_a_decision_too() {
     let mut world = World::new();
     let plan = Plan {
-        longest: Some(std::time::Duration::from_mins(10)),
+        longest: Some(Duration::from_mins(10)),
         ..plan(true, "hold")
     };
     world.start("v2", plan).unwrap();
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(121))
-        .unwrap();
+    world.wait(Duration::from_secs(121));
     world.judge(assessment(0, None)).unwrap();
     assert_eq!(
         world.state.latest(&tools()).unwrap().status,
         Status::Inconclusive
     );
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_mins(10))
-        .unwrap();
+    world.wait(Duration::from_mins(10));
     world.judge(assessment(0, None)).unwrap();
     assert_eq!(
         world.state.latest(&tools()).unwrap().status,
@@ -555,10 +468,7 @@ fn a_promotion_to_the_end_skips_no_phase_that_asks_for_something() {
 fn a_warning_holds_and_a_critical_breach_takes_back() {
     let mut world = World::new();
     world.start("v2", plan(true, "extend")).unwrap();
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(61))
-        .unwrap();
+    world.wait(Duration::from_secs(61));
     assert!(matches!(
         world
             .judge(assessment(TRIALS, Some(Level::Warning)))
@@ -603,10 +513,7 @@ fn without_decision_time_runs_out_and_never_promotes() {
     for (policy, expected) in [("hold", "inconclusive"), ("rollback", "rolled_back")] {
         let mut world = World::new();
         world.start("v2", plan(true, policy)).unwrap();
-        world.now = world
-            .now
-            .checked_add(SignedDuration::from_secs(121))
-            .unwrap();
+        world.wait(Duration::from_secs(121));
         world.judge(assessment(0, None)).unwrap();
         assert_eq!(
             world.state.latest(&tools()).unwrap().status.label(),
@@ -616,10 +523,7 @@ fn without_decision_time_runs_out_and_never_promotes() {
     let mut world = World::new();
     world.start("v2", plan(true, "extend")).unwrap();
     for expected in ["running", "running", "inconclusive"] {
-        world.now = world
-            .now
-            .checked_add(SignedDuration::from_secs(121))
-            .unwrap();
+        world.wait(Duration::from_secs(121));
         world.judge(assessment(0, None)).unwrap();
         assert_eq!(
             world.state.latest(&tools()).unwrap().status.label(),
@@ -638,10 +542,7 @@ fn the_time_of_a_pause_does_not_count() {
             reason: "lunch".into(),
         })
         .unwrap();
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(3600))
-        .unwrap();
+    world.wait(Duration::from_secs(3600));
     assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
     world.run(&Command::Resume { service: tools() }).unwrap();
     assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
@@ -708,17 +609,12 @@ fn pre_flight_decides_whether_a_rollout_begins() {
             detail: "tool `search` removed".into(),
         };
         let outcome = world.run(&Command::Start(Box::new(Start {
-            rollout: RolloutId(Uuid::from_u128(1)),
-            service: tools(),
-            candidate: Candidate::Version("v2".parse().unwrap()),
-            plan_name: "test".into(),
-            plan: plan(true, "hold"),
-            reason: String::new(),
             preflight: Preflight {
                 checks: vec![check],
                 contract_differs: true,
             },
             accept_breaking,
+            ..start(1, tools(), version("v2"), plan(true, "hold"))
         })));
         assert_eq!(outcome.is_ok(), begins, "{result:?} {accept_breaking}");
     }
@@ -735,13 +631,7 @@ fn a_restart_with_the_same_file_changes_nothing_even_after_a_promotion() {
         assessment: None,
     };
     world.run(&full).unwrap();
-    let again = Command::Apply {
-        manifest: Box::new(manifest()),
-        source: Source::Start,
-        prune: false,
-        at_once: false,
-        silent: std::collections::BTreeSet::new(),
-    };
+    let again = apply(manifest(), Source::Start, false, false);
     assert_eq!(world.run(&again).unwrap(), vec![]);
     assert_eq!(world.state.services[&tools()].stable.as_str(), "v2");
 }
@@ -757,13 +647,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
         "http://127.0.0.1:9002/mcp".into(),
     ];
     world
-        .run(&Command::Apply {
-            manifest: Box::new(changed),
-            source: Source::Request,
-            prune: false,
-            at_once: false,
-            silent: std::collections::BTreeSet::new(),
-        })
+        .run(&apply(changed, Source::Request, false, false))
         .unwrap();
     let ids = |world: &World| -> Vec<u32> {
         let versions = &world.state.services[&tools()].versions;
@@ -775,13 +659,7 @@ fn endpoints_keep_their_ids_and_ids_are_never_used_twice() {
     };
     assert_eq!(ids(&world), [0, 2, 1]);
     world
-        .run(&Command::Apply {
-            manifest: Box::new(manifest()),
-            source: Source::Request,
-            prune: false,
-            at_once: true,
-            silent: std::collections::BTreeSet::new(),
-        })
+        .run(&apply(manifest(), Source::Request, false, true))
         .unwrap();
     assert_eq!(ids(&world), [0, 1]);
     assert_eq!(world.state.next_endpoint, 3);
@@ -793,14 +671,8 @@ fn two_services_may_not_claim_the_same_path() {
     let mut changed = manifest();
     let twin = changed.services[&tools()].clone();
     changed.services.insert("twin".parse().unwrap(), twin);
-    let apply = Command::Apply {
-        manifest: Box::new(changed),
-        source: Source::Request,
-        prune: false,
-        at_once: false,
-        silent: std::collections::BTreeSet::new(),
-    };
-    assert_eq!(world.run(&apply), Err(RefusalKind::Conflict));
+    let twice = apply(changed, Source::Request, false, false);
+    assert_eq!(world.run(&twice), Err(RefusalKind::Conflict));
 }
 
 #[test]
@@ -810,13 +682,6 @@ fn evidence_is_part_of_the_plan() {
 
 fn active(world: &World) -> &serin_model::rollout::Rollout {
     world.state.active(&tools()).unwrap()
-}
-
-fn wait(world: &mut World, seconds: i64) {
-    world.now = world
-        .now
-        .checked_add(SignedDuration::from_secs(seconds))
-        .unwrap();
 }
 
 #[test]
@@ -830,7 +695,7 @@ fn what_the_judge_proves_decides_without_any_threshold() {
     ] {
         let mut world = World::new();
         world.start("v2", plan(true, "extend")).unwrap();
-        wait(&mut world, 60);
+        world.wait(Duration::from_secs(60));
         let events = world
             .judge(with_proof(assessment(TRIALS, None), proven))
             .unwrap();
@@ -868,7 +733,7 @@ fn safe_evidence_needs_the_verdict_and_calls_need_calls() {
         plan.evidence = evidence;
         let mut world = World::new();
         world.start("v2", plan.clone()).unwrap();
-        wait(&mut world, 60);
+        world.wait(Duration::from_secs(60));
         world
             .judge(with_proof(assessment(calls, None), proven))
             .unwrap();
@@ -891,7 +756,7 @@ fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
     };
     assert_eq!(world.run(&signal("rumour")), Err(RefusalKind::Invalid));
     world.run(&signal("complaint")).unwrap();
-    wait(&mut world, 60);
+    world.wait(Duration::from_secs(60));
     let events = world.judge(assessment(TRIALS, None)).unwrap();
     assert!(
         matches!(&events[..], [Event::Held { reason, .. }] if reason.contains("complaint")),
@@ -912,20 +777,14 @@ fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
 #[test]
 fn callers_change_version_only_between_versions_with_the_same_tools() {
     let mut plan = plan(true, "hold");
-    plan.affinity.renew = Some(std::time::Duration::from_hours(1));
+    plan.affinity.renew = Some(Duration::from_hours(1));
     let start = |contract_differs| {
         Command::Start(Box::new(Start {
-            rollout: RolloutId(Uuid::from_u128(7)),
-            service: tools(),
-            candidate: Candidate::Version("v2".parse().unwrap()),
-            plan_name: "renew".into(),
-            plan: plan.clone(),
-            reason: String::new(),
             preflight: Preflight {
                 contract_differs,
                 ..Preflight::default()
             },
-            accept_breaking: false,
+            ..start(7, tools(), version("v2"), plan.clone())
         }))
     };
     let mut world = World::new();
@@ -961,7 +820,7 @@ fn a_phase_passes_only_on_what_could_have_shown_something() {
     ] {
         let mut world = World::new();
         world.start("v2", plan).unwrap();
-        wait(&mut world, 60);
+        world.wait(Duration::from_secs(60));
         // The first look may have to say that the comparison is set aside.
         world.judge(shown.clone()).unwrap();
         world.judge(shown).unwrap();

@@ -1,13 +1,14 @@
 //! The promises of tenants and keys, over random histories: what is over stays over, what is refused changes nothing, and what is in the
 //! log is all there is.
 
+mod support;
+
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serin_model::{
     decide::{Command, KEYS_OF_TENANT_MAX, SetTenant, Source, decide},
-    event::{Actor, Event, Recorded},
+    event::Event,
     manifest::Manifest,
-    state::State,
     tenancy::KeyChange,
 };
 use serin_tenancy::{
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+use support::{World, apply};
 
 /// Keys of a history: few, so that they are met again.
 const KEYS: u8 = 6;
@@ -97,68 +99,46 @@ fn record(key: u8, who: bool, now: Timestamp, life: i64) -> KeyRecord {
     }
 }
 
-/// A log in memory, and what must be true of it.
-struct World {
-    state: State,
-    log: Vec<Recorded>,
-    now: Timestamp,
+/// A world, and what must stay true of its keys.
+struct Watched {
+    world: World,
     /// Keys that were refused once for a reason that lasts, with it.
     over: BTreeMap<KeyId, Denial>,
 }
 
-impl World {
+impl Watched {
     fn new() -> Self {
         let manifest: Manifest = serde_json::from_str(
             r#"{"tiers": {"free": {"limits": [{"rate": "100/hour"}]}},
                 "services": {"tools": {"protocol": "mcp", "path": "/mcp", "stable": "v1", "versions": {"v1": {"endpoints": []}}}}}"#,
         )
         .unwrap();
-        let mut world = Self {
-            state: State::default(),
-            log: Vec::new(),
-            now: Timestamp::UNIX_EPOCH,
+        Self {
+            world: World::of(manifest),
             over: BTreeMap::new(),
-        };
-        world.run(&Command::Apply {
-            manifest: Box::new(manifest),
-            source: Source::Start,
-            prune: false,
-            at_once: false,
-            silent: BTreeSet::new(),
-        });
-        world
+        }
+    }
+
+    /// One with both tenants.
+    fn with_tenants() -> Self {
+        let mut watched = Self::new();
+        for who in [true, false] {
+            watched.step(&Step::Tenant {
+                who,
+                new: true,
+                state: None,
+            });
+        }
+        watched
     }
 
     /// The events, or nothing if it was refused.
     fn run(&mut self, command: &Command) -> Option<Vec<Event>> {
-        let before = self.state.clone();
-        let decided = decide(&self.state, command, self.now);
-        assert_eq!(self.state, before, "deciding changes nothing");
-        let events = match decided {
-            Ok(events) => events,
-            Err(refusal) => {
-                assert!(!refusal.what.is_empty() && !refusal.help.is_empty());
-                return None;
-            }
-        };
-        for event in &events {
-            // What is stored is what is applied.
-            let event = Event::decode(event.kind(), 1, &event.encode_body().unwrap()).unwrap();
-            let recorded = Recorded {
-                position: self.log.len() as u64 + 1,
-                at: self.now,
-                actor: Actor::named("ops"),
-                epoch: 1,
-                event,
-            };
-            self.state.apply(&recorded);
-            self.log.push(recorded);
-        }
-        Some(events)
+        self.world.run(command).ok()
     }
 
     fn step(&mut self, step: &Step) {
-        let now = self.now;
+        let now = self.world.now;
         let reason = String::new();
         match step {
             Step::Tenant { who, new, state } => {
@@ -185,7 +165,7 @@ impl World {
                 };
                 if self.run(&command).is_some() {
                     // Who comes under that name later begins anew, also with keys of these ids.
-                    let keys = &self.state.tenancy.keys;
+                    let keys = &self.world.state.tenancy.keys;
                     self.over.retain(|id, _| keys.contains_key(id));
                     assert!(keys.values().all(|key| key.tenant != tenant));
                 }
@@ -212,7 +192,7 @@ impl World {
                 overlap,
                 life,
             } => {
-                let who = self.state.tenancy.keys.get(&id(*key));
+                let who = self.world.state.tenancy.keys.get(&id(*key));
                 let who = who.is_none_or(|key| key.tenant == tenant(true));
                 let command = Command::RotateKey {
                     key: id(*key),
@@ -221,6 +201,7 @@ impl World {
                     reason,
                 };
                 let expires = self
+                    .world
                     .state
                     .tenancy
                     .keys
@@ -230,7 +211,7 @@ impl World {
                     let (old, new) = (id(*key), id(*by));
                     let both = [(new, KeyChange::Created), (old, KeyChange::Rotated)];
                     assert_eq!(changes(&events), both);
-                    let old = &self.state.tenancy.keys[&old];
+                    let old = &self.world.state.tenancy.keys[&old];
                     assert_eq!(old.replaced_by, Some(new));
                     assert!(
                         old.expires_at <= expires.unwrap(),
@@ -246,28 +227,28 @@ impl World {
                     assert!(events.len() <= 1);
                     let again = self.run(&command).unwrap();
                     assert!(again.is_empty(), "asking again changes nothing");
-                    assert!(self.state.tenancy.keys[&key].revoked_at.is_some());
+                    assert!(self.world.state.tenancy.keys[&key].revoked_at.is_some());
                 }
             }
-            Step::Wait { seconds } => self.now += SignedDuration::from_secs(*seconds),
+            Step::Wait { seconds } => self.world.now += SignedDuration::from_secs(*seconds),
         }
     }
 
     /// A key opens if, and only if, the log says so; one that is over never opens again.
     fn check(&mut self) {
-        let directory = self.state.tenancy.directory().clone();
+        let directory = self.world.state.tenancy.directory().clone();
         for key in 0..KEYS {
             let (secret, id) = (secret(key), id(key));
-            let found = directory.find(secret.expose().as_bytes(), self.now);
-            let record = self.state.tenancy.keys.get(&id);
+            let found = directory.find(secret.expose().as_bytes(), self.world.now);
+            let record = self.world.state.tenancy.keys.get(&id);
             let want = match record {
                 None => Err(Denial::Unknown),
                 Some(record) => {
-                    let of = self.state.tenancy.tenants.get(&record.tenant);
+                    let of = self.world.state.tenancy.tenants.get(&record.tenant);
                     let active = of.is_some_and(|of| of.state == TenantState::Active);
                     if record.revoked_at.is_some() || !active {
                         Err(Denial::Revoked)
-                    } else if record.expires_at <= self.now {
+                    } else if record.expires_at <= self.world.now {
                         Err(Denial::Expired)
                     } else {
                         Ok(&record.tenant)
@@ -276,9 +257,12 @@ impl World {
             };
             let got = found.map(|principal| &principal.tenant);
             assert_eq!(got, want);
-            assert_eq!(directory.find_id(id, self.now).map(|it| &it.tenant), want);
+            assert_eq!(
+                directory.find_id(id, self.world.now).map(|it| &it.tenant),
+                want
+            );
             if let Some(record) = record {
-                let is_over = record.revoked_at.is_some() || record.expires_at <= self.now;
+                let is_over = record.revoked_at.is_some() || record.expires_at <= self.world.now;
                 if is_over {
                     self.over.insert(id, got.unwrap_err());
                 }
@@ -301,14 +285,7 @@ fn changes(events: &[Event]) -> Vec<(KeyId, KeyChange)> {
 
 #[test]
 fn one_tenant_takes_no_room_from_the_others() {
-    let mut world = World::new();
-    for who in [true, false] {
-        world.step(&Step::Tenant {
-            who,
-            new: true,
-            state: None,
-        });
-    }
+    let mut watched = Watched::with_tenants();
     let key = |number: usize, who| {
         let mut bytes = [0; RANDOM_BYTES];
         bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
@@ -332,29 +309,22 @@ fn one_tenant_takes_no_room_from_the_others() {
         })
         .collect();
     assert_eq!(keys.len(), KEYS_OF_TENANT_MAX);
-    world.state.tenancy.keys = Arc::new(keys);
-    assert!(world.run(&key(at(KEYS_OF_TENANT_MAX), true)).is_none());
-    assert!(world.run(&key(at(KEYS_OF_TENANT_MAX), false)).is_some());
+    watched.world.state.tenancy.keys = Arc::new(keys);
+    assert!(watched.run(&key(at(KEYS_OF_TENANT_MAX), true)).is_none());
+    assert!(watched.run(&key(at(KEYS_OF_TENANT_MAX), false)).is_some());
     // Those that are over make room.
-    world.now += SignedDuration::from_secs(60);
+    watched.world.now += SignedDuration::from_secs(60);
     let Command::IssueKey { mut key, reason } = key(at(KEYS_OF_TENANT_MAX + 1), true) else {
         unreachable!()
     };
-    key.expires_at = world.now + SignedDuration::from_secs(60);
-    assert!(world.run(&Command::IssueKey { key, reason }).is_some());
+    key.expires_at = watched.world.now + SignedDuration::from_secs(60);
+    assert!(watched.run(&Command::IssueKey { key, reason }).is_some());
 }
 
 #[test]
 fn a_key_is_replaced_by_one_of_the_same_tenant() {
-    let mut world = World::new();
-    for who in [true, false] {
-        world.step(&Step::Tenant {
-            who,
-            new: true,
-            state: None,
-        });
-    }
-    world.step(&Step::Issue {
+    let mut watched = Watched::with_tenants();
+    watched.step(&Step::Issue {
         key: 0,
         who: true,
         life: 60,
@@ -366,45 +336,39 @@ fn a_key_is_replaced_by_one_of_the_same_tenant() {
         overlap: SignedDuration::ZERO,
         reason: String::new(),
     };
-    assert!(world.run(&rotate(false)).is_none());
-    assert!(world.run(&rotate(true)).is_some());
+    assert!(watched.run(&rotate(false)).is_none());
+    assert!(watched.run(&rotate(true)).is_some());
 }
 
 #[test]
 fn a_tier_stays_while_somebody_has_it_and_no_longer() {
-    let prune = || Command::Apply {
-        manifest: Box::default(),
-        source: Source::Request,
-        prune: true,
-        at_once: false,
-        silent: BTreeSet::new(),
-    };
+    let prune = || apply(Manifest::default(), Source::Request, true, false);
     let with_a_key = || {
-        let mut world = World::new();
-        world.step(&Step::Tenant {
+        let mut watched = Watched::new();
+        watched.step(&Step::Tenant {
             who: true,
             new: true,
             state: None,
         });
-        world.step(&Step::Issue {
+        watched.step(&Step::Issue {
             key: 0,
             who: true,
             life: 60,
             tier: true,
         });
-        let refusal = decide(&world.state, &prune(), world.now).unwrap_err();
+        let refusal = decide(&watched.world.state, &prune(), watched.world.now).unwrap_err();
         assert!(refusal.help.contains("serin key revoke"), "{refusal:?}");
-        world
+        watched
     };
-    let mut world = with_a_key();
-    world.step(&Step::Revoke { key: 0 });
-    assert!(world.run(&prune()).is_some(), "the key was revoked");
-    let mut world = with_a_key();
-    world.step(&Step::Wait { seconds: 60 });
-    assert!(world.run(&prune()).is_some(), "the key has expired");
-    assert!(world.state.tenancy.tiers.is_empty());
+    let mut watched = with_a_key();
+    watched.step(&Step::Revoke { key: 0 });
+    assert!(watched.run(&prune()).is_some(), "the key was revoked");
+    let mut watched = with_a_key();
+    watched.step(&Step::Wait { seconds: 60 });
+    assert!(watched.run(&prune()).is_some(), "the key has expired");
+    assert!(watched.world.state.tenancy.tiers.is_empty());
     // Of a tenant it is that has bought it, whatever its keys do.
-    let mut world = World::new();
+    let mut watched = Watched::new();
     let wish = SetTenant {
         tenant: tenant(true),
         is_new: true,
@@ -413,8 +377,8 @@ fn a_tier_stays_while_somebody_has_it_and_no_longer() {
         state: Some(TenantState::Suspended),
         reason: String::new(),
     };
-    world.run(&Command::SetTenant(Box::new(wish))).unwrap();
-    let refusal = decide(&world.state, &prune(), world.now).unwrap_err();
+    watched.run(&Command::SetTenant(Box::new(wish))).unwrap();
+    let refusal = decide(&watched.world.state, &prune(), watched.world.now).unwrap_err();
     assert!(
         refusal.help.contains("serin tenant set acme --tier"),
         "{refusal:?}"
@@ -428,30 +392,23 @@ proptest! {
     fn what_is_over_stays_over_and_what_is_refused_changes_nothing(
         steps in proptest::collection::vec(step(), 1..80),
     ) {
-        let mut world = World::new();
-        for who in [true, false] {
-            world.step(&Step::Tenant { who, new: true, state: None });
-        }
+        let mut watched = Watched::with_tenants();
         for step in &steps {
-            world.step(step);
-            world.check();
+            watched.step(step);
+            watched.check();
         }
         // The log is all there is.
-        let mut again = State::default();
-        for recorded in &world.log {
-            again.apply(recorded);
-        }
-        prop_assert_eq!(&again, &world.state);
+        prop_assert_eq!(&watched.world.folded(), &watched.world.state);
         // Each event once: no key is made, rotated or revoked twice while its tenant is there.
         let mut seen = BTreeSet::new();
-        for recorded in &world.log {
+        for recorded in &watched.world.log {
             match &recorded.event {
                 Event::KeySet { key, change, .. } => {
                     prop_assert!(seen.insert((key.id, *change as u8)), "{:?} {:?}", key, change);
                 }
                 Event::TenantRemoved { tenant, .. } => {
                     // Forgotten with everything that was its.
-                    let gone: Vec<_> = world.log.iter().filter_map(|it| match &it.event {
+                    let gone: Vec<_> = watched.world.log.iter().filter_map(|it| match &it.event {
                         Event::KeySet { key, .. } if key.tenant == *tenant => Some(key.id),
                         _ => None,
                     }).collect();
@@ -461,7 +418,7 @@ proptest! {
             }
         }
         // No secret is in it.
-        let log = serde_json::to_string(&world.log).unwrap();
+        let log = serde_json::to_string(&watched.world.log).unwrap();
         for key in 0..KEYS {
             prop_assert!(!log.contains(&secret(key).expose()[20..60]));
         }
