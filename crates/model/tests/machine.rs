@@ -339,7 +339,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         vec![],
         "the hold is not over"
     );
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     assert_eq!(
         world.judge(assessment(TRIALS - 1, None)).unwrap(),
         vec![],
@@ -350,7 +350,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
         world.state.active(&tools()).unwrap().share,
         "25 %".parse().unwrap()
     );
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     let events = world.judge(assessment(TRIALS, None)).unwrap();
     assert!(
         matches!(
@@ -385,7 +385,7 @@ fn a_good_candidate_is_promoted_phase_by_phase() {
     };
     let then = Some(world.now);
     assert_eq!(withdrawn_at(&world), then);
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     world.start("v2", plan(true, "extend")).unwrap();
     assert_eq!(withdrawn_at(&world), then);
     let snapshot = Snapshot::build(&world.state, &Observed::default());
@@ -542,7 +542,7 @@ fn the_time_of_a_pause_does_not_count() {
             reason: "lunch".into(),
         })
         .unwrap();
-    world.wait(Duration::from_secs(3600));
+    world.wait(Duration::from_hours(1));
     assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
     world.run(&Command::Resume { service: tools() }).unwrap();
     assert_eq!(world.judge(assessment(TRIALS, None)).unwrap(), vec![]);
@@ -695,7 +695,7 @@ fn what_the_judge_proves_decides_without_any_threshold() {
     ] {
         let mut world = World::new();
         world.start("v2", plan(true, "extend")).unwrap();
-        world.wait(Duration::from_secs(60));
+        world.wait(Duration::from_mins(1));
         let events = world
             .judge(with_proof(assessment(TRIALS, None), proven))
             .unwrap();
@@ -733,7 +733,7 @@ fn safe_evidence_needs_the_verdict_and_calls_need_calls() {
         plan.evidence = evidence;
         let mut world = World::new();
         world.start("v2", plan.clone()).unwrap();
-        world.wait(Duration::from_secs(60));
+        world.wait(Duration::from_mins(1));
         world
             .judge(with_proof(assessment(calls, None), proven))
             .unwrap();
@@ -756,7 +756,7 @@ fn signals_by_hand_hold_and_take_back_as_the_plan_says() {
     };
     assert_eq!(world.run(&signal("rumour")), Err(RefusalKind::Invalid));
     world.run(&signal("complaint")).unwrap();
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     let events = world.judge(assessment(TRIALS, None)).unwrap();
     assert!(
         matches!(&events[..], [Event::Held { reason, .. }] if reason.contains("complaint")),
@@ -820,7 +820,7 @@ fn a_phase_passes_only_on_what_could_have_shown_something() {
     ] {
         let mut world = World::new();
         world.start("v2", plan).unwrap();
-        world.wait(Duration::from_secs(60));
+        world.wait(Duration::from_mins(1));
         // The first look may have to say that the comparison is set aside.
         world.judge(shown.clone()).unwrap();
         world.judge(shown).unwrap();
