@@ -5,7 +5,10 @@ use crate::{
     position::Path,
     read::{Report, short},
 };
-use serin_model::service::{ServiceSettings, ServiceSpec};
+use serin_model::{
+    auth::Auth,
+    service::{ServiceSettings, ServiceSpec},
+};
 use serin_route::{
     source::{Cookie, SOURCES_MAX, SameSite, Source},
     weigh::Strategy,
@@ -37,11 +40,16 @@ pub(crate) fn check_affinity(settings: &ServiceSettings, at: &Path, report: &mut
             );
         }
     }
-    check_sources(&settings.affinity, &at.key("affinity"), report);
+    check_sources(&settings.affinity, settings, &at.key("affinity"), report);
 }
 
-/// Checks a list of what callers are known again by.
-pub(crate) fn check_sources(sources: &[Source], at: &Path, report: &mut Report) {
+/// Checks a list of what callers are known again by, of a service with these settings.
+pub(crate) fn check_sources(
+    sources: &[Source],
+    settings: &ServiceSettings,
+    at: &Path,
+    report: &mut Report,
+) {
     if sources.len() > SOURCES_MAX {
         report.error(
             at,
@@ -55,6 +63,11 @@ pub(crate) fn check_sources(sources: &[Source], at: &Path, report: &mut Report) 
         match source {
             Source::Header(name) => check_header(name, &at.key("header"), report),
             Source::Cookie(cookie) => check_cookie(cookie, &at.key("cookie"), report),
+            Source::Tenant if !knows_tenants(settings) => report.error(
+                &at,
+                "this service does not know whose a request is",
+                "write `auth: serin` or `tenant_header: X-Tenant` in its `settings`, or remove this source",
+            ),
             Source::Tenant | Source::Principal | Source::Address => {}
         }
         if sources[..index].contains(source) {
@@ -67,6 +80,11 @@ pub(crate) fn check_sources(sources: &[Source], at: &Path, report: &mut Report) 
             );
         }
     }
+}
+
+/// Whether a request of a service can ever have a tenant.
+fn knows_tenants(settings: &ServiceSettings) -> bool {
+    settings.auth == Auth::Serin || settings.tenant_header.is_some()
 }
 
 /// Checks the name of a header.

@@ -22,7 +22,7 @@ pub(crate) fn check_rules(spec: &ServiceSpec, at: &Path, report: &mut Report) {
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let at = at.key("rules").index(index);
-        check_sources(&rule.affinity, &at.key("affinity"), report);
+        check_sources(&rule.affinity, &spec.settings, &at.key("affinity"), report);
         let at = at.key("strategy");
         match &rule.strategy {
             Some(Strategy::Header(name)) => check_header(name, &at.key("header"), report),

@@ -34,7 +34,7 @@ fn what_cannot_be_is_refused_with_what_to_write() {
     let at = "services.tools.settings.affinity";
     for (settings, field, message, help) in [
         (
-            "affinity_header: X-User, affinity: [ tenant ]".into(),
+            "affinity_header: X-User, affinity: [ address ]".into(),
             "_header",
             "both say",
             "[ { header: X-User } ]",
@@ -52,10 +52,16 @@ fn what_cannot_be_is_refused_with_what_to_write() {
             "at most 8",
         ),
         (
-            "affinity: [ tenant, tenant ]".into(),
+            "affinity: [ principal, principal ]".into(),
             "[1]",
             "here twice",
             "remove one",
+        ),
+        (
+            "affinity: [ { header: X-User }, tenant ]".into(),
+            "[1]",
+            "does not know whose a request is",
+            "`tenant_header: X-Tenant`",
         ),
         (
             cookie("ttl: 1h"),
@@ -148,7 +154,7 @@ fn what_cannot_be_is_refused_with_what_to_write() {
 #[test]
 fn what_can_be_is_taken() {
     for settings in [
-        "affinity: [ { header: X-User-Id }, { cookie: { name: serin, ttl: 1h } }, tenant, principal, address ]",
+        "tenant_header: X-Tenant, affinity: [ { header: X-User-Id }, { cookie: { name: serin, ttl: 1h } }, tenant, principal, address ]",
         "affinity: [ { cookie: { name: at } } ]",
         "affinity: [ { cookie: { name: at, ttl: 9600h, path: /, secure: true, http_only: false, same_site: none } } ]",
         "affinity: [ { cookie: { name: __Host-at, path: / } } ]",
@@ -189,7 +195,7 @@ fn cookies_that_do_not_come_back_are_warned_of() {
 
 #[test]
 fn what_stands_behind_the_address_is_warned_of() {
-    let said = said("affinity: [ address, tenant ]");
+    let said = said("affinity: [ address, principal ]");
     assert_eq!(said.len(), 1);
     assert!(
         said[0].starts_with("warning services.tools.settings.affinity[1]: this is never asked"),
