@@ -22,7 +22,7 @@ use serin_model::{
     switch::KillSwitch,
     text,
 };
-use serin_route::text::parse_network;
+use serin_route::text::{network_problem, parse_network};
 use serin_tenancy::{Tier, TierName};
 use std::{
     collections::BTreeMap,
@@ -458,13 +458,16 @@ impl GatewayFile {
         let networks = self.trusted_proxies.iter().enumerate();
         let trusted_proxies = networks
             .filter_map(|(index, text)| {
-                parse_network(text)
-                    .map_err(|error| {
-                        let (what, help) = split(&error);
-                        let at = at.key("trusted_proxies").index(index);
-                        report.error(&at, what, help);
-                    })
-                    .ok()
+                let at = at.key("trusted_proxies").index(index);
+                let net = parse_network(text).map_err(|error| {
+                    let (what, help) = split(&error);
+                    report.error(&at, what, help);
+                });
+                let problem = net.as_ref().ok().and_then(network_problem);
+                if let Some((what, help)) = problem {
+                    report.error(&at, what, help);
+                }
+                net.ok()
             })
             .collect();
         between(

@@ -36,6 +36,25 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
     })
 }
 
+/// What of a network is written otherwise than it is read, and what to write.
+pub fn network_problem(net: &IpNet) -> Option<(String, String)> {
+    let mapped = match net.addr() {
+        IpAddr::V6(address) => address.to_ipv4_mapped().filter(|_| net.prefix_len() >= 96),
+        IpAddr::V4(_) => None,
+    };
+    if let Some(address) = mapped {
+        let help = format!("write `{address}/{}`", net.prefix_len() - 96);
+        return Some(("addresses of IPv4 are looked at as such".to_owned(), help));
+    }
+    let (whole, address) = (net.trunc(), net.addr());
+    (whole != *net).then(|| {
+        (
+            format!("`{net}` is an address within a range"),
+            format!("write `{whole}` for the whole range, or `{address}` for the one address"),
+        )
+    })
+}
+
 /// For `#[serde(deserialize_with = "serin_route::text::networks")]`.
 pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     struct Network(IpNet);

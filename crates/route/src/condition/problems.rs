@@ -4,9 +4,10 @@ use super::{
     Condition, DEPTH_MAX, NAME_BYTES_MAX, NETS_MAX, PARTS_MAX, REGEX_BYTES_MAX, TEXT_BYTES_MAX,
     TEXTS_MAX, Test, check::regex,
 };
+use crate::text::network_problem;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 /// Something wrong with a condition, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,20 +117,7 @@ impl Found {
         let mut seen = BTreeSet::new();
         for (index, net) in nets.iter().enumerate() {
             let at = format!("{at}[{index}]");
-            let mapped = match net.addr() {
-                IpAddr::V6(address) => address.to_ipv4_mapped().filter(|_| net.prefix_len() >= 96),
-                IpAddr::V4(_) => None,
-            };
-            if let Some(address) = mapped {
-                let help = format!("write `{address}/{}`", net.prefix_len() - 96);
-                self.add(&at, "addresses of IPv4 are looked at as such", help);
-            } else if net.trunc() != *net {
-                let help = format!(
-                    "write `{}` for the whole range, or `{}` for the one address",
-                    net.trunc(),
-                    net.addr()
-                );
-                let what = format!("`{net}` is an address within a range");
+            if let Some((what, help)) = network_problem(net) {
                 self.add(&at, what, help);
             } else if !seen.insert(net) {
                 self.add(
