@@ -423,6 +423,10 @@ async fn a_person_understands_the_table() {
             "`X-A` is no header",
         ),
         (
+            &["route", "explain", "tools", "--path", "/mcpfoo"],
+            "is not below that of service `tools`",
+        ),
+        (
             &["route", "explain", "tools", "--path", "/other"],
             "is not below that of service `tools`",
         ),

@@ -295,7 +295,8 @@ fn find(app: &App, snapshot: &Snapshot, asked: &Asked) -> Result<Arc<ServiceRout
 fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explained, Problem> {
     let sent = asked.headers()?;
     let (path, query) = asked.target(Some(service));
-    let Some(rest) = path.strip_prefix(service.path.as_str()) else {
+    let rest = path.strip_prefix(service.path.as_str());
+    let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
         return Err(wrong(format!(
             "path `{}` is not below that of service `{}`, `{}`",
             cut(path),
