@@ -92,6 +92,7 @@ impl Sources<'_> {
             let endpoints = version.endpoints.iter().map(|endpoint| EndpointView {
                 id: endpoint.id,
                 url: endpoint.url.clone(),
+                weight: endpoint.weight,
                 healthy: !self.observed.unhealthy.contains(&endpoint.id),
                 is_new: self.observed.unproven.contains(&endpoint.id),
                 drain: endpoint.drain.clone(),

@@ -72,6 +72,16 @@ pub struct VersionView {
     pub open_streams: u64,
 }
 
+impl VersionView {
+    /// Its endpoints to which nothing goes any more: they are drained, by themselves or with all of it.
+    pub fn drained(&self) -> impl Iterator<Item = &EndpointView> {
+        let is_over = |drain: &Option<Drain>| drain.as_ref().is_some_and(|drain| drain.is_over);
+        let all = is_over(&self.drain);
+        let endpoints = self.endpoints.iter();
+        endpoints.filter(move |endpoint| all || is_over(&endpoint.drain))
+    }
+}
+
 /// An endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointView {
@@ -79,6 +89,8 @@ pub struct EndpointView {
     pub id: EndpointId,
     /// Its URL.
     pub url: String,
+    /// How much it takes beside the version's others.
+    pub weight: u32,
     /// What its probes say.
     pub healthy: bool,
     /// It was added while the process ran, and has not answered a probe yet.

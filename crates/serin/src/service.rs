@@ -88,10 +88,9 @@ fn show(service: &ServiceView) -> String {
         );
         for endpoint in &version.endpoints {
             let of_version = version.drain.as_ref();
-            let is_over = |drain: Option<&Drain>| drain.is_some_and(|drain| drain.is_over);
             // What is drained is not probed any more.
             let health = match endpoint.healthy {
-                _ if is_over(of_version) || is_over(endpoint.drain.as_ref()) => "not probed",
+                _ if version.drained().any(|drained| drained.id == endpoint.id) => "not probed",
                 true if endpoint.is_new => "new",
                 true => "healthy",
                 false => "unhealthy",

@@ -49,6 +49,21 @@ async fn the_whole_system_is_on_one_page() {
     assert_eq!(json["services"][0]["traffic"].as_array().unwrap().len(), 10);
     assert_eq!(json["kills"][0]["target"], "tool:tools/search");
 
+    let drain = ["drain", "tools", "v2", "--for", "0s", "--reason", "moves"];
+    serin.cli(&drain).await;
+    let page = serin.cli(&["status"]).await;
+    let line = page.lines().find(|line| line.contains(&v2.url()));
+    assert!(
+        line.is_some_and(|line| line.contains("    drained  ")),
+        "{page}"
+    );
+    let explained = serin.cli(&["route", "explain", "tools"]).await;
+    let explained = explained.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        explained.contains("drained, and therefore not shown: version `v2`"),
+        "{explained}"
+    );
+
     let mut watch = command(folder.path())
         .args(["--admin", &serin.admin, "status", "--watch", "--json"])
         .stdout(Stdio::piped())

@@ -362,6 +362,7 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
             notes.push(format!("tool `{}` is killed{tried}", cut(tool)));
         }
     }
+    notes.extend(drained(app, service));
     let is_killed = |version: usize| {
         [version, served_by(service, version)].iter().any(|at| {
             let version = service.versions.get(*at);
@@ -371,6 +372,26 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
     Ok(Explained {
         explanation: explain(service, &question, &is_killed, &*app.control.live()),
         notes,
+    })
+}
+
+/// What is drained: the data plane does not know it any more, so it is in no table of endpoints.
+fn drained(app: &App, service: &ServiceRoute) -> Option<String> {
+    let view = app.control.view();
+    let mut parts = Vec::new();
+    for version in &view.service(service.name.as_str())?.versions {
+        if version.drain.as_ref().is_some_and(|drain| drain.is_over) {
+            parts.push(format!("version `{}`", version.name));
+        } else {
+            let urls = version.drained().map(|endpoint| endpoint.url.as_str());
+            parts.extend(urls.map(|url| format!("`{url}` of `{}`", version.name)));
+        }
+    }
+    let parts = parts.join(", ");
+    (!parts.is_empty()).then(|| {
+        format!(
+            "drained, and therefore not shown: {parts}; `serin undrain` lets callers come again"
+        )
     })
 }
 

@@ -12,7 +12,7 @@ use serin_control::{
     Control,
     health::{Health, Issue, WINDOW_SECONDS},
     totals::Totals,
-    view::{RolloutView, ServiceView, VersionView},
+    view::{EndpointView, RolloutView, ServiceView, VersionView},
 };
 use serin_flags::{Environment, FlagKey, Kill, Target, kill::Position};
 use serin_model::{
@@ -132,6 +132,9 @@ pub struct EndpointStatus {
     pub ejected: bool,
     /// It takes no new callers.
     pub draining: bool,
+    /// Nothing goes there any more.
+    #[serde(default)]
+    pub drained: bool,
     /// It is back, or new, and takes less than its part as yet.
     pub warming_up: bool,
 }
@@ -139,7 +142,7 @@ pub struct EndpointStatus {
 impl EndpointStatus {
     /// Whether it takes its part.
     pub const fn is_well(&self) -> bool {
-        self.healthy && !self.breaker_open && !self.ejected && !self.draining
+        self.healthy && !self.breaker_open && !self.ejected && !self.draining && !self.drained
     }
 }
 
@@ -320,7 +323,7 @@ fn version_status(
 ) -> VersionStatus {
     let of_name = |route: &&VersionRoute| route.name == version.name;
     let found = service.and_then(|service| Some((service, service.versions.iter().find(of_name)?)));
-    let endpoints = found.map(|(service, route)| {
+    let mut endpoints = found.map_or_else(Vec::new, |(service, route)| {
         let slow_start = service.settings.slow_start;
         let each = route.endpoints.iter().zip(seats(route, live));
         let status = |(endpoint, seat): (&EndpointRoute, Seat)| EndpointStatus {
@@ -332,10 +335,13 @@ fn version_status(
             breaker_open: seat.standing.is_open,
             ejected: seat.standing.is_ejected,
             draining: seat.is_draining,
+            drained: false,
             warming_up: seat.weight_now(live.now_ms(), slow_start) < f64::from(seat.weight),
         };
         each.map(status).collect()
     });
+    // The data plane does not know them any more.
+    endpoints.extend(version.drained().map(drained));
     VersionStatus {
         name: version.name.clone(),
         stage: version.stage,
@@ -345,7 +351,23 @@ fn version_status(
         open_calls: version.open_calls,
         open_streams: version.open_streams,
         in_flight_max: found.and_then(|(_, route)| route.in_flight_max),
-        endpoints: endpoints.unwrap_or_default(),
+        endpoints,
+    }
+}
+
+/// An endpoint to which nothing goes any more. It is not probed either.
+fn drained(endpoint: &EndpointView) -> EndpointStatus {
+    EndpointStatus {
+        id: endpoint.id,
+        url: endpoint.url.clone(),
+        weight: endpoint.weight,
+        healthy: true,
+        in_flight: 0,
+        breaker_open: false,
+        ejected: false,
+        draining: false,
+        drained: true,
+        warming_up: false,
     }
 }
 

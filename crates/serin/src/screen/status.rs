@@ -220,6 +220,7 @@ fn standing(endpoint: &EndpointStatus) -> (Style, String) {
         (endpoint.breaker_open, "breaker open"),
         (endpoint.ejected, "ejected"),
         (endpoint.draining, "draining"),
+        (endpoint.drained, "drained"),
         (endpoint.warming_up, "warming up"),
     ];
     standing_of(&words)

@@ -28,6 +28,7 @@ fn endpoint(port: u32) -> EndpointStatus {
         breaker_open: false,
         ejected: false,
         draining: false,
+        drained: false,
         warming_up: false,
     }
 }
