@@ -28,7 +28,7 @@ use serin_judge::{
 };
 use serin_model::{
     name::{EndpointId, ServiceName, VersionName},
-    observe::Sealed,
+    observe::{Rejection, Sealed},
     route::{Live, Unloaded},
     service::{Endpoint, Service, Version, VersionStage},
     snapshot::Observed,
@@ -64,6 +64,9 @@ const LEAK_SECONDS_MIN: f64 = 1200.0;
 
 /// Readings of a page of metrics that must fail in a row, as probes of an endpoint must.
 const UNREADABLE_AFTER: u32 = 3;
+
+/// How long after the latest request that was refused for want of room it is an issue.
+const SHED_SECONDS: f64 = 60.0;
 
 /// What has a trend.
 const TRENDS: [Metric; 9] = [
@@ -118,6 +121,7 @@ pub struct Health {
     unreadable: BTreeMap<(ServiceName, VersionName), Unreadable>,
     unhealthy_since: BTreeMap<EndpointId, f64>,
     unusable_since: BTreeMap<(ServiceName, VersionName), f64>,
+    shed: BTreeMap<ServiceName, Shed>,
     seen: Seen,
 }
 
@@ -141,6 +145,17 @@ struct Watched {
     board: Board,
 }
 
+/// Requests of a service that were refused for want of room.
+#[derive(Debug, Default)]
+struct Shed {
+    /// Those that nobody has looked at yet.
+    fresh: u64,
+    /// Those since this began, and when the latest came.
+    requests: u64,
+    since: f64,
+    latest: f64,
+}
+
 #[derive(Debug)]
 struct Unreadable {
     times: u32,
@@ -159,6 +174,7 @@ impl Health {
             unreadable: BTreeMap::new(),
             unhealthy_since: BTreeMap::new(),
             unusable_since: BTreeMap::new(),
+            shed: BTreeMap::new(),
             seen: Seen(Arc::new(Unloaded)),
         }
     }
@@ -174,6 +190,11 @@ impl Health {
             self.history(&key.service, &key.version)
                 .running
                 .add(key, counts);
+        }
+        for (service, why, n) in &sealed.rejections {
+            if let (Some(service), Rejection::Overload) = (service, why) {
+                self.shed.entry(service.clone()).or_default().fresh += n;
+            }
         }
     }
 
@@ -226,7 +247,8 @@ impl Health {
         }
         for service in state.services.values() {
             let broken = is_due.then(|| self.broken(now, service, state));
-            let down = self.down(now, service, observed);
+            let mut down = self.down(now, service, observed);
+            down.extend(self.sheds(now, service));
             let watched = self.services.entry(service.name.clone()).or_default();
             watched.down = down;
             if let Some(broken) = broken {
@@ -345,6 +367,8 @@ impl Health {
     fn follow(&mut self, state: &State) {
         self.services
             .retain(|name, _| state.services.contains_key(name));
+        self.shed
+            .retain(|name, _| state.services.contains_key(name));
         self.unreadable.retain(|(service, version), _| {
             let service = state.services.get(service);
             let version = service.and_then(|service| service.versions.get(version));
@@ -448,6 +472,44 @@ impl Health {
             }
         }
         issues
+    }
+
+    /// Whether requests of a service are refused for want of room.
+    fn sheds(&mut self, now: f64, service: &Service) -> Option<Issue> {
+        let shed = self.shed.get_mut(&service.name)?;
+        let fresh = std::mem::take(&mut shed.fresh);
+        if fresh == 0 && now - shed.latest >= SHED_SECONDS {
+            self.shed.remove(&service.name);
+            return None;
+        }
+        if shed.requests == 0 {
+            shed.since = now;
+        }
+        if fresh > 0 {
+            shed.latest = now;
+        }
+        shed.requests += fresh;
+        let limited = service
+            .versions
+            .iter()
+            .filter_map(|(name, version)| Some((name, version.in_flight_max?)));
+        let mut limits: Vec<_> = limited
+            .map(|(name, most)| format!("`in_flight_max: {most}` of {name}"))
+            .collect();
+        limits.push("`gateway.requests_max`".to_owned());
+        Some(Issue {
+            level: Level::Warning,
+            subject: Subject::Overload,
+            version: service.stable.clone(),
+            since: timestamp(shed.since),
+            value: Some(shed.requests as f64),
+            limit: None,
+            text: format!(
+                "{} requests got 503 because as many were under way as may be: {}",
+                shed.requests,
+                limits.join(", or ")
+            ),
+        })
     }
 
     /// Whether a version has endpoints for new callers, none of which the gateway may use.

@@ -19,6 +19,8 @@ pub enum Subject {
     Endpoint(String),
     /// A version none of whose endpoints may be used.
     Unusable,
+    /// Requests that are refused for want of room. It is of the whole service, and stands at stable.
+    Overload,
     /// A page of metrics that cannot be read.
     MetricsPage,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Subject {
             Self::MemoryLeak => f.pad("memory_leak"),
             Self::Endpoint(_) => f.pad("endpoint"),
             Self::Unusable => f.pad("unusable"),
+            Self::Overload => f.pad("overload"),
             Self::MetricsPage => f.pad("metrics_page"),
         }
     }

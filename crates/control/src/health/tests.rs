@@ -415,6 +415,53 @@ fn a_version_none_of_whose_endpoints_may_be_used_is_an_issue() {
 }
 
 #[test]
+fn a_service_that_refuses_for_want_of_room_is_an_issue_for_a_while() {
+    let mut world = World::new();
+    let service = world.state.services.get_mut(&tools()).unwrap();
+    let v1 = service.versions.get_mut(&version("v1")).unwrap();
+    v1.in_flight_max = Some(5);
+    let shed = |world: &mut World, n| {
+        world.health.add(&Sealed {
+            rejections: vec![
+                (Some(tools()), Rejection::Overload, n),
+                (Some(tools()), Rejection::Kill, 9),
+                (None, Rejection::Overload, 9),
+            ],
+            ..Sealed::default()
+        });
+    };
+    let issues = |world: &World| -> Vec<String> {
+        let issues = world.health.issues(&tools()).into_iter();
+        issues.map(|issue| issue.text).collect()
+    };
+    let text = |n| {
+        let limits = "`in_flight_max: 5` of v1, or `gateway.requests_max`";
+        vec![format!(
+            "{n} requests got 503 because as many were under way as may be: {limits}"
+        )]
+    };
+    world.look();
+    assert_eq!(issues(&world), [""; 0]);
+    shed(&mut world, 3);
+    world.look();
+    assert_eq!(issues(&world), text(3));
+    world.now += 40.0;
+    shed(&mut world, 4);
+    world.look();
+    assert_eq!(issues(&world), text(7));
+    world.now += 59.0;
+    world.look();
+    assert_eq!(issues(&world), text(7));
+    world.now += 1.0;
+    world.look();
+    assert_eq!(issues(&world), [""; 0]);
+    // It begins anew.
+    shed(&mut world, 1);
+    world.look();
+    assert_eq!(issues(&world), text(1));
+}
+
+#[test]
 fn what_drains_is_no_other_that_serves() {
     let mut world = World::new();
     let service = world.state.services.get_mut(&tools()).unwrap();
