@@ -7,10 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use serin_flags::Table;
-use serin_model::{observe::Sealed, snapshot::ServiceRoute};
+use serin_gateway::{Keyring, Signer};
+use serin_model::{observe::Sealed, service::Protocol, snapshot::ServiceRoute};
 use serin_tenancy::{
     Directory, KeyRecord, Role, Scopes, SecretKey, Tenant, TenantId, TenantState,
-    key::RANDOM_BYTES, token::KeySet,
+    key::RANDOM_BYTES,
+    signature::{MASTER_BYTES, Master},
+    token::KeySet,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -80,6 +83,7 @@ impl Callers {
     }
 }
 
+/// A service that asks for keys of ours.
 pub(crate) fn serin(server: &Server, settings: &Value) -> ServiceRoute {
     let mut all = json!({ "auth": "serin" });
     for (name, value) in settings.as_object().unwrap() {
@@ -90,6 +94,23 @@ pub(crate) fn serin(server: &Server, settings: &Value) -> ServiceRoute {
         all,
         &Table::default(),
     )
+}
+
+/// The same over plain HTTP, at `/web`.
+fn web(server: &Server, settings: &Value) -> ServiceRoute {
+    let mut web = serin(server, settings);
+    (web.protocol, web.path) = (Protocol::Http, "/web".into());
+    web
+}
+
+/// A gateway that can tell whose signature it is, and what the secrets of keys are made of.
+fn with_signer() -> (Running, Arc<Master>) {
+    let master = Arc::new(Master::new([3; MASTER_BYTES]));
+    let signer = Arc::new(Signer::new(master.clone()));
+    let gateway = Running::with(vec![], Keyring::ephemeral().unwrap(), |options| {
+        options.signer = Some(signer);
+    });
+    (gateway, master)
 }
 
 pub(crate) fn start(services: Vec<ServiceRoute>, callers: &Callers) -> Running {
@@ -138,6 +159,7 @@ pub(crate) async fn begin(client: &mut Client, key: &str) -> String {
     session.unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 
+/// How often looking at who asks ended so.
 fn auth(seen: &[Sealed], result: &str) -> u64 {
     let of = |sealed: &Sealed| {
         let results = sealed.auth.iter().filter(|(label, _)| *label == result);

@@ -63,7 +63,8 @@ pub(crate) async fn tools(as_events: bool) -> Server {
     .await
 }
 
-fn flag(of: &Value) -> (FlagKey, Arc<Flag>) {
+/// A flag that is on or off, with its default and its targeting.
+pub(crate) fn flag(of: &Value) -> (FlagKey, Arc<Flag>) {
     let key = of["key"].as_str().unwrap().parse().unwrap();
     let flag = json!({
         "state": "ENABLED",
@@ -75,14 +76,19 @@ fn flag(of: &Value) -> (FlagKey, Arc<Flag>) {
     (key, Arc::new(serde_json::from_value(flag).unwrap()))
 }
 
-pub(crate) fn flags(flags: &[(&str, bool)]) -> Table {
-    let flags = flags
-        .iter()
-        .map(|(key, on)| flag(&json!({ "key": key, "default": if *on { "on" } else { "off" } })));
+/// A table of these flags.
+pub(crate) fn table(flags: impl IntoIterator<Item = (FlagKey, Arc<Flag>)>) -> Table {
     Table {
-        flags: Arc::new(flags.collect()),
+        flags: Arc::new(flags.into_iter().collect()),
         ..Table::default()
     }
+}
+
+pub(crate) fn flags(flags: &[(&str, bool)]) -> Table {
+    table(flags.iter().map(|(key, on)| {
+        let default = if *on { "on" } else { "off" };
+        flag(&json!({ "key": key, "default": default }))
+    }))
 }
 
 /// The service with settings, as the routing table has it with these flags.
@@ -92,6 +98,20 @@ pub(crate) fn gated(mut service: ServiceRoute, settings: Value, flags: &Table) -
     service
 }
 
+/// One version of a server, with settings, where these flags are.
+pub(crate) fn behind(server: &Server, settings: Value, flags: &Table) -> Vec<ServiceRoute> {
+    let service = service(&[build("v1", &[server])], None);
+    vec![gated(service, settings, flags)]
+}
+
+/// A gateway that has these flags.
+pub(crate) fn start(services: Vec<ServiceRoute>, flags: &Table) -> Running {
+    let gateway = Running::start(vec![]);
+    gateway.swap_flags(services, flags.clone());
+    gateway
+}
+
+/// Settings of a service whose tools `admin.*` are there where `admin` is on.
 fn admin_tools() -> Value {
     json!({ "gates": [{ "flag": "admin", "tools": ["admin.*"] }], "tenant_header": "x-tenant" })
 }
@@ -151,6 +171,20 @@ pub(crate) fn names(answer: &Answer) -> Vec<String> {
         .iter()
         .map(|tool| tool["name"].as_str().unwrap().to_owned())
         .collect()
+}
+
+/// The answer to what a server asked under this id, as the server got it.
+async fn answer_to(server: &Server, id: &str) -> Seen {
+    let answered = async {
+        loop {
+            let mut seen = server.seen().into_iter();
+            if let Some(seen) = seen.find(|seen| seen.json()["id"] == id) {
+                return seen;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(answered).await
 }
 
 async fn next(stream: &mut Response<Incoming>) -> String {

@@ -1,20 +1,15 @@
 //! Keys: who gets in with one, when it ends, and that no server sees it.
 
-use super::{Callers, LIST, auth, begin, legacy, list, serin, start};
+use super::{Callers, LIST, auth, begin, legacy, list, serin, start, web, with_signer};
 use crate::{gates::tools, support::*};
 use http_body_util::BodyExt as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use serin_gateway::{Keyring, Signer};
 use serin_model::{
     auth::{Credential, Secret},
     observe::{Rejection, Sealed},
-    service::Protocol,
 };
-use serin_tenancy::{
-    Role, TenantState,
-    signature::{MASTER_BYTES, Master},
-};
+use serin_tenancy::{Role, TenantState};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -172,9 +167,8 @@ async fn answers_under_way_are_broken_off_when_their_key_ends() {
         callers.key("acme", Role::User, &[]),
     );
     let services = || {
-        let mut web = serin(&server, &json!({}));
-        (web.name, web.path) = ("web".parse().unwrap(), "/web".into());
-        web.protocol = Protocol::Http;
+        let mut web = web(&server, &json!({}));
+        web.name = "web".parse().unwrap();
         vec![serin(&server, &json!({})), web]
     };
     let gateway = start(services(), &callers);
@@ -225,16 +219,12 @@ async fn a_key_that_ends_while_a_body_comes_opens_nothing() {
     let mut ended = callers.clone();
     ended.change(&good, |key| key.revoked_at = Some(Timestamp::now()));
     let services = || {
-        let mut web = serin(&server, &json!({ "signing": "required" }));
-        (web.name, web.path) = ("web".parse().unwrap(), "/web".into());
-        web.protocol = Protocol::Http;
+        let mut web = web(&server, &json!({ "signing": "required" }));
+        web.name = "web".parse().unwrap();
         vec![serin(&server, &json!({})), web]
     };
     let api = [(1, crate::rest::spec(&[]))];
-    let signer = Arc::new(Signer::new(Arc::new(Master::new([1; MASTER_BYTES]))));
-    let mut gateway = Running::with(vec![], Keyring::ephemeral().unwrap(), |options| {
-        options.signer = Some(signer)
-    });
+    let (mut gateway, _) = with_signer();
     for (known, path, body) in [
         (1, "/mcp", CALL),
         (2, "/api/tool", r#"{"tool":"add","args":{}}"#),

@@ -6,13 +6,21 @@ use serde_json::{Value, json};
 use serin_model::observe::Rejection;
 use serin_tenancy::Role;
 
+/// Whoever something is made for, a colleague who may more, and somebody of another tenant: the keys that they send.
+fn three() -> (Callers, [String; 3]) {
+    let mut callers = Callers::new(&["acme", "other"]);
+    let keys = [
+        callers.key("acme", Role::User, &[]),
+        callers.key("acme", Role::Admin, &[]),
+        callers.key("other", Role::User, &[]),
+    ];
+    (callers, keys)
+}
+
 #[tokio::test]
 async fn a_session_is_there_for_the_one_who_began_it_alone() {
     let server = Server::mcp("s").await;
-    let mut callers = Callers::new(&["acme", "other"]);
-    let owner = callers.key("acme", Role::User, &[]);
-    let colleague = callers.key("acme", Role::Admin, &[]);
-    let stranger = callers.key("other", Role::User, &[]);
+    let (callers, [owner, colleague, stranger]) = three();
     let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
     let mut client = gateway.client().await;
     let session = begin(&mut client, &owner).await;
@@ -79,9 +87,7 @@ async fn what_a_version_minted_means_nothing_to_anybody_else() {
         )
     })
     .await;
-    let mut callers = Callers::new(&["acme", "other"]);
-    let owner = callers.key("acme", Role::User, &[]);
-    let stranger = callers.key("other", Role::User, &[]);
+    let (callers, [owner, _, stranger]) = three();
     let gateway = start(vec![serin(&server, &json!({}))], &callers);
     let mut client = gateway.client().await;
     for (method, name, minted, used, params) in [
@@ -184,9 +190,7 @@ async fn in_sessions_too_what_a_server_minted_means_nothing_to_anybody_else() {
         json(json!({ "jsonrpc": "2.0", "id": body["id"], "result": result }).to_string())
     })
     .await;
-    let mut callers = Callers::new(&["acme", "other"]);
-    let owner = callers.key("acme", Role::User, &[]);
-    let stranger = callers.key("other", Role::User, &[]);
+    let (callers, [owner, _, stranger]) = three();
     let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
     let mut client = gateway.client().await;
     let own = begin(&mut client, &owner).await;
@@ -285,10 +289,7 @@ async fn a_subscription_hears_of_the_tasks_of_its_listener_alone() {
         reply(200, &[("content-type", "text/event-stream")], said)
     })
     .await;
-    let mut callers = Callers::new(&["acme", "other"]);
-    let owner = callers.key("acme", Role::User, &[]);
-    let colleague = callers.key("acme", Role::Admin, &[]);
-    let stranger = callers.key("other", Role::User, &[]);
+    let (callers, [owner, colleague, stranger]) = three();
     let mut gateway = start(vec![serin(&server, &json!({}))], &callers);
     let mut client = gateway.client().await;
     let made = ask(&mut client, &owner, "tasks/start", None).await.json();

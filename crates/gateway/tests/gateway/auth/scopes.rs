@@ -1,8 +1,8 @@
 //! Scopes and roles: what is listed for a caller is what it can call.
 
-use super::{Callers, LIST, ask, begin, legacy, list, serin, start};
+use super::{Callers, LIST, ask, begin, legacy, list, serin, start, web};
 use crate::{
-    gates::{call, flags, gated, message, names, tools},
+    gates::{behind, call, flags, gated, message, names, tools},
     kills::Switchboard,
     support::*,
 };
@@ -14,7 +14,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 use serin_flags::Table;
-use serin_model::{observe::Rejection, service::Protocol};
+use serin_model::observe::Rejection;
 use serin_tenancy::Role;
 
 #[tokio::test]
@@ -172,11 +172,11 @@ async fn what_is_listed_is_what_can_be_called_whatever_has_a_say() {
         let settings = json!({
             "auth": "serin", "categories": { "danger": ["admin.*"] }, "gates": gates,
         });
-        let mut service = gated(service(&[build("v1", &[&server])], None), settings, &table);
-        service.versions[0].read_only_tools =
+        let mut services = behind(&server, settings, &table);
+        services[0].versions[0].read_only_tools =
             world.read_only.iter().map(|&tool| tool.into()).collect();
         world.kills.iter().for_each(|target| board.kill(target));
-        gateway.swap_all(vec![service], table, callers.directory());
+        gateway.swap_all(services, table, callers.directory());
         let modern = list(&mut client, &key).await;
         if modern.status == 403 {
             // The service is beyond the caller, and so is whatever it has.
@@ -250,9 +250,7 @@ async fn plain_http_is_read_by_readers_and_written_by_users() {
     let reader = callers.key("acme", Role::ReadOnly, &[]);
     let user = callers.key("acme", Role::User, &[]);
     let narrow = callers.key("acme", Role::User, &["tool:tools/add"]);
-    let mut web = serin(&server, &json!({}));
-    (web.protocol, web.path) = (Protocol::Http, "/web".into());
-    let gateway = start(vec![web], &callers);
+    let gateway = start(vec![web(&server, &json!({}))], &callers);
     let mut client = gateway.client().await;
     for (key, method, more, status) in [
         (&reader, "GET", None, 200),

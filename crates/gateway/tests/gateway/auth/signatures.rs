@@ -1,12 +1,13 @@
 //! Signatures: a request that is signed is good once, now, and as it is; and who must sign.
 
-use super::{Callers, LIST, auth, list, serin};
-use crate::{gates::tools, kills::Switchboard, support::*};
+use super::{Callers, LIST, auth, list, serin, web, with_signer};
+use crate::{
+    gates::{flag, table, tools},
+    kills::Switchboard,
+    support::*,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use serin_flags::Table;
-use serin_gateway::{Keyring, Signer};
-use serin_model::service::Protocol;
 use serin_tenancy::{
     Role,
     signature::{MASTER_BYTES, Master, Signed},
@@ -21,6 +22,14 @@ struct Signing {
 }
 
 impl Signing {
+    fn new(key: String, master: &Arc<Master>) -> Self {
+        Self {
+            key,
+            master: master.clone(),
+            nonce: 0,
+        }
+    }
+
     fn headers(
         &mut self,
         method: &str,
@@ -50,6 +59,23 @@ impl Signing {
             ("x-serin-signature", signature),
         ]
     }
+
+    /// The same without what only MCP has.
+    fn rest_headers(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &str,
+    ) -> Vec<(&'static str, String)> {
+        let mut headers = self.headers(method, target, body, 0);
+        headers.retain(|(name, _)| !name.starts_with("mcp-"));
+        headers
+    }
+}
+
+fn lent<'a>(headers: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    let lend = |(name, value): &'a (&'a str, String)| (*name, &**value);
+    headers.iter().map(lend).collect()
 }
 
 async fn post(
@@ -58,10 +84,7 @@ async fn post(
     headers: &[(&'static str, String)],
     body: &str,
 ) -> Answer {
-    let headers: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| (*name, &**value))
-        .collect();
+    let headers = lent(headers);
     client.ask("POST", target, &headers, body.to_owned()).await
 }
 
@@ -72,19 +95,11 @@ async fn a_signed_request_is_good_once_now_and_as_it_is() {
     let key = callers.key("acme", Role::User, &[]);
     let unsigning = callers.key("acme", Role::User, &[]);
     callers.change(&unsigning, |key| key.signs = false);
-    let master = Arc::new(Master::new([3; MASTER_BYTES]));
-    let signer = Arc::new(Signer::new(master.clone()));
-    let mut gateway = Running::with(vec![], Keyring::ephemeral().unwrap(), |options| {
-        options.signer = Some(signer);
-    });
+    let (mut gateway, master) = with_signer();
     let required = || vec![serin(&server, &json!({ "signing": "required" }))];
     gateway.swap_callers(required(), callers.directory());
     let mut client = gateway.client().await;
-    let mut signing = Signing {
-        key: key.clone(),
-        master: master.clone(),
-        nonce: 0,
-    };
+    let mut signing = Signing::new(key.clone(), &master);
     let fine = signing.headers("POST", "/mcp?x=1", LIST, 0);
     assert_eq!(post(&mut client, "/mcp?x=1", &fine, LIST).await.status, 200);
     let said = format!("{:?}", server.last().headers);
@@ -137,11 +152,7 @@ async fn a_signed_request_is_good_once_now_and_as_it_is() {
         );
     }
     // A key without a secret, or of another holder.
-    let mut stranger = Signing {
-        key: unsigning,
-        master: master.clone(),
-        nonce: 0,
-    };
+    let mut stranger = Signing::new(unsigning, &master);
     let headers = stranger.headers("POST", "/mcp", LIST, 0);
     assert_eq!(post(&mut client, "/mcp", &headers, LIST).await.status, 401);
     let mut forger = Signing {
@@ -169,21 +180,14 @@ async fn rest_is_signed_as_it_is_sent_and_served_once() {
     let server = tools(false).await;
     let mut callers = Callers::new(&["acme"]);
     let key = callers.key("acme", Role::User, &[]);
-    let master = Arc::new(Master::new([3; MASTER_BYTES]));
-    let signer = Arc::new(Signer::new(master.clone()));
-    let keyring = Keyring::ephemeral().unwrap();
-    let mut gateway = Running::with(vec![], keyring, |options| options.signer = Some(signer));
+    let (mut gateway, master) = with_signer();
     gateway.swap_callers_of(
         vec![serin(&server, &json!({ "signing": "required" }))],
         callers.directory(),
         &[(1, crate::rest::spec(&[]))],
     );
     let mut client = gateway.client().await;
-    let mut signing = Signing {
-        key,
-        master,
-        nonce: 0,
-    };
+    let mut signing = Signing::new(key, &master);
     let signatures = ["x-serin-timestamp", "x-serin-nonce", "x-serin-signature"];
     let problem = |answer: &Answer, says: &str| {
         assert_eq!(answer.status, 401, "{answer:?}");
@@ -201,12 +205,8 @@ async fn rest_is_signed_as_it_is_sent_and_served_once() {
         ("POST", "/api/tool", r#"{"tool":"add"}"#),
         ("POST", "/v1/tool?x=%31", r#"{"tool":"add"}"#),
     ] {
-        let mut signed = signing.headers(method, target, body, 0);
-        signed.retain(|(name, _)| !name.starts_with("mcp-"));
-        let sent: Vec<_> = signed
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
+        let signed = signing.rest_headers(method, target, body);
+        let sent = lent(&signed);
         let is_bare = |(name, _): &&(&str, &str)| !signatures.contains(name);
         let bare: Vec<_> = sent.iter().filter(is_bare).copied().collect();
         let before = server.seen().len();
@@ -224,12 +224,8 @@ async fn rest_is_signed_as_it_is_sent_and_served_once() {
         let again = client.ask(method, target, &sent, body).await;
         problem(&again, "used already");
         // Neither is it good for anything else.
-        let mut other = signing.headers(method, target, body, 0);
-        other.retain(|(name, _)| !name.starts_with("mcp-"));
-        let other: Vec<_> = other
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
+        let other = signing.rest_headers(method, target, body);
+        let other = lent(&other);
         let elsewhere = client
             .ask(method, &format!("{target}?y"), &other, body)
             .await;
@@ -254,31 +250,14 @@ async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
     let mut callers = Callers::new(&["acme", "other"]);
     let strict = callers.key("acme", Role::User, &[]);
     let free = callers.key("other", Role::User, &[]);
-    let master = Arc::new(Master::new([3; MASTER_BYTES]));
-    let signer = Arc::new(Signer::new(master.clone()));
-    let gateway = Running::with(vec![], Keyring::ephemeral().unwrap(), |options| {
-        options.signer = Some(signer);
-    });
-    let mut web = serin(
-        &server,
-        &json!({ "signing": { "flag": "request_signing" }, "body_bytes_max": 1024 }),
-    );
-    (web.protocol, web.path) = (Protocol::Http, "/web".into());
+    let (gateway, master) = with_signer();
+    let settings = json!({ "signing": { "flag": "request_signing" }, "body_bytes_max": 1024 });
+    let mut web = web(&server, &settings);
     web.versions[0].endpoints[0].url = format!("http://{}/", server.address);
-    let flag = json!({
-        "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off",
+    let flags = table([flag(&json!({
+        "key": "request_signing", "default": "off",
         "targeting": { "if": [{ "==": [{ "var": "$serin.tenant" }, "acme"] }, "on", "off"] },
-        "serin": { "offVariant": "off" },
-    });
-    let flag = Arc::new(serde_json::from_value(flag).unwrap());
-    let flags = Table {
-        flags: Arc::new(
-            [("request_signing".parse().unwrap(), flag)]
-                .into_iter()
-                .collect(),
-        ),
-        ..Table::default()
-    };
+    }))]);
     gateway.swap_all(vec![web], flags, callers.directory());
     let mut client = gateway.client().await;
     let headers = |key: &str| vec![("authorization", key.to_owned())];
@@ -294,11 +273,7 @@ async fn a_flag_demands_signatures_of_a_tenant_and_plain_http_is_signed_too() {
             .status,
         401
     );
-    let mut signing = Signing {
-        key: strict,
-        master,
-        nonce: 0,
-    };
+    let mut signing = Signing::new(strict, &master);
     let signed = signing.headers("POST", "/web/a?b=c", "hello", 0);
     let answer = post(&mut client, "/web/a?b=c", &signed, "hello").await;
     assert_eq!((answer.status, answer.text()), (200, "hello"));
@@ -323,11 +298,10 @@ async fn a_flag_that_says_nothing_any_more_opens_nothing_that_it_closed() {
     let board = Switchboard::default();
     let gateway = board.start(vec![]);
     let mut client = gateway.client().await;
-    let mut web = serin(
+    let web = web(
         &server,
         &json!({ "signing": { "flag": "request_signing" } }),
     );
-    (web.protocol, web.path) = (Protocol::Http, "/web".into());
     let flag = |changes: Value| {
         let mut flag = json!({
             "state": "ENABLED", "variants": { "on": true, "off": false, "odd": "on" },
@@ -379,14 +353,8 @@ async fn a_flag_that_says_nothing_any_more_opens_nothing_that_it_closed() {
         cases.push(("request_signing", flag(changes), None, status));
     }
     for (name, flag, kill, status) in cases {
-        let flags = [(
-            name.parse().unwrap(),
-            Arc::new(serde_json::from_value(flag.clone()).unwrap()),
-        )];
-        let flags = Table {
-            flags: Arc::new(flags.into_iter().collect()),
-            ..Table::default()
-        };
+        let definition = serde_json::from_value(flag.clone()).unwrap();
+        let flags = table([(name.parse().unwrap(), Arc::new(definition))]);
         gateway.swap_all(vec![web.clone()], flags, callers.directory());
         if let Some(target) = &kill {
             board.kill(target);

@@ -1,13 +1,8 @@
 //! Features of MCP behind flags: closed ones are hidden from clients and from servers.
 
-use super::{call, flags, gated, session, tools};
+use super::{answer_to, behind, call, flags, session, start, tools};
 use crate::support::*;
-use serde_json::{Value, json};
-use serin_flags::Table;
-
-fn features(closed: &str) -> (Value, Table) {
-    (json!({}), flags(&[(closed, false)]))
-}
+use serde_json::json;
 
 #[tokio::test]
 async fn closed_features_are_hidden_from_both_sides() {
@@ -23,16 +18,8 @@ async fn closed_features_are_hidden_from_both_sides() {
         ("elicitation", "elicitation"),
         ("mcp_tasks", "tasks"),
     ] {
-        let (settings, table) = features(flag);
-        let at = || {
-            vec![gated(
-                service(&[build("v1", &[&server])], None),
-                settings.clone(),
-                &table,
-            )]
-        };
-        let gateway = Running::start(at());
-        gateway.swap_flags(at(), table.clone());
+        let table = flags(&[(flag, false)]);
+        let gateway = start(behind(&server, json!({}), &table), &table);
         let mut client = gateway.client().await;
         let headers = [("content-type", "application/json")];
         let answer = client
@@ -78,16 +65,8 @@ async fn closed_features_are_hidden_from_both_sides() {
 #[tokio::test]
 async fn closed_tasks_are_no_method_and_no_way_to_call() {
     let server = tools(false).await;
-    let (settings, table) = features("mcp_tasks");
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            settings.clone(),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let table = flags(&[("mcp_tasks", false)]);
+    let gateway = start(behind(&server, json!({}), &table), &table);
     let mut client = gateway.client().await;
     let session = session(&mut client).await;
     let before = server.seen().len();
@@ -133,15 +112,7 @@ async fn a_server_that_asks_by_a_closed_feature_is_answered_in_its_clients_place
     })
     .await;
     let table = flags(&[("sampling", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            json!({}),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let gateway = start(behind(&server, json!({}), &table), &table);
     let mut client = gateway.client().await;
     let session = session(&mut client).await;
     let answer = client.legacy(&session, call("add")).await;
@@ -149,19 +120,7 @@ async fn a_server_that_asks_by_a_closed_feature_is_answered_in_its_clients_place
         answer.text(),
         format!("id: 1\n\nid: 2\ndata: {other}\n\ndata: {done}\n\n")
     );
-    let answered = async {
-        loop {
-            if let Some(seen) = server
-                .seen()
-                .into_iter()
-                .find(|seen| seen.json()["id"] == "q")
-            {
-                return seen;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let answered = soon(answered).await;
+    let answered = answer_to(&server, "q").await;
     assert_eq!(answered.json()["error"]["code"], -32601);
     assert_eq!(answered.header("mcp-session-id"), Some("s-1"));
 }
@@ -175,15 +134,7 @@ async fn a_modern_server_that_asks_by_a_closed_feature_has_failed() {
     })
     .await;
     let table = flags(&[("elicitation", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            json!({}),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let gateway = start(behind(&server, json!({}), &table), &table);
     let mut client = gateway.client().await;
     let answer = client
         .modern("tools/call", Some("add"), &[], r#"{"name":"add"}"#)
@@ -201,11 +152,9 @@ async fn a_feature_that_the_process_switches_on_is_open_by_either_name() {
         ("mcp_sampling", "sampling:enabled"),
         ("sampling", "mcp_sampling:enabled"),
     ] {
-        let (_, mut table) = features(defined);
+        let mut table = flags(&[(defined, false)]);
         table.forced = forced.parse().unwrap();
-        let at = gated(service(&[build("v1", &[&server])], None), json!({}), &table);
-        let gateway = Running::start(vec![at.clone()]);
-        gateway.swap_flags(vec![at], table);
+        let gateway = start(behind(&server, json!({}), &table), &table);
         let mut client = gateway.client().await;
         let headers = [("content-type", "application/json")];
         client

@@ -1,6 +1,6 @@
 //! Lists of tools: whom a tool is closed for, it is not there for.
 
-use super::{LIST, admin_tools, call, flags, gated, message, names, session, tools};
+use super::{LIST, admin_tools, behind, call, flags, gated, message, names, session, start, tools};
 use crate::support::*;
 use serde_json::json;
 use serin_model::{name::EndpointId, observe::Rejection};
@@ -12,12 +12,8 @@ async fn a_closed_tool_is_not_listed_and_not_known_in_both_eras_and_transports()
     for as_events in [false, true] {
         let server = tools(as_events).await;
         let closed = flags(&[("admin", false)]);
-        let at = || {
-            let service = service(&[build("v1", &[&server])], None);
-            vec![gated(service, admin_tools(), &closed)]
-        };
-        let mut gateway = Running::start(at());
-        gateway.swap_flags(at(), closed.clone());
+        let services = behind(&server, admin_tools(), &closed);
+        let mut gateway = start(services.clone(), &closed);
         let mut client = gateway.client().await;
         let session = session(&mut client).await;
         let list = client.legacy(&session, LIST).await;
@@ -55,7 +51,7 @@ async fn a_closed_tool_is_not_listed_and_not_known_in_both_eras_and_transports()
             .until(|seen| seen.iter().any(|sealed| !sealed.flags.is_empty()))
             .await;
         // Open, everything is there, and lists stay private.
-        gateway.swap_flags(at(), flags(&[("admin", true)]));
+        gateway.swap_flags(services, flags(&[("admin", true)]));
         let list = client.legacy(&session, LIST).await;
         assert_eq!(names(&list), ["add", "admin.drop", "search"]);
         assert_eq!(
@@ -75,15 +71,7 @@ async fn each_tenant_sees_its_own_tools() {
         [("admin".parse().unwrap(), "on".into())].into(),
     );
     table.overrides = Arc::new([acme].into());
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let gateway = start(behind(&server, admin_tools(), &table), &table);
     let mut client = gateway.client().await;
     for (tenant, sees) in [("acme", true), ("other", false)] {
         let of = [("x-tenant", tenant)];
@@ -109,11 +97,8 @@ async fn each_tenant_sees_its_own_tools() {
 #[tokio::test]
 async fn a_service_without_gates_passes_bytes_as_they_are() {
     let server = tools(false).await;
-    let gateway = Running::start(vec![service(&[build("v1", &[&server])], None)]);
-    gateway.swap_flags(
-        vec![service(&[build("v1", &[&server])], None)],
-        flags(&[("admin", false)]),
-    );
+    let services = vec![service(&[build("v1", &[&server])], None)];
+    let gateway = start(services, &flags(&[("admin", false)]));
     let mut client = gateway.client().await;
     let odd =
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add" , "Name":1}}"#;
@@ -150,21 +135,16 @@ async fn a_list_on_its_way_shows_nothing_closed_though_its_endpoint_or_service_i
     let table = flags(&[("admin", false)]);
     for (is_gone, sees) in [(false, &["add"][..]), (true, &[])] {
         let (server, held) = held_list().await;
-        let before = gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        );
+        let before = behind(&server, admin_tools(), &table);
         let mut after = before.clone();
-        after.versions[0].endpoints[0].id = EndpointId(99);
-        let gateway = Running::start(vec![before.clone()]);
-        gateway.swap_flags(vec![before], table.clone());
+        after[0].versions[0].endpoints[0].id = EndpointId(99);
+        let gateway = start(before, &table);
         let mut client = gateway.client().await;
         let changing = async {
             while server.count("tools/list") == 0 {
                 tokio::task::yield_now().await;
             }
-            let after = if is_gone { vec![] } else { vec![after] };
+            let after = if is_gone { vec![] } else { after };
             gateway.swap_flags(after, table.clone());
             held.add_permits(1);
         };
@@ -189,8 +169,7 @@ async fn an_answer_that_cannot_be_read_does_not_pass_where_it_must_be() {
         let open = service(&[build("v1", &[&server])], None);
         let gated = gated(open.clone(), admin_tools(), &table);
         let at = if is_gated { gated } else { open };
-        let gateway = Running::start(vec![at.clone()]);
-        gateway.swap_flags(vec![at], table.clone());
+        let gateway = start(vec![at], &table);
         let mut client = gateway.client().await;
         let list = client.modern("tools/list", None, &[], "{}").await;
         assert_eq!(list.status, status);

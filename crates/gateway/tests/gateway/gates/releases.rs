@@ -1,7 +1,8 @@
 //! Flags under release: who is on which side, and that they stay there.
 
 use super::{
-    admin_tools, call, flag, gated, message, names, next, releasing, session, testing, tools,
+    admin_tools, call, flag, gated, message, names, next, releasing, session, start, table,
+    testing, tools,
 };
 use crate::support::*;
 use serde_json::json;
@@ -14,9 +15,7 @@ use std::sync::Arc;
 async fn the_sides_of_a_flag_under_release_stick_and_only_grow() {
     let server = tools(false).await;
     let (services, table) = releasing(&server, 0.0);
-    let mut gateway = Running::start(services);
-    let (again, _) = releasing(&server, 0.0);
-    gateway.swap_flags(again, table);
+    let mut gateway = start(services, &table);
     let mut client = gateway.client().await;
     let mut sessions = vec![];
     for user in 0..40 {
@@ -102,9 +101,8 @@ async fn callers_of_a_candidate_are_in_the_environment_canary() {
             .environments
             .insert(Environment::Canary, "on".into());
         Table {
-            flags: Arc::new([(key, Arc::new(flag))].into()),
             environment: Environment::Production,
-            ..Table::default()
+            ..table([(key, Arc::new(flag))])
         }
     };
     let at = |share| {
@@ -161,8 +159,7 @@ async fn testers_of_a_flag_keep_their_side_in_their_session() {
         (100.0, "false", "v1", "new_search=off"),
     ] {
         let (services, table) = testing(&server, percentage);
-        let gateway = Running::start(services.clone());
-        gateway.swap_flags(services.clone(), table.clone());
+        let gateway = start(services.clone(), &table);
         let mut client = gateway.client().await;
         let tester = [("content-type", "application/json"), ("x-canary", canary)];
         let begun = client.ask("POST", "/mcp", &tester, INITIALIZE).await;
@@ -199,8 +196,7 @@ async fn testers_of_a_flag_keep_their_side_with_what_it_made() {
     })
     .await;
     let (services, table) = testing(&server, 0.0);
-    let gateway = Running::start(services.clone());
-    gateway.swap_flags(services, table);
+    let gateway = start(services, &table);
     let mut client = gateway.client().await;
     let tester = [("x-canary", "true")];
     let list = client.modern("tools/list", None, &tester, "{}").await;
@@ -231,8 +227,7 @@ async fn the_server_is_told_a_variant_of_any_name() {
         table.releases.get_mut(&key).unwrap().on = name.into();
         let split = services[0].split.as_mut().unwrap();
         split.flag.as_mut().unwrap().on = name.into();
-        let gateway = Running::start(services.clone());
-        gateway.swap_flags(services, table);
+        let gateway = start(services, &table);
         let mut client = gateway.client().await;
         let answer = client
             .modern("tools/call", Some("add"), &[], r#"{"name":"add"}"#)

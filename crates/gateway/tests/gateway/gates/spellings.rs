@@ -1,6 +1,6 @@
 //! Ways around a gate: bodies, paths, methods and headers that a server may read otherwise than the gateway.
 
-use super::{admin_tools, call, flags, gated, session, testing, tools};
+use super::{admin_tools, behind, call, flags, session, start, testing, tools};
 use crate::support::*;
 use serde_json::json;
 use serin_model::{observe::Rejection, service::Protocol};
@@ -9,15 +9,7 @@ use serin_model::{observe::Rejection, service::Protocol};
 async fn bodies_that_could_be_read_otherwise_are_refused_where_tools_are_gated() {
     let server = tools(false).await;
     let table = flags(&[("admin", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        )]
-    };
-    let mut gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let mut gateway = start(behind(&server, admin_tools(), &table), &table);
     let mut client = gateway.client().await;
     let session = session(&mut client).await;
     let before = server.seen().len();
@@ -110,15 +102,7 @@ async fn bodies_that_could_be_read_otherwise_are_refused_where_tools_are_gated()
 async fn no_member_of_a_batch_runs_beside_one_that_is_refused() {
     let server = tools(false).await;
     let table = flags(&[("admin", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let gateway = start(behind(&server, admin_tools(), &table), &table);
     let mut client = gateway.client().await;
     let session = session(&mut client).await;
     let before = server.seen().len();
@@ -146,13 +130,9 @@ async fn a_closed_route_is_not_there_however_it_is_written() {
     let table = flags(&[("export", false)]);
     let settings =
         json!({ "gates": [{ "flag": "export", "path": "/export", "methods": ["GET"] }] });
-    let at = || {
-        let mut service = service(&[build("v1", &[&server])], None);
-        service.protocol = Protocol::Http;
-        vec![gated(service, settings.clone(), &table)]
-    };
-    let mut gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let mut services = behind(&server, settings, &table);
+    services[0].protocol = Protocol::Http;
+    let mut gateway = start(services.clone(), &table);
     let mut client = gateway.client().await;
     let closed = [
         "/mcp/export",
@@ -206,7 +186,7 @@ async fn a_closed_route_is_not_there_however_it_is_written() {
             "{method} {path}"
         );
     }
-    gateway.swap_flags(at(), flags(&[("export", true)]));
+    gateway.swap_flags(services, flags(&[("export", true)]));
     assert_eq!(client.get("/mcp/export").await.status, 200);
 }
 
@@ -214,8 +194,7 @@ async fn a_closed_route_is_not_there_however_it_is_written() {
 async fn what_a_server_could_take_for_a_header_of_the_gateway_goes_no_further() {
     let server = tools(false).await;
     let (services, table) = testing(&server, 0.0);
-    let gateway = Running::start(services.clone());
-    gateway.swap_flags(services, table);
+    let gateway = start(services, &table);
     let mut client = gateway.client().await;
     let names = [
         "x_serin_flags",

@@ -1,6 +1,6 @@
 //! Streams where something is closed: they show nothing of it, and tell when it opens.
 
-use super::{admin_tools, flags, gated, next, session, tools};
+use super::{admin_tools, answer_to, behind, flags, gated, next, session, start, tools};
 use crate::support::*;
 use http_body_util::BodyExt as _;
 use std::sync::Arc;
@@ -17,24 +17,14 @@ async fn who_sees_other_tools_than_before_hears_of_it_and_nobody_else() {
         table.overrides = Arc::new([blocked].into());
         table
     };
-    let at = || {
-        let mut service = service(&[build("v1", &[&server])], None);
-        service.versions[0].tools = ["add".into(), "admin.drop".into()].into();
-        vec![gated(service, admin_tools(), &table(false, false))]
-    };
-    let (names, services) = (at()[0].versions[0].tools.clone(), || {
-        let mut services = at();
-        services[0].settings = at()[0].settings.clone();
-        services
-    });
     // The known tools are the same ones in every table.
+    let known: Arc<[Arc<str>]> = ["add".into(), "admin.drop".into()].into();
     let services = || {
-        let mut services = services();
-        services[0].versions[0].tools = names.clone();
+        let mut services = behind(&server, admin_tools(), &table(false, false));
+        services[0].versions[0].tools = known.clone();
         services
     };
-    let gateway = Running::start(services());
-    gateway.swap_flags(services(), table(false, false));
+    let gateway = start(services(), &table(false, false));
     let mut client = gateway.client().await;
     let session = session(&mut client).await;
     let open = |tenant: &'static str| {
@@ -99,29 +89,33 @@ async fn who_sees_other_tools_than_before_hears_of_it_and_nobody_else() {
     assert!(quiet.await.is_err(), "to this tenant nothing has changed");
 }
 
+/// A server whose sessions get this stream.
+async fn streaming(stream: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
+    Server::answering(move |seen| {
+        if seen.method == "GET" {
+            return stream();
+        }
+        let headers = [
+            ("content-type", "application/json"),
+            ("mcp-session-id", "s-1"),
+        ];
+        reply(200, &headers, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn an_event_larger_than_is_held_passes_where_nothing_is_gated_and_nowhere_else() {
-    let server = Server::answering(|seen| {
-        if seen.method != "GET" {
-            let headers = [
-                ("content-type", "application/json"),
-                ("mcp-session-id", "s-1"),
-            ];
-            return reply(200, &headers, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
-        }
+    let server = streaming(|| {
         let event = format!("data: {}\n\ndata: 1\n\n", "x".repeat(9 * 1024 * 1024));
         reply(200, &[("content-type", "text/event-stream")], event)
     })
     .await;
     let table = flags(&[("admin", false)]);
     for is_gated in [false, true] {
-        let at = || {
-            let service = service(&[build("v1", &[&server])], None);
-            let gated = gated(service.clone(), admin_tools(), &table);
-            vec![if is_gated { gated } else { service }]
-        };
-        let gateway = Running::start(at());
-        gateway.swap_flags(at(), table.clone());
+        let service = service(&[build("v1", &[&server])], None);
+        let gated = gated(service.clone(), admin_tools(), &table);
+        let gateway = start(vec![if is_gated { gated } else { service }], &table);
         let mut client = gateway.client().await;
         let id = session(&mut client).await;
         let headers = [("mcp-session-id", &*id), ("accept", "text/event-stream")];
@@ -141,14 +135,7 @@ async fn what_comes_by_a_stream_agrees_too_however_it_is_cut() {
     let list =
         r#"{"jsonrpc":"2.0","id":3,"result":{"tools":[{"name":"admin.drop"},{"name":"add"}]}}"#;
     let text = format!("id: 1\r\ndata: {ask}\r\n\r\nid: 2\ndata: {list}\n\n: end\n\n");
-    let server = Server::answering(move |seen| {
-        if seen.method != "GET" {
-            let headers = [
-                ("content-type", "application/json"),
-                ("mcp-session-id", "s-1"),
-            ];
-            return reply(200, &headers, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
-        }
+    let server = streaming(move || {
         let (sender, reply) = pieces("text/event-stream");
         for cut in text.as_bytes().chunks(7) {
             sender
@@ -160,19 +147,13 @@ async fn what_comes_by_a_stream_agrees_too_however_it_is_cut() {
     })
     .await;
     let table = flags(&[("admin", false), ("elicitation", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
+    let services = behind(&server, admin_tools(), &table);
     // The features are open when the session begins, and closed afterwards.
-    gateway.swap_flags(at(), flags(&[("admin", false), ("elicitation", true)]));
+    let open = flags(&[("admin", false), ("elicitation", true)]);
+    let gateway = start(services.clone(), &open);
     let mut client = gateway.client().await;
     let id = session(&mut client).await;
-    gateway.swap_flags(at(), table.clone());
+    gateway.swap_flags(services, table);
     let headers = [
         ("mcp-session-id", &*id),
         ("last-event-id", "0"),
@@ -189,12 +170,7 @@ async fn what_comes_by_a_stream_agrees_too_however_it_is_cut() {
         heard.replace('\n', "|").replace("||", "|"),
         format!("id: 1|id: 2|data: {kept}|: end|")
     );
-    let answered = async {
-        while !server.seen().iter().any(|seen| seen.json()["id"] == "q") {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(answered).await;
+    answer_to(&server, "q").await;
 }
 
 #[tokio::test]
@@ -207,15 +183,7 @@ async fn a_stream_that_a_modern_caller_opens_shows_nothing_closed() {
     })
     .await;
     let table = flags(&[("admin", false)]);
-    let at = || {
-        vec![gated(
-            service(&[build("v1", &[&server])], None),
-            admin_tools(),
-            &table,
-        )]
-    };
-    let gateway = Running::start(at());
-    gateway.swap_flags(at(), table.clone());
+    let gateway = start(behind(&server, admin_tools(), &table), &table);
     let mut client = gateway.client().await;
     for version in ["2026-07-28", "2024-11-05"] {
         let headers = [("mcp-protocol-version", version)];
