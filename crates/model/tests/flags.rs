@@ -73,6 +73,17 @@ impl World {
         Self::of(serde_json::from_value(manifest).unwrap())
     }
 
+    /// One in the phase of [`auth_plan`] that sets its flag.
+    fn with_auth() -> Self {
+        let mut world = Self::new();
+        world
+            .set("newAuth", Some(flag("DISABLED")), Expects::New)
+            .unwrap();
+        world.start(v2(), auth_plan()).unwrap();
+        world.promote(false);
+        world
+    }
+
     fn set(
         &mut self,
         name: &str,
@@ -527,12 +538,7 @@ fn a_release_and_a_version_do_not_have_one_name() {
 
 #[test]
 fn a_promotion_that_is_taken_back_turns_flags_off_too() {
-    let mut world = World::new();
-    world
-        .set("newAuth", Some(flag("DISABLED")), Expects::New)
-        .unwrap();
-    world.start(v2(), auth_plan()).unwrap();
-    world.promote(false);
+    let mut world = World::with_auth();
     world.promote(true);
     assert_eq!(world.flag("newAuth").state, FlagState::Enabled);
     assert!((world.share() - 100.0).abs() < 1e-9);
@@ -561,12 +567,7 @@ fn the_share_of_a_release_that_is_taken_back_is_nobody() {
 
 #[test]
 fn at_a_share_of_nobody_the_flags_of_the_phases_wait_too() {
-    let mut world = World::new();
-    world
-        .set("newAuth", Some(flag("DISABLED")), Expects::New)
-        .unwrap();
-    world.start(v2(), auth_plan()).unwrap();
-    world.promote(false);
+    let mut world = World::with_auth();
     let is_set = |world: &World| {
         world
             .snapshot()
