@@ -1,5 +1,4 @@
-//! What is said about endpoints and cannot be meant: each case says where it is wrong and what to do, and doing that makes the problem
-//! go away.
+//! What is said about endpoints and cannot be meant: each case says where it is wrong and what to do.
 
 use serin_config::{Config, Diagnostic};
 
