@@ -205,14 +205,7 @@ fn refusing_headers(sent: &HeaderMap, authority: &HeaderValue) -> HeaderMap {
         }
     }
     headers.insert(header::HOST, authority.clone());
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(
-        header::ACCEPT,
-        HeaderValue::from_static("application/json, text/event-stream"),
-    );
+    headers::post_message(&mut headers);
     headers
 }
 

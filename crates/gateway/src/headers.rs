@@ -211,6 +211,14 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     (encodings.iter()).any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
+/// Those of a message that the gateway posts itself (MCP 2025-11-25, "Sending Messages to the Server").
+pub(crate) fn post_message(headers: &mut HeaderMap) {
+    let json = HeaderValue::from_static("application/json");
+    let both = HeaderValue::from_static("application/json, text/event-stream");
+    headers.insert(header::CONTENT_TYPE, json);
+    headers.insert(header::ACCEPT, both);
+}
+
 /// Asks for an answer that can be read.
 pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
     headers.insert(header::ACCEPT_ENCODING, IDENTITY.clone());

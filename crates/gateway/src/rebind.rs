@@ -173,18 +173,9 @@ impl Handshake<'_> {
     ) -> Result<Response<Incoming>, Refused> {
         // Whatever lets the client in lets it in here too; the rest of its headers describe another message.
         let mut headers = self.client.clone();
-        for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::ACCEPT] {
-            headers.remove(name);
-        }
+        headers.remove(header::CONTENT_LENGTH);
         headers.remove(&headers::LAST_EVENT_ID);
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        headers.insert(
-            header::ACCEPT,
-            HeaderValue::from_static("application/json, text/event-stream"),
-        );
+        headers::post_message(&mut headers);
         headers.insert(header::HOST, self.target.authority.clone());
         for (name, value) in [
             (&headers::SESSION_ID, session),

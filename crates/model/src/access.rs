@@ -3,7 +3,7 @@
 
 use crate::{
     api::ApiSpec,
-    gate::{Feature, Gated},
+    gate::{Feature, Gated, ToolPattern},
     reach::Reach,
     service::ServiceSettings,
 };
@@ -15,36 +15,11 @@ use std::sync::Arc;
 /// The gates of a service, in the form in which they are asked. Made when the routing table is built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gates {
-    tools: Vec<(FlagKey, Vec<Pattern>)>,
+    tools: Vec<(FlagKey, Vec<ToolPattern>)>,
     features: Vec<(FlagKey, Feature)>,
     routes: Vec<RouteGate>,
     /// The categories of its tools, of which scopes speak too.
-    categories: Vec<(Arc<str>, Vec<Pattern>)>,
-}
-
-/// Names of tools.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
-    /// This one.
-    Name(Arc<str>),
-    /// All that begin so.
-    Beginning(Arc<str>),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Self {
-        match text.strip_suffix('*') {
-            Some(beginning) => Self::Beginning(beginning.into()),
-            None => Self::Name(text.into()),
-        }
-    }
-
-    fn fits(&self, tool: &str) -> bool {
-        match self {
-            Self::Name(name) => **name == *tool,
-            Self::Beginning(beginning) => tool.starts_with(&**beginning),
-        }
-    }
+    categories: Vec<(Arc<str>, Vec<ToolPattern>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +75,7 @@ impl Gates {
     pub fn new(settings: &ServiceSettings, flags: &Table) -> Self {
         let mut gates = Self::default();
         for (name, tools) in &settings.categories {
-            let patterns = tools.iter().map(|tool| Pattern::new(tool)).collect();
+            let patterns = tools.iter().map(|tool| ToolPattern::new(tool)).collect();
             gates.categories.push((name.as_str().into(), patterns));
         }
         for gate in &settings.gates {
@@ -129,7 +104,7 @@ impl Gates {
     }
 
     fn gate_tools(&mut self, flag: FlagKey, tools: &[String]) {
-        let patterns = tools.iter().map(|tool| Pattern::new(tool)).collect();
+        let patterns = tools.iter().map(|tool| ToolPattern::new(tool)).collect();
         self.tools.push((flag, patterns));
     }
 

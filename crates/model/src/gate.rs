@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serin_flags::FlagKey;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Most gates of a service.
 pub const GATES_MAX: usize = 200;
@@ -38,6 +38,33 @@ pub enum Gated {
         /// The methods; empty means all.
         methods: Vec<String>,
     },
+}
+
+/// Names of tools, as gates, categories and limits write them: one, or with a `*` at its end all that begin so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToolPattern {
+    /// This one.
+    Name(Arc<str>),
+    /// All that begin so.
+    Beginning(Arc<str>),
+}
+
+impl ToolPattern {
+    /// What a text says.
+    pub fn new(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(beginning) => Self::Beginning(beginning.into()),
+            None => Self::Name(text.into()),
+        }
+    }
+
+    /// Whether a tool is one of them.
+    pub fn fits(&self, tool: &str) -> bool {
+        match self {
+            Self::Name(name) => **name == *tool,
+            Self::Beginning(beginning) => tool.starts_with(&**beginning),
+        }
+    }
 }
 
 /// Features of MCP that can be hidden from both sides.

@@ -263,10 +263,7 @@ impl Asker {
         let account = account.unwrap_or(&unrecorded);
         let mut headers = self.headers.clone();
         if saying.method == Method::POST {
-            let json = HeaderValue::from_static("application/json");
-            let both = HeaderValue::from_static("application/json, text/event-stream");
-            headers.insert(header::CONTENT_TYPE, json);
-            headers.insert(header::ACCEPT, both);
+            headers::post_message(&mut headers);
             headers.insert(header::CONTENT_LENGTH, saying.body.len().into());
         }
         headers.extend(saying.headers);

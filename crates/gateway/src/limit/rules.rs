@@ -2,7 +2,7 @@
 
 use super::{Caller, Limiter, Want};
 use serin_flags::FlagKey;
-use serin_model::{access::Route, name::ServiceName, snapshot::Snapshot};
+use serin_model::{access::Route, gate::ToolPattern, name::ServiceName, snapshot::Snapshot};
 use serin_tenancy::{Limit, LimitRule, Per, TierName};
 use std::{
     cmp::Reverse,
@@ -51,15 +51,9 @@ pub(super) struct Rule {
     pub(super) id: u128,
     pub(super) per: Per,
     pub(super) limit: Limit,
-    tools: Vec<Tools>,
+    tools: Vec<ToolPattern>,
     /// None: all.
     route: Option<Route>,
-}
-
-/// Names of tools.
-enum Tools {
-    Name(Box<str>),
-    Beginning(Box<str>),
 }
 
 /// What a request is, to a rule.
@@ -248,7 +242,11 @@ impl Rule {
             id,
             per: rule.per,
             limit: rule.limit(),
-            tools: rule.tools.iter().map(|tool| Tools::new(tool)).collect(),
+            tools: rule
+                .tools
+                .iter()
+                .map(|tool| ToolPattern::new(tool))
+                .collect(),
             route: (!is_for_all).then(|| Route::new(path, &rule.methods)),
         }
     }
@@ -260,22 +258,6 @@ impl Rule {
             Per::Key => "key",
             Per::Tenant => "tenant",
             Per::Service => "service",
-        }
-    }
-}
-
-impl Tools {
-    fn new(text: &str) -> Self {
-        match text.strip_suffix('*') {
-            Some(beginning) => Self::Beginning(beginning.into()),
-            None => Self::Name(text.into()),
-        }
-    }
-
-    fn fits(&self, tool: &str) -> bool {
-        match self {
-            Self::Name(name) => **name == *tool,
-            Self::Beginning(beginning) => tool.starts_with(&**beginning),
         }
     }
 }
