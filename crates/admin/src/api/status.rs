@@ -124,6 +124,9 @@ pub struct EndpointStatus {
     pub weight: u32,
     /// What its probes say.
     pub healthy: bool,
+    /// It was added while the process ran, and has not answered a probe yet.
+    #[serde(default)]
+    pub is_new: bool,
     /// Requests under way there, open streams left out.
     pub in_flight: u32,
     /// Its breaker takes nothing now.
@@ -326,11 +329,16 @@ fn version_status(
     let mut endpoints = found.map_or_else(Vec::new, |(service, route)| {
         let slow_start = service.settings.slow_start;
         let each = route.endpoints.iter().zip(seats(route, live));
+        let is_new = |id| {
+            let mut known = version.endpoints.iter();
+            known.any(|endpoint| endpoint.id == id && endpoint.is_new)
+        };
         let status = |(endpoint, seat): (&EndpointRoute, Seat)| EndpointStatus {
             id: endpoint.id,
             url: endpoint.url.clone(),
             weight: endpoint.weight,
             healthy: seat.is_healthy,
+            is_new: is_new(endpoint.id),
             in_flight: seat.standing.in_flight,
             breaker_open: seat.standing.is_open,
             ejected: seat.standing.is_ejected,
@@ -362,6 +370,7 @@ fn drained(endpoint: &EndpointView) -> EndpointStatus {
         url: endpoint.url.clone(),
         weight: endpoint.weight,
         healthy: true,
+        is_new: false,
         in_flight: 0,
         breaker_open: false,
         ejected: false,

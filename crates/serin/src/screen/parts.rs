@@ -48,9 +48,10 @@ pub(super) fn standing_of(troubles: &[(bool, &str)]) -> (Style, String) {
         .filter(|(is, _)| *is)
         .map(|(_, word)| *word)
         .collect();
+    let is_meant = |word: &&str| matches!(*word, "draining" | "drained" | "new" | "warming up");
     match words.as_slice() {
         [] => (GOOD, "healthy".to_owned()),
-        ["draining" | "warming up"] => (ODD, words.concat()),
+        words if words.iter().all(is_meant) => (ODD, words.join(", ")),
         _ => (BAD, words.join(", ")),
     }
 }

@@ -217,6 +217,7 @@ fn endpoint(endpoint: &EndpointStatus) -> Line {
 fn standing(endpoint: &EndpointStatus) -> (Style, String) {
     let words = [
         (!endpoint.healthy, "unhealthy"),
+        (endpoint.healthy && endpoint.is_new, "new"),
         (endpoint.breaker_open, "breaker open"),
         (endpoint.ejected, "ejected"),
         (endpoint.draining, "draining"),

@@ -24,6 +24,7 @@ fn endpoint(port: u32) -> EndpointStatus {
         url: format!("http://10.0.0.1:{port}/mcp"),
         weight: 1,
         healthy: true,
+        is_new: false,
         in_flight: 3,
         breaker_open: false,
         ejected: false,
