@@ -17,7 +17,7 @@ pub struct Totals {
     /// Calls by service, version, tool and era.
     pub calls: BTreeMap<CellKey, Counts>,
     /// What is open, by core.
-    open: BTreeMap<(u16, ServiceName, VersionName), Open>,
+    open: BTreeMap<u16, BTreeMap<(ServiceName, VersionName), Open>>,
     /// Requests turned away.
     pub rejections: BTreeMap<(Option<ServiceName>, Rejection), u64>,
     /// Who proved who they are, and who did not, by result.
@@ -99,11 +99,9 @@ impl Totals {
         for (key, counts) in &sealed.cells {
             self.calls.entry(key.clone()).or_default().merge(counts);
         }
-        self.open.retain(|(core, ..), _| *core != sealed.core);
-        for (service, version, open) in &sealed.open {
-            self.open
-                .insert((sealed.core, service.clone(), version.clone()), *open);
-        }
+        let open = sealed.open.iter();
+        let open = open.map(|(service, version, open)| ((service.clone(), version.clone()), *open));
+        self.open.insert(sealed.core, open.collect());
         for (service, reason, n) in &sealed.rejections {
             *self
                 .rejections
@@ -164,11 +162,9 @@ impl Totals {
 
     /// What is open in a version, over all cores.
     pub fn open(&self, service: &ServiceName, version: &VersionName) -> Open {
-        let mine = self
-            .open
-            .iter()
-            .filter(|((_, s, v), _)| s == service && v == version);
-        mine.fold(Open::default(), |sum, (_, open)| Open {
+        let key = (service.clone(), version.clone());
+        let mine = self.open.values().filter_map(|of_core| of_core.get(&key));
+        mine.fold(Open::default(), |sum, open| Open {
             calls: sum.calls + open.calls,
             streams: sum.streams + open.streams,
         })

@@ -438,9 +438,10 @@ impl VersionCounters {
         }
         let overhead = self.overhead.borrow_mut().drain();
         if !overhead.is_empty() {
-            match sealed.overhead.iter_mut().find(|(s, _)| *s == self.service) {
-                Some((_, sum)) => sum.merge(&overhead),
-                None => sealed.overhead.push((self.service.clone(), overhead)),
+            match sealed.overhead.last_mut() {
+                // The versions of a service come one after the other.
+                Some((service, sum)) if *service == self.service => sum.merge(&overhead),
+                _ => sealed.overhead.push((self.service.clone(), overhead)),
             }
         }
         let names = || (self.service.clone(), self.version.clone());
