@@ -21,8 +21,9 @@ pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const NAME_BYTES_MAX: usize = 256;
 
 /// Records of one append. A command makes a handful of events, a whole
-/// configuration some hundreds.
-pub const BATCH_RECORDS_MAX: usize = 1000;
+/// configuration one for each service, flag and tenant that is new: some
+/// thousands.
+pub const BATCH_RECORDS_MAX: usize = 10_000;
 
 /// Bytes of all bodies of one append, which one transaction holds in memory.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
