@@ -8,6 +8,7 @@ pub(crate) mod machine;
 mod parts;
 pub(crate) mod peer;
 mod report;
+mod services;
 
 use std::{process::Command, thread, time::Duration};
 
@@ -77,6 +78,8 @@ pub(crate) struct Args {
 pub(crate) enum What {
     /// Kill endpoints and bring them back while clients of both eras call
     Faults(faults::Args),
+    /// Call 1 service and 1,000 in turns, and compare what a request costs
+    Services(services::Args),
 }
 
 /// A protocol era.
@@ -149,8 +152,10 @@ struct Growth {
 
 /// Measures, prints the tables, and with `--check` fails unless the bounds hold.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if let Some(What::Faults(args)) = &args.what {
-        return faults::run(args);
+    match &args.what {
+        Some(What::Faults(args)) => return faults::run(args),
+        Some(What::Services(args)) => return services::run(args),
+        None => {}
     }
     let mut broken = parts::measure(!args.no_build)?;
     if !args.parts {

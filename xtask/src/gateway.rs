@@ -34,7 +34,9 @@ impl<'a> Version<'a> {
 
 /// A running gateway; it ends when dropped.
 pub(crate) struct Gateway {
-    /// Where MCP clients connect.
+    /// Where clients connect.
+    pub(crate) url: String,
+    /// Where MCP clients connect, if the service is at `/mcp`.
     pub(crate) mcp_url: String,
     admin_url: String,
     program: PathBuf,
@@ -64,8 +66,13 @@ impl Gateway {
         versions: &[Version<'_>],
         settings: &str,
     ) -> Result<Self> {
-        fs::create_dir_all(folder)?;
         let config = format!("{}{settings}", config(versions));
+        Self::start_config(program, folder, &config)
+    }
+
+    /// Starts it in `folder` with a configuration.
+    pub(crate) fn start_config(program: PathBuf, folder: &Path, config: &str) -> Result<Self> {
+        fs::create_dir_all(folder)?;
         fs::write(folder.join("serin.yaml"), config)?;
         let mut command = Command::new(&program);
         command
@@ -76,6 +83,7 @@ impl Gateway {
         let admin_url = server.wait_for("admin listening on ")?;
         Ok(Self {
             mcp_url: format!("{gateway_url}/mcp"),
+            url: gateway_url,
             admin_url,
             program,
             folder: folder.to_owned(),

@@ -1,4 +1,5 @@
-//! A closed-loop load generator: so many connections, each with one prepared `tools/call` in flight, over and over.
+//! A closed-loop load generator: so many connections, each with one prepared `tools/call` in flight, over and over. Each has a caller of
+//! its own, or all take the calls of many callers in turn, who may call as many services.
 //!
 //! It runs on one thread and does little per call, so that it is not what is measured.
 
@@ -24,6 +25,10 @@ use crate::{
 
 /// The most connections: more would measure the machine's descriptors.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// The most callers: each has its call prepared.
+pub const CALLERS_MAX: usize = 10_000;
+/// What stands for the number of a caller in the URL.
+pub const NUMBER: &str = "{n}";
 /// The size of the request's body, in bytes; with its headers the request has about 0.9 KB.
 const BODY_BYTES: usize = 600;
 /// How long after the end a last answer may come before its connection is given up.
@@ -34,10 +39,13 @@ pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
 /// What to send, and for how long.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The MCP endpoint.
+    /// The MCP endpoint. [`NUMBER`] in it is the number of a caller: each calls another one.
     pub url: String,
-    /// Connections, each with a session (or a principal) of its own: 1 to [`CONNECTIONS_MAX`].
+    /// Connections, each with one call in flight: 1 to [`CONNECTIONS_MAX`].
     pub connections: usize,
+    /// Callers, each with a session (or a principal) of its own, whose calls all connections take in turn: 1 to [`CALLERS_MAX`].
+    /// Without, each connection has one.
+    pub callers: Option<usize>,
     /// The era of the calls.
     pub era: Era,
     /// Calls that end in this first part are not counted.
@@ -71,6 +79,9 @@ pub enum LoadError {
     /// No connections, or too many.
     #[error("{0} connections: there must be 1 to {CONNECTIONS_MAX}")]
     Connections(usize),
+    /// No callers, or too many.
+    #[error("{0} callers: there must be 1 to {CALLERS_MAX}")]
+    Callers(usize),
     /// No connection or session could be had.
     #[error("cannot open a session")]
     Open(#[source] ClientError),
@@ -84,35 +95,53 @@ struct Tally {
     errors: u64,
 }
 
-/// Opens the connections, calls for the time given, and says what came of it.
+/// Opens the sessions, calls for the time given, and says what came of it. `begins` hears when the counting does.
 ///
 /// # Errors
 /// When the options make no sense, or a session cannot be opened. Calls that fail are counted.
-pub async fn run(options: &LoadOptions) -> Result<LoadReport, LoadError> {
+pub async fn run(options: &LoadOptions, begins: impl FnOnce()) -> Result<LoadReport, LoadError> {
     if !(1..=CONNECTIONS_MAX).contains(&options.connections) {
         return Err(LoadError::Connections(options.connections));
+    }
+    if let Some(callers) = options.callers.filter(|n| !(1..=CALLERS_MAX).contains(n)) {
+        return Err(LoadError::Callers(callers));
     }
     let tally = Arc::new(Mutex::new(Tally {
         latencies_us: Histogram::new_with_max(LATENCY_US_MAX, 3).map_err(LoadError::Histogram)?,
         errors: 0,
     }));
-    let mut lanes = Vec::with_capacity(options.connections);
-    for number in 0..options.connections {
+    let callers = options.callers.unwrap_or(options.connections);
+    let mut lanes = Vec::with_capacity(callers);
+    for number in 0..callers {
         lanes.push(Lane::open(options, number).await.map_err(LoadError::Open)?);
     }
+    let lanes: Arc<[Lane]> = lanes.into();
     let count_from = Instant::now() + options.warm_up;
     let end = count_from + options.duration;
     let mut running = JoinSet::new();
-    for lane in lanes {
-        let tally = Arc::clone(&tally);
+    for connection in 0..options.connections {
+        let (lanes, tally) = (Arc::clone(&lanes), Arc::clone(&tally));
+        // Those that share callers begin with different ones.
+        let turns = match options.callers {
+            None => connection..connection + 1,
+            Some(callers) => {
+                let first = connection * callers / options.connections;
+                first..first + callers
+            }
+        };
         running.spawn(async move {
-            let calls = lane.call_until(count_from, end, &tally);
+            let turns = turns
+                .cycle()
+                .filter_map(|turn| lanes.get(turn % lanes.len()));
+            let calls = call_until(turns, count_from, end, &tally);
             let patience = (end + LAST_ANSWER).into();
             if tokio::time::timeout_at(patience, calls).await.is_err() {
                 tally.lock().unwrap_or_else(PoisonError::into_inner).errors += 1;
             }
         });
     }
+    tokio::time::sleep_until(count_from.into()).await;
+    begins();
     while running.join_next().await.is_some() {}
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = options.duration.as_secs_f64();
@@ -131,7 +160,35 @@ pub async fn run(options: &LoadOptions) -> Result<LoadReport, LoadError> {
 /// A connection, if there is one that can be used.
 pub(crate) type Connection = Option<http1::SendRequest<Full<Bytes>>>;
 
-/// One connection and the request that it repeats.
+/// Makes the calls of `lanes` one after the other on one connection, until the end.
+async fn call_until<'a>(
+    lanes: impl Iterator<Item = &'a Lane>,
+    count_from: Instant,
+    end: Instant,
+    tally: &Mutex<Tally>,
+) {
+    let mut connection = None;
+    for lane in lanes {
+        let sent_at = Instant::now();
+        if sent_at >= end {
+            return;
+        }
+        let good = lane.call(&mut connection).await;
+        let now = Instant::now();
+        if now < count_from || now > end {
+            continue;
+        }
+        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        if good {
+            let micros = u64::try_from((now - sent_at).as_micros()).unwrap_or(u64::MAX);
+            tally.latencies_us.saturating_record(micros);
+        } else {
+            tally.errors += 1;
+        }
+    }
+}
+
+/// Where to connect, and the request that is repeated there.
 pub(crate) struct Lane {
     authority: String,
     target: Uri,
@@ -142,9 +199,10 @@ pub(crate) struct Lane {
 impl Lane {
     async fn open(options: &LoadOptions, number: usize) -> Result<Self, ClientError> {
         let bearer = format!("load-{number:05}");
-        let mut client = Client::new(&options.url, options.era, Some(&bearer))?;
+        let url = options.url.replace(NUMBER, &number.to_string());
+        let mut client = Client::new(&url, options.era, Some(&bearer))?;
         client.open().await?;
-        Self::new(&options.url, options.era, &bearer, client.session())
+        Self::new(&url, options.era, &bearer, client.session())
     }
 
     /// One of the modern era, which needs no session.
@@ -202,25 +260,6 @@ impl Lane {
             headers,
             body: message.to_string().into(),
         })
-    }
-
-    async fn call_until(&self, count_from: Instant, end: Instant, tally: &Mutex<Tally>) {
-        let mut connection = None;
-        while Instant::now() < end {
-            let sent_at = Instant::now();
-            let good = self.call(&mut connection).await;
-            let now = Instant::now();
-            if now < count_from || now > end {
-                continue;
-            }
-            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-            if good {
-                let micros = u64::try_from((now - sent_at).as_micros()).unwrap_or(u64::MAX);
-                tally.latencies_us.saturating_record(micros);
-            } else {
-                tally.errors += 1;
-            }
-        }
     }
 
     /// Makes one call; `connection` is left empty when it cannot be used again.

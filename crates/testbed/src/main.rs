@@ -89,12 +89,15 @@ struct SampleArgs {
 
 #[derive(Args, Debug)]
 struct LoadArgs {
-    /// The MCP endpoint.
+    /// The MCP endpoint; {n} in it is the number of a caller.
     #[arg(long)]
     url: String,
     /// Connections, each with one call in flight.
     #[arg(long, default_value_t = 16)]
     connections: usize,
+    /// Callers whose calls all connections take in turn; without, each connection has one of its own.
+    #[arg(long)]
+    callers: Option<usize>,
     /// How long to count, in seconds.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -239,14 +242,21 @@ async fn upstream(listen: SocketAddr, release: &str) -> Result<ExitCode> {
 }
 
 async fn measure(args: LoadArgs) -> Result<ExitCode> {
-    let report = load::run(&LoadOptions {
+    let options = LoadOptions {
         url: args.url,
         connections: args.connections,
+        callers: args.callers,
         era: args.era,
         warm_up: Duration::try_from_secs_f64(args.warm_up_seconds)?,
         duration: Duration::try_from_secs_f64(args.seconds)?,
-    })
-    .await?;
+    };
+    // Whoever measures what the calls cost leaves out what opening many sessions and connections does.
+    let begins = || {
+        if options.callers.is_some() {
+            println!("load begins");
+        }
+    };
+    let report = load::run(&options, begins).await?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

@@ -44,6 +44,24 @@ pub(crate) fn cpu(root: u32) -> Cpu {
     })
 }
 
+/// What the threads of a process have used so far whose name begins with one of these, in seconds.
+pub(crate) fn threads(pid: u32, names: &[&str]) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let lines = tasks.into_iter().flatten().flatten().filter_map(|task| {
+        let path = task.path().join("stat");
+        fs::read_to_string(path).ok()
+    });
+    lines
+        .filter_map(|line| {
+            let (head, fields) = line.rsplit_once(") ")?;
+            let (_, name) = head.split_once('(')?;
+            let is_one = names.iter().any(|begin| name.starts_with(begin));
+            let fields: Vec<_> = fields.split_whitespace().map(str::to_owned).collect();
+            is_one.then(|| seconds(&fields, USER) + seconds(&fields, SYSTEM))
+        })
+        .sum()
+}
+
 /// The memory that the process and its descendants hold, in bytes: resident, with shared pages divided among those that
 /// share them, so that a server of several processes is not counted several times.
 pub(crate) fn memory_bytes(root: u32) -> u64 {

@@ -36,10 +36,10 @@ pub(crate) struct Report {
 
 /// How two of them compare: the median of the rounds' ratios, and bounds for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Ratio {
-    median: f64,
-    low: f64,
-    high: f64,
+pub(crate) struct Ratio {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 impl Report {
@@ -285,7 +285,8 @@ impl Cell {
 }
 
 impl Ratio {
-    fn of(mut ratios: Vec<f64>) -> Option<Self> {
+    /// Of the rounds' ratios.
+    pub(crate) fn of(mut ratios: Vec<f64>) -> Option<Self> {
         ratios.sort_by(f64::total_cmp);
         let rank = rank(ratios.len());
         Some(Self {
@@ -327,7 +328,8 @@ fn coverage(count: usize, rank: usize) -> f64 {
     1.0 - 2.0 * below
 }
 
-fn bounds_name(rounds: usize) -> String {
+/// What the bounds leave out, and how sure they are.
+pub(crate) fn bounds_name(rounds: usize) -> String {
     let rank = rank(rounds);
     let kind = if rank == 0 {
         "the lowest and highest".to_owned()
@@ -340,7 +342,7 @@ fn bounds_name(rounds: usize) -> String {
     )
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2);
     let lower = values.get(values.len().saturating_sub(1) / 2);
