@@ -99,9 +99,15 @@ impl Totals {
         for (key, counts) in &sealed.cells {
             self.calls.entry(key.clone()).or_default().merge(counts);
         }
-        let open = sealed.open.iter();
-        let open = open.map(|(service, version, open)| ((service.clone(), version.clone()), *open));
-        self.open.insert(sealed.core, open.collect());
+        let of_core = self.open.entry(sealed.core).or_default();
+        for (service, version, open) in &sealed.open {
+            let key = (service.clone(), version.clone());
+            if *open == Open::default() {
+                of_core.remove(&key);
+            } else {
+                of_core.insert(key, *open);
+            }
+        }
         for (service, reason, n) in &sealed.rejections {
             *self
                 .rejections

@@ -118,7 +118,8 @@ pub(crate) struct VersionCounters {
     streak: Cell<u32>,
     /// The streak grew since the last message.
     streak_grew: Cell<bool>,
-    had_traffic: Cell<bool>,
+    /// Something of it may be other than in the last message.
+    is_touched: Cell<bool>,
     quiet: Cell<u32>,
     open: Cell<Open>,
     /// What of its requests may be tried again.
@@ -252,7 +253,7 @@ impl Counters {
             rollout: Cell::new(rollout),
             streak: Cell::new(0),
             streak_grew: Cell::new(false),
-            had_traffic: Cell::new(false),
+            is_touched: Cell::new(true),
             quiet: Cell::new(0),
             open: Cell::default(),
             budget: Cell::default(),
@@ -418,8 +419,13 @@ fn served_by(service: &ServiceRoute, version: &VersionRoute) -> Option<VersionNa
 }
 
 impl VersionCounters {
-    /// Adds what was counted; false once there was nothing for long.
+    /// Adds what was counted; false once there was nothing for long. Of a thousand versions few have anything to tell.
     fn seal(&self, sealed: &mut Sealed) -> bool {
+        if !self.is_touched.take() {
+            self.quiet.set(self.quiet.get().saturating_add(1));
+            return self.quiet.get() < QUIET_MAX;
+        }
+        self.quiet.set(0);
         for tool in self.tools.borrow().values().chain([&self.no_tool]) {
             for (era, cell) in [CallEra::Legacy, CallEra::Modern, CallEra::None]
                 .into_iter()
@@ -453,14 +459,9 @@ impl VersionCounters {
             let (service, version) = names();
             sealed.streaks.push((service, version, self.streak.get()));
         }
-        if self.had_traffic.take() {
-            self.quiet.set(0);
-        } else {
-            self.quiet.set(self.quiet.get().saturating_add(1));
-        }
         let (service, version) = names();
         sealed.open.push((service, version, self.open.get()));
-        self.quiet.get() < QUIET_MAX
+        true
     }
 
     /// The split gave this version to a caller.
@@ -481,13 +482,15 @@ impl VersionCounters {
     }
 
     fn open_changed(&self, change: impl FnOnce(&mut Open)) {
+        self.is_touched.set(true);
         let mut open = self.open.get();
         change(&mut open);
         self.open.set(open);
     }
 
-    /// The service's routing table names this rollout: failures of another one say nothing about it.
+    /// A request comes. The service's routing table names this rollout: failures of another one say nothing about it.
     fn enter(&self, rollout: Option<RolloutId>) {
+        self.is_touched.set(true);
         if self.rollout.replace(rollout) != rollout {
             self.streak.set(0);
             self.streak_grew.set(false);
@@ -496,7 +499,7 @@ impl VersionCounters {
 
     /// An exchange, begun in a rollout, reached the version's server, or did not.
     fn transport(&self, counters: &Counters, begun_in: Option<RolloutId>, outcome: Outcome) {
-        self.had_traffic.set(true);
+        self.is_touched.set(true);
         if begun_in != self.rollout.get() {
             return;
         }
@@ -807,6 +810,7 @@ impl Observation {
 
     /// Time the gateway itself took, in seconds.
     pub(crate) fn overhead(&self, spent: Duration) {
+        self.version.is_touched.set(true);
         let mut overhead = self.version.overhead.borrow_mut();
         overhead.record(spent.as_secs_f64());
     }
@@ -1018,6 +1022,7 @@ impl Observation {
         if self.is_tester {
             return;
         }
+        self.version.is_touched.set(true);
         let now = Instant::now();
         // A refusal says nothing about how long the tool takes: a version that refuses at once is not fast.
         let timed = matches!(end.outcome, Outcome::Ok | Outcome::InputRequired);

@@ -194,7 +194,7 @@ pub struct Sealed {
     /// For each version that has just failed again, how many transport failures in a row this core has seen: the catastrophic
     /// guard's input. A core sends at once, not at the timer, when a streak reaches [`STREAK_URGENT`].
     pub streaks: Vec<(ServiceName, VersionName, u32)>,
-    /// Calls and streams open now.
+    /// Calls and streams open now, in the versions that had traffic since the last message; in others nothing has changed.
     pub open: Vec<(ServiceName, VersionName, Open)>,
     /// Requests turned away, by service (where one was found) and reason.
     pub rejections: Vec<(Option<ServiceName>, Rejection, u64)>,
