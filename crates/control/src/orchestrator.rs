@@ -72,6 +72,16 @@ struct Unstored {
     block: Option<Block>,
 }
 
+/// What has to be drawn anew after something was learnt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    None,
+    /// What is shown.
+    View,
+    /// The routing table, and what is shown.
+    Table,
+}
+
 /// What is asked of the orchestrator.
 pub(crate) enum Request {
     /// Carry out a command.
@@ -233,7 +243,7 @@ impl Orchestrator {
                     None => return,
                 },
                 Some(sealed) = observations.recv() => self.observe(&sealed).await,
-                Some(found) = found.recv() => self.learn(found).await,
+                Some(first) = found.recv() => self.learn_all(first, &mut found).await,
                 Some(source) = key_wishes.recv() => self.providers.wish(&source),
                 () = kills.nudged() => self.copy_kills().await,
                 _ = timer.tick() => self.tick().await,
@@ -319,7 +329,21 @@ impl Orchestrator {
     }
 
     /// Takes what a probe found.
-    async fn learn(&mut self, found: Found) {
+    /// Learns what was found, and all that waits behind it: a thousand services that are probed at start are one table, not a thousand.
+    async fn learn_all(&mut self, first: Found, more: &mut mpsc::Receiver<Found>) {
+        let mut news = self.learn(first).await;
+        for _ in 0..more.len() {
+            let Ok(found) = more.try_recv() else { break };
+            news = news.max(self.learn(found).await);
+        }
+        match news {
+            News::None => {}
+            News::View => self.publish_view(),
+            News::Table => self.publish(),
+        }
+    }
+
+    async fn learn(&mut self, found: Found) -> News {
         match found {
             Found::Tools {
                 service,
@@ -341,7 +365,7 @@ impl Orchestrator {
                     == Some(&tools)
                     && is_same
                 {
-                    return;
+                    return News::None;
                 }
             }
             Found::Resources {
@@ -355,7 +379,7 @@ impl Orchestrator {
                         watch.learn(&service, &version, sample);
                     }
                 }
-                return;
+                return News::None;
             }
             Found::Keys {
                 source,
@@ -372,13 +396,11 @@ impl Orchestrator {
             }
             Found::Keys { keys: None, .. } => {
                 self.count(|totals| totals.add_degraded([(Dependency::Jwks.label(), 1)]));
-                return;
+                return News::None;
             }
             Found::Answered { endpoint } => {
-                if self.observed.unproven.remove(&endpoint) {
-                    self.publish_view();
-                }
-                return;
+                let is_news = self.observed.unproven.remove(&endpoint);
+                return if is_news { News::View } else { News::None };
             }
             Found::Health {
                 endpoint,
@@ -401,7 +423,7 @@ impl Orchestrator {
                 self.guard_readiness(endpoint).await;
             }
         }
-        self.publish();
+        News::Table
     }
 
     async fn guard_readiness(&mut self, endpoint: EndpointId) {
