@@ -96,7 +96,8 @@ impl fmt::Display for Part {
     }
 }
 
-/// What somebody wants to drain: a version by its name, or an endpoint by its URL, in every version that has it.
+/// What somebody wants to drain: a version by its name, or an endpoint by its URL, in every version that has it. Versions that it leaves
+/// count only if there are no others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drained {
     /// A version.

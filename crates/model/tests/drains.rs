@@ -346,6 +346,39 @@ fn what_leaves_the_manifest_drains_and_is_gone_then() {
 }
 
 #[test]
+fn an_endpoint_that_leaves_one_version_and_serves_another_is_meant_where_it_serves() {
+    let moved = manifest(&[("v1", &["b"]), ("v2", &["c", "d", "a"])], None);
+    let goes = manifest(&[("v1", &["a", "b", "c", "d"])], None);
+    for (next, moved, from, to) in [(moved, "a", "v1", "v2"), (goes, "c", "v2", "v1")] {
+        let mut world = World::new();
+        world.apply(&next, true, false).unwrap();
+        let drains = |world: &World, of: &str| {
+            let version = world.version(of);
+            let mut endpoints = version.endpoints.iter();
+            let endpoint = endpoints.find(|e| e.url == url(moved)).unwrap();
+            (version.drain.clone(), endpoint.drain.clone())
+        };
+        let (serves, leaves) = (drains(&world, to), drains(&world, from));
+        assert_eq!(serves, (None, None));
+        assert_eq!(world.drain(endpoint(moved), MINUTE).unwrap().len(), 1);
+        assert_ne!(drains(&world, to), serves);
+        assert_eq!(world.undrain(endpoint(moved)).unwrap().len(), 1);
+        assert_eq!(drains(&world, to), serves);
+        assert_eq!(world.undrain(endpoint(moved)).unwrap(), vec![], "again");
+        assert_eq!(drains(&world, from), leaves, "not a longer cap either");
+    }
+    // Where it only leaves, that is what is meant.
+    let mut world = World::new();
+    let fewer = manifest(&[("v1", &["a"])], None);
+    world.apply(&fewer, true, false).unwrap();
+    for leaving in ["b", "c"] {
+        assert_eq!(world.undrain(endpoint(leaving)), Err(RefusalKind::Conflict));
+    }
+    world.drain(endpoint("b"), Duration::ZERO).unwrap();
+    assert_eq!(world.version("v1").endpoints.len(), 1);
+}
+
+#[test]
 fn what_leaves_and_does_not_answer_is_gone_at_once() {
     let mut world = World::new();
     world

@@ -80,16 +80,16 @@ pub(super) fn undo(
     let parts = parts(service, what)?;
     let mut events = Vec::new();
     for part in parts {
-        let Some(drain) = drain_of(service, &part) else {
-            refuse_other_part(service, &part)?;
-            continue;
-        };
-        if drain.is_leaving {
+        if leaves(service, &part) {
             return refuse(
                 RefusalKind::Conflict,
                 format!("{part} was removed from the manifest"),
                 "describe it again in a file and run `serin apply -f FILE`",
             );
+        }
+        if drain_of(service, &part).is_none() {
+            refuse_other_part(service, &part)?;
+            continue;
         }
         events.push(Event::Undrained {
             part,
@@ -148,7 +148,17 @@ fn drain_of<'a>(service: &'a Service, part: &Part) -> Option<&'a Drain> {
     endpoint.drain.as_ref()
 }
 
-/// What is meant: at least one part.
+/// Whether it was taken out of the manifest, by itself or with its version.
+fn leaves(service: &Service, part: &Part) -> bool {
+    let whole = Part {
+        endpoint: None,
+        ..part.clone()
+    };
+    let mut drains = [part, &whole].into_iter();
+    drains.any(|part| drain_of(service, part).is_some_and(|drain| drain.is_leaving))
+}
+
+/// What is meant: at least one part. An endpoint that leaves one version and serves another is meant where it serves.
 fn parts(service: &Service, what: &Drained) -> Result<Vec<Part>, Refusal> {
     let part = |version: &VersionName, endpoint| Part {
         service: service.name.clone(),
@@ -178,6 +188,9 @@ fn parts(service: &Service, what: &Drained) -> Result<Vec<Part>, Refusal> {
                     format!("service `{}` has no endpoint `{shown}`", service.name),
                     listed("endpoints", all.map(|endpoint| endpoint.url.as_str())),
                 );
+            }
+            if parts.iter().any(|part| !leaves(service, part)) {
+                parts.retain(|part| !leaves(service, part));
             }
             Ok(parts)
         }
