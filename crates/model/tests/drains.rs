@@ -472,6 +472,31 @@ fn what_everybody_needs_is_not_replaced_by_what_nobody_has_seen_answer() {
 }
 
 #[test]
+fn where_nobody_is_known_to_answer_any_may_be_drained_but_the_last() {
+    let (nobody, conflict) = ([0, 1, 2, 3], Err(RefusalKind::Conflict));
+    let mut world = World::new();
+    // As removing it may be.
+    let fewer = manifest(&[("v1", &["b"]), ("v2", &["c", "d"])], None);
+    assert!(world.apply_beside(&fewer, &nobody).is_ok());
+    let mut world = World::new();
+    world.start("v2").unwrap();
+    for (one, other) in [("a", "b"), ("c", "d")] {
+        let mut drain = |of: &str| world.drain_beside(endpoint(of), MINUTE, &nobody);
+        assert!(drain(one).is_ok());
+        assert_eq!(drain(other), conflict, "callers go somewhere at least");
+        assert!(drain(one).is_ok(), "another cap");
+    }
+    // What answers and takes no callers helps nobody, and is in nobody's way.
+    let mut world = World::new();
+    let more = manifest(&[("v1", &["a", "b", "z"]), ("v2", &["c", "d"])], None);
+    world.apply(&more, false, false).unwrap();
+    world.drain(endpoint("a"), MINUTE).unwrap();
+    assert!(world.drain_beside(endpoint("b"), MINUTE, &[1, 4]).is_ok());
+    world.undrain(endpoint("a")).unwrap();
+    assert_eq!(world.drain_beside(endpoint("a"), MINUTE, &[4]), conflict);
+}
+
+#[test]
 fn a_drain_without_time_is_over_with_the_command() {
     let mut world = World::new();
     assert_eq!(world.drain(endpoint("a"), Duration::ZERO).unwrap().len(), 2);

@@ -197,7 +197,7 @@ fn parts(service: &Service, what: &Drained) -> Result<Vec<Part>, Refusal> {
     }
 }
 
-/// Stable and the candidate must go on taking callers, at an endpoint that answers.
+/// Stable and the candidate must go on taking callers, at an endpoint that is known to answer if there is one.
 fn refuse_closing(
     state: &State,
     service: &Service,
@@ -234,18 +234,25 @@ fn refuse_closing(
         let mut endpoints = parts.iter().filter_map(|part| part.endpoint.as_ref());
         endpoints.any(|of| of.id == endpoint.id)
     };
-    let is_left = |endpoint: &Endpoint| {
-        version.takes_callers(endpoint) && !is_meant(endpoint) && !silent.contains(&endpoint.id)
-    };
     // Another cap for what is drained already takes nobody away.
-    let changes = of_it.any(|part| drain_of(service, part).is_none());
-    if !changes || version.endpoints.iter().any(is_left) {
+    if of_it.all(|part| drain_of(service, part).is_some()) {
         return Ok(());
     }
+    let takes = |endpoint: &&Endpoint| version.takes_callers(endpoint);
+    let answers = |endpoint: &Endpoint| !silent.contains(&endpoint.id);
+    let (meant, left): (Vec<_>, Vec<_>) = (version.endpoints.iter())
+        .filter(takes)
+        .partition(|endpoint| is_meant(endpoint));
+    // Where nobody is known to answer, one that takes callers is as good as another.
+    let loses = meant.into_iter().any(answers) && !left.iter().copied().any(answers);
+    if !left.is_empty() && !loses {
+        return Ok(());
+    }
+    let known = if loses { " and is known to answer" } else { "" };
     refuse(
         RefusalKind::Conflict,
         format!(
-            "it is the last endpoint of version `{name}` of service `{of}` that takes callers and is known to answer, and `{name}` is {what}"
+            "it is the last endpoint of version `{name}` of service `{of}` that takes callers{known}, and `{name}` is {what}"
         ),
         format!(
             "add another one first and see it answer (until then `serin service show {of}` says `new` of it), or let another take callers again: `serin undrain {of} URL`; {way_out}"
