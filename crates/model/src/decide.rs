@@ -343,7 +343,9 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ev
             service,
             strategy,
             reason,
-        } => roll_back(state, service, *strategy, reason),
+        } => ended_first(state, now, |state| {
+            roll_back(state, service, *strategy, reason)
+        }),
         Command::Signal {
             service,
             signal: kind,

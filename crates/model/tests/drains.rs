@@ -117,6 +117,23 @@ impl World {
         self.begin(tools(), Candidate::Version(name(to)), plan)
     }
 
+    fn promote(&mut self) -> Result<Vec<Event>, RefusalKind> {
+        self.run(&Command::Promote {
+            service: tools(),
+            full: true,
+            overridden: Some("sure".into()),
+            assessment: None,
+        })
+    }
+
+    fn roll_back(&mut self, strategy: RollbackStrategy) -> Result<Vec<Event>, RefusalKind> {
+        self.run(&Command::Rollback {
+            service: tools(),
+            strategy,
+            reason: "complaints".into(),
+        })
+    }
+
     fn tick(&mut self, unhealthy: &[u32]) -> Vec<Event> {
         let unhealthy = unhealthy.iter().map(|id| EndpointId(*id)).collect();
         self.run(&Command::EndDrains { unhealthy }).unwrap()
@@ -221,6 +238,27 @@ fn the_cap_holds_also_before_a_tick_has_said_so() {
 }
 
 #[test]
+fn the_cap_holds_for_a_rollback_before_a_tick_has_said_so() {
+    let mut world = World::new();
+    world.start("v2").unwrap();
+    world.promote().unwrap();
+    world.drain(version("v1"), MINUTE).unwrap();
+    world.wait(MINUTE);
+    world.roll_back(RollbackStrategy::Immediate).unwrap();
+    let back = ["a", "b"].map(|endpoint| world.route(endpoint));
+    let others = [Some((4, true)), Some((5, true))];
+    assert_eq!(back, others, "sessions of before the cap are gone");
+    // Before the cap they are there again.
+    let mut world = World::new();
+    let before = world.routes();
+    world.start("v2").unwrap();
+    world.promote().unwrap();
+    world.drain(version("v1"), MINUTE).unwrap();
+    world.roll_back(RollbackStrategy::Immediate).unwrap();
+    assert_eq!(world.routes(), before);
+}
+
+#[test]
 fn what_everybody_needs_cannot_be_drained() {
     let mut world = World::new();
     let conflict = Err(RefusalKind::Conflict);
@@ -281,24 +319,12 @@ fn a_rollout_cannot_begin_to_what_is_drained_and_a_rollback_goes_there_all_the_s
     assert_eq!(world.start("v2"), Err(RefusalKind::Conflict));
     world.undrain(version("v2")).unwrap();
     world.start("v2").unwrap();
-    world
-        .run(&Command::Promote {
-            service: tools(),
-            full: true,
-            overridden: Some("sure".into()),
-            assessment: None,
-        })
-        .unwrap();
+    world.promote().unwrap();
     world.drain(version("v1"), MINUTE).unwrap();
     world.drain(endpoint("a"), MINUTE).unwrap();
     world.wait(MINUTE);
     world.tick(&[]);
-    let back = Command::Rollback {
-        service: tools(),
-        strategy: RollbackStrategy::Immediate,
-        reason: "complaints".into(),
-    };
-    world.run(&back).unwrap();
+    world.roll_back(RollbackStrategy::Immediate).unwrap();
     assert_eq!(world.state.services[&tools()].stable, name("v1"));
     assert!(world.version("v1").is_open());
     assert_eq!(world.route("b"), Some((5, true)));
@@ -624,17 +650,8 @@ fn take(world: &mut World, step: &Step) -> Result<Vec<Event>, RefusalKind> {
             world.apply(&manifest(&versions, None), *prune, *at_once)
         }
         Step::Start => world.start("v2").or_else(|_| world.start("v1")),
-        Step::Promote => world.run(&Command::Promote {
-            service: tools(),
-            full: true,
-            overridden: Some("sure".into()),
-            assessment: None,
-        }),
-        Step::Rollback => world.run(&Command::Rollback {
-            service: tools(),
-            strategy: RollbackStrategy::Gradual,
-            reason: "because".into(),
-        }),
+        Step::Promote => world.promote(),
+        Step::Rollback => world.roll_back(RollbackStrategy::Gradual),
     }
 }
 
@@ -682,7 +699,10 @@ proptest! {
             // Nobody comes again to where sessions should have ended.
             if outcome.is_ok_and(|events| !events.is_empty()) {
                 let late = |drain: &&Drain| !drain.is_over && before_now >= drain.until;
-                let undone = matches!(step, Step::Undrain(_) | Step::Apply { .. });
+                let undone = matches!(
+                    step,
+                    Step::Undrain(_) | Step::Apply { .. } | Step::Rollback
+                );
                 prop_assert!(!undone || !parts(&world.state).iter().any(|drain| late(&drain)));
             }
         }
