@@ -26,7 +26,7 @@ use crate::{
     affinity::{self, Gifts},
     audit::Trail,
     auth,
-    body::{ToClient, ToUpstream},
+    body::{Pace, ToClient, ToUpstream},
     connection::Connection,
     core::Core,
     forward::{self, Asks, Call, Outbound, Treatment},
@@ -52,7 +52,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 type Answered = Result<Response<ToClient>, Refusal>;
@@ -336,7 +336,7 @@ async fn admit(
                 admitted.check_signature(&body)?;
                 ToUpstream::full(body)
             } else {
-                ToUpstream::stream(body, admitted.pace(Duration::MAX))
+                ToUpstream::stream(body, Pace::streamed(core.options()))
             };
             admitted.plain(body, CallEra::None).await
         }

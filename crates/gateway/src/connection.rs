@@ -29,7 +29,10 @@ const PROBES_MAX: u32 = 4;
 /// connection to an endpoint that makes them, for ever.
 const UNTAKEN_MAX: Duration = Duration::from_mins(2);
 
-/// Lets the system find out that the peer is gone, or takes nothing.
+/// Most bytes that the system takes beyond what is on its way. It would take megabytes, and it would look as if the peer had them.
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
+
+/// Lets the system find out that the peer is gone, or takes nothing, and us that it takes what it is sent.
 pub(crate) fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(SILENCE_MAX)
@@ -37,6 +40,7 @@ pub(crate) fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
         .with_retries(PROBES_MAX);
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(UNTAKEN_MAX))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_keepalive(&probes)
 }
 
@@ -237,6 +241,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES_MAX);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNTAKEN_MAX));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
     }
 
     #[test]

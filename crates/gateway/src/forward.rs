@@ -18,6 +18,7 @@ use crate::{
     core::Core,
     headers,
     kills::{self, Cut},
+    loads::Passage,
     observe::{Calls, Observation, Tool},
     pool::{Lease, SendError, Target},
     refusal::Refusal,
@@ -37,7 +38,7 @@ use serin_route::breaker::End;
 use serin_tenancy::Principal;
 use std::{
     cell::Cell,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -49,6 +50,9 @@ use uuid::Uuid;
 pub(crate) const TOOLS_CHANGED: Bytes = Bytes::from_static(
     b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n",
 );
+
+/// Time for which others wait for a probe whose client still sends it.
+const PROBE_UPLOAD_MAX: Duration = Duration::from_secs(1);
 
 /// A request that is ready to go.
 pub(crate) struct Outbound<'a> {
@@ -292,8 +296,8 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
             connect_timeout: settings.connect_timeout,
         });
         let deadline = deadline(service, endpoint);
-        let sending = target.send(request, settings.connect_timeout);
-        let sending = within(deadline, upload.as_deref(), sending);
+        let sending = pin!(target.send(request, settings.connect_timeout));
+        let sending = within(deadline, upload.as_deref(), &mut passage, sending);
         let Ok(sent) = leg.life.unless_cut(core, &leg.observation, sending).await else {
             leg.observation.void();
             return Err(Refusal::killed(&service.name));
@@ -301,7 +305,7 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
         match sent {
             Ok(Ok((response, lease))) => {
                 if let Some(upload) = upload.filter(|upload| upload.get().is_on()) {
-                    upload.set(Upload::Answered);
+                    upload.set(Upload::Answered(Instant::now()));
                 }
                 leg.observation.headed(passage, response.status());
                 return Ok(Inbound {
@@ -385,27 +389,38 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
 }
 
 /// Waits for an answer for so long since the endpoint was sent what there is of the request. While its client is waited for, it is the
-/// upload that is bounded.
+/// upload that is bounded, and others do not wait for long for what a probe shows.
 async fn within<F: Future>(
     time: Duration,
     upload: Option<&Cell<Upload>>,
-    answer: F,
+    passage: &mut Passage,
+    mut answer: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
-    let mut answer = pin!(answer);
-    let mut due = Instant::now() + time;
+    let begun = Instant::now();
+    let mut due = begun + time;
+    let mut aside = (upload.is_some() && passage.is_probe()).then_some(begun + PROBE_UPLOAD_MAX);
     loop {
-        let late = match tokio::time::timeout_at(due.into(), &mut answer).await {
+        let until = aside.map_or(due, |at| due.min(at));
+        let late = match tokio::time::timeout_at(until.into(), answer.as_mut()).await {
             Ok(answer) => return Ok(answer),
             Err(late) => late,
         };
+        let upload = upload.map(Cell::get);
+        if aside.take().is_some() && upload.is_some_and(Upload::is_on) {
+            passage.step_aside();
+        }
         let now = Instant::now();
-        due = match upload.map(Cell::get) {
-            Some(Upload::Awaited) => now + time,
-            Some(Upload::Sending(at) | Upload::Sent(at)) => at + time,
-            Some(Upload::Answered | Upload::Broken | Upload::Late) | None => return Err(late),
-        };
         if due <= now {
-            return Err(late);
+            due = match upload {
+                Some(Upload::Awaited) => now + time,
+                Some(Upload::Sending(at) | Upload::Sent(at)) => at + time,
+                Some(Upload::Answered(_) | Upload::Broken | Upload::Late) | None => {
+                    return Err(late);
+                }
+            };
+            if due <= now {
+                return Err(late);
+            }
         }
     }
 }

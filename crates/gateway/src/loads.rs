@@ -81,7 +81,16 @@ pub(crate) struct Passage {
     has_others: bool,
     /// Whether it counts as under way: open streams do not.
     is_counted: bool,
-    is_told: bool,
+    told: Told,
+}
+
+/// What was told of a request to its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// That nobody waits any more for what it shows.
+    Aside,
+    End,
 }
 
 /// A place among those that a version, or the gateway, has.
@@ -195,7 +204,7 @@ impl Loads {
             ticket: None,
             has_others: false,
             is_counted: !is_stream,
-            is_told: false,
+            told: Told::Nothing,
         }
     }
 
@@ -380,12 +389,25 @@ impl Passage {
         self.ticket.is_some_and(Breaker::is_probe)
     }
 
+    /// A probe that takes its time makes room for the next one; what it shows in the end counts all the same, if the others have not shown
+    /// more by then.
+    pub(crate) fn step_aside(&mut self) {
+        if let (Told::Nothing, Some(ticket)) = (self.told, self.ticket) {
+            self.told = Told::Aside;
+            let now_ms = self.loads.now_ms();
+            self.load.end(ticket, End::Unknown, now_ms, &self.breaker);
+        }
+    }
+
     /// How it ended. Only the first time counts.
     pub(crate) fn tell(&mut self, end: End) {
-        if std::mem::replace(&mut self.is_told, true) {
+        let before = std::mem::replace(&mut self.told, Told::End);
+        if before == Told::End {
             return;
         }
-        let ticket = self.ticket.take();
+        // Its room was given back already.
+        let is_no_news = before == Told::Aside && end == End::Unknown;
+        let ticket = self.ticket.take().filter(|_| !is_no_news);
         let is_counted =
             self.has_others && end != End::Unknown && self.outliers.failures_percent > 0;
         if ticket.is_none() && !is_counted {

@@ -561,6 +561,8 @@ pub(crate) struct Observation {
     counters: Rc<Counters>,
     version: Rc<VersionCounters>,
     calls: Calls,
+    /// What of it counts as open.
+    open: Open,
     era: CallEra,
     /// The rollout under way when the request came.
     rollout: Option<RolloutId>,
@@ -628,10 +630,13 @@ impl Observation {
         calls: Calls,
         era: CallEra,
     ) -> Self {
-        version.open_changed(|open| match calls {
-            Calls::Stream => open.streams += 1,
-            Calls::None => {}
-            Calls::One(..) | Calls::Batch(_) => open.calls += 1,
+        let own = Open {
+            calls: u64::from(matches!(calls, Calls::One(..) | Calls::Batch(_))),
+            streams: u64::from(matches!(calls, Calls::Stream)),
+        };
+        version.open_changed(|open| {
+            open.calls += own.calls;
+            open.streams += own.streams;
         });
         let sent = Instant::now();
         let mut budget = version.budget.get();
@@ -647,6 +652,7 @@ impl Observation {
             counters,
             version,
             calls,
+            open: own,
             era,
             rollout,
             session: None,
@@ -685,6 +691,9 @@ impl Observation {
             passage.tell(breaker::End::Ok);
         }
         self.passage = Some(passage);
+        if matches!(self.calls, Calls::None) {
+            self.served();
+        }
     }
 
     /// Answers that are waited for.
@@ -701,6 +710,7 @@ impl Observation {
         self.tell_passage(breaker::End::Ok);
         self.passage = None;
         self.rooms = [None, None];
+        self.close();
     }
 
     fn tell_passage(&mut self, end: breaker::End) {
@@ -763,20 +773,32 @@ impl Observation {
         }
     }
 
-    /// How long the endpoint has had the whole request, if a client who goes away now says something about the version by it.
-    fn waited(&self) -> Option<Duration> {
-        let complete = match self.upload.as_ref().map(|upload| upload.get()) {
+    /// Since when the endpoint has had the whole request, if it has.
+    fn complete(&self) -> Option<Instant> {
+        match self.upload.as_ref().map(|upload| upload.get()) {
             None => Some(self.sent),
             Some(Upload::Sent(at)) => Some(at),
             Some(
                 Upload::Sending(_)
                 | Upload::Awaited
-                | Upload::Answered
+                | Upload::Answered(_)
                 | Upload::Broken
                 | Upload::Late,
             ) => None,
-        };
-        complete
+        }
+    }
+
+    /// When the client last sent something of a body whose answer has begun already.
+    pub(crate) fn sent_behind(&self) -> Option<Instant> {
+        match self.upload.as_ref()?.get() {
+            Upload::Answered(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// How long the endpoint has had the whole request, if a client who goes away now says something about the version by it.
+    fn waited(&self) -> Option<Duration> {
+        self.complete()
             .filter(|_| !self.excused && !self.counters.is_cutting.get())
             .map(|since| since.elapsed())
     }
@@ -881,20 +903,26 @@ impl Observation {
         self.done = true;
     }
 
+    /// Whether what went wrong is the client's doing. A connection breaks with the body that is on it; and an endpoint that waits for the
+    /// rest of a body has no more to say.
+    fn is_by_client(&self, outcome: Outcome) -> bool {
+        (self.upload.as_ref()).is_some_and(|upload| match upload.get() {
+            Upload::Broken | Upload::Late => true,
+            Upload::Answered(_) => outcome == Outcome::Timeout,
+            Upload::Sending(_) | Upload::Awaited | Upload::Sent(_) => false,
+        })
+    }
+
     /// The exchange is over, without an answer to be read.
     pub(crate) fn failed(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.done, true) {
-            let is_by_client = (self.upload.as_ref())
-                .is_some_and(|upload| matches!(upload.get(), Upload::Broken | Upload::Late));
+            let is_by_client = self.is_by_client(outcome);
             self.tell_passage(match outcome {
                 Outcome::Transport | Outcome::Timeout if !is_by_client => breaker::End::Failed,
                 _ => breaker::End::Unknown,
             });
-            // A connection breaks with the body that is on it: it was the client that went away.
-            let end = match &self.upload {
-                Some(upload) if matches!(upload.get(), Upload::Broken | Upload::Late) => {
-                    End::of(Outcome::Cancelled)
-                }
+            let end = match outcome {
+                _ if is_by_client => End::of(Outcome::Cancelled),
                 _ if outcome == Outcome::Cancelled => {
                     let left = self.waited();
                     let is_hung = left.is_some_and(|waited| self.is_hung(waited));
@@ -1026,10 +1054,15 @@ impl Observation {
         let now = Instant::now();
         // A refusal says nothing about how long the tool takes: a version that refuses at once is not fast.
         let timed = matches!(end.outcome, Outcome::Ok | Outcome::InputRequired);
-        let since = |to: Instant| to.saturating_duration_since(self.sent).as_secs_f64();
-        let latency = self.first_byte.filter(|_| timed).map(|first_byte| Latency {
-            first_byte: bucket_of(since(first_byte)),
-            last_byte: bucket_of(since(now)),
+        // Nor does one that begins while its client still sends.
+        let begun = self.complete().zip(self.first_byte).filter(|_| timed);
+        let latency = begun.and_then(|(complete, first_byte)| {
+            let first_byte = first_byte.checked_duration_since(complete)?;
+            let last_byte = now.saturating_duration_since(complete);
+            Some(Latency {
+                first_byte: bucket_of(first_byte.as_secs_f64()),
+                last_byte: bucket_of(last_byte.as_secs_f64()),
+            })
         });
         tool.change(self.era, |cell| {
             if let Some(n) = cell.outcomes.get_mut(end.outcome as usize) {
@@ -1063,23 +1096,20 @@ impl Observation {
         sessions.take_cancelled(*session, id?)
     }
 
-    /// The calls are no longer open.
-    fn close(&self) {
-        self.version
-            .open_changed(|open| open.calls = open.calls.saturating_sub(1));
+    /// What it has open is so no longer.
+    fn close(&mut self) {
+        let was_open = std::mem::take(&mut self.open);
+        self.version.open_changed(|open| {
+            open.calls = open.calls.saturating_sub(was_open.calls);
+            open.streams = open.streams.saturating_sub(was_open.streams);
+        });
     }
 }
 
 impl Drop for Observation {
     fn drop(&mut self) {
         self.failed(Outcome::Cancelled);
-        match self.calls {
-            Calls::None => {}
-            Calls::Stream => self
-                .version
-                .open_changed(|open| open.streams = open.streams.saturating_sub(1)),
-            Calls::One(..) | Calls::Batch(_) => self.close(),
-        }
+        self.close();
     }
 }
 

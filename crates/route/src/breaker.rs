@@ -243,7 +243,7 @@ impl Breaker {
                 End::Ok | End::Unknown,
             ) => State::Half {
                 since,
-                free: free.saturating_add(1).min(COUNT_MAX),
+                free: (free + 1).min(settings.probes.clamp(1, COUNT_MAX)),
                 missing: missing - u32::from(end == End::Ok),
             },
             (same @ (State::Open { .. } | State::Closed { .. }), _) => same,

@@ -24,7 +24,7 @@ use serin_model::{
     service::Protocol,
 };
 use serin_route::source::{Source, unless_said};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Admitted<'_> {
     pub(super) async fn mcp(&mut self, body: Incoming) -> Answered {
@@ -135,19 +135,9 @@ impl Admitted<'_> {
         }
     }
 
-    /// How fast a body must come, which has so long in all.
-    pub(super) fn pace(&self, whole: Duration) -> Pace {
-        let options = self.core.options();
-        Pace {
-            whole,
-            silence: options.body_silence,
-            grace: options.body_grace,
-        }
-    }
-
     pub(super) async fn collect(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let max = self.service.settings.body_bytes_max;
-        let pace = self.pace(self.core.options().body_timeout);
+        let pace = Pace::collected(self.core.options());
         body::collect(body, max, pace).await.map_err(|why| {
             let refusal = match why {
                 Uncollected::TooLarge => {

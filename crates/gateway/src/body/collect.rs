@@ -1,6 +1,6 @@
 //! A request's body, collected before it is read.
 
-use crate::BODY_BYTES_PER_SECOND_MIN;
+use crate::{BODY_BYTES_PER_SECOND_MIN, Options};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -27,6 +27,24 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// That of a body which is collected.
+    pub(crate) fn collected(options: &Options) -> Self {
+        Self {
+            whole: options.body_timeout,
+            silence: options.body_silence,
+            grace: options.body_grace,
+        }
+    }
+
+    /// That of a body which passes as it comes. It may be a talk, whose client waits for a first word before it goes on.
+    pub(crate) fn streamed(options: &Options) -> Self {
+        Self {
+            whole: Duration::MAX,
+            silence: options.body_silence,
+            grace: options.body_grace.max(options.body_silence),
+        }
+    }
+
     /// How long after its beginning a body has time for its next byte, when so many have come, the last after so long.
     pub(super) fn time_for_next(&self, received_bytes: usize, last: Duration) -> Duration {
         let earned_ms = received_bytes.saturating_mul(1000) / BODY_BYTES_PER_SECOND_MIN;

@@ -104,9 +104,9 @@ impl Reading {
 
     /// Whether all is there that was asked for; more than an end of the stream need not come.
     pub(crate) fn has_answered(&self) -> bool {
-        let asked = self.observation.asked().max(1);
-        let scanner = self.scanner.as_ref();
-        scanner.is_some_and(|scanner| scanner.answers().len() >= asked)
+        let asked = self.observation.asked();
+        let is_all = |scanner: &Scanner| scanner.answers().len() >= asked;
+        !self.observation.is_stream() && self.scanner.as_ref().is_some_and(is_all)
     }
 
     /// The stream ended before its time: that is the outcome, unless the answer was complete by then.

@@ -372,6 +372,10 @@ impl Relay {
         let Some(idle) = &mut self.idle else {
             return Poll::Pending;
         };
+        if let Some(at) = self.reading.observation.sent_behind() {
+            // The endpoint may wait for it.
+            idle.last_byte = idle.last_byte.max(at);
+        }
         let is_answered = self.reading.has_answered();
         let Some(due) = idle.due(self.reading.scanner.as_ref(), is_answered) else {
             return Poll::Pending;

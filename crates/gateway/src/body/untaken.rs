@@ -12,9 +12,13 @@ use slab::Slab;
 use std::{
     cell::RefCell,
     rc::{Rc, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
+
+/// Most bytes that are given at once. Nothing more is asked for until hyper has passed on what it has, and a large piece takes a slow
+/// client longer than it may take nothing.
+const PIECE_BYTES_MAX: usize = 16 * 1024;
 
 /// A relay, as long as its client takes what it gives.
 pub(super) struct Taken {
@@ -25,10 +29,18 @@ pub(super) struct Taken {
 struct State {
     /// Gone once it was given up.
     relay: Option<Relay>,
+    /// What was read of it and not given yet.
+    rest: Bytes,
     /// Since when the client has had a piece without asking for another one.
     given: Option<Instant>,
     /// Its place among those of its core. What passes in one piece never has one.
     place: Option<usize>,
+}
+
+impl State {
+    fn is_at_end(&self) -> bool {
+        self.rest.is_empty() && self.relay.as_ref().is_some_and(Relay::is_at_end)
+    }
 }
 
 /// The answers of a core that pass in several pieces.
@@ -60,6 +72,7 @@ impl Taken {
     pub(super) fn new(core: Rc<Core>, relay: Relay) -> Self {
         let state = State {
             relay: Some(relay),
+            rest: Bytes::new(),
             given: None,
             place: None,
         };
@@ -78,20 +91,33 @@ impl Taken {
         let Some(relay) = &mut state.relay else {
             return Poll::Ready(Some(Err(RelayError::Untaken)));
         };
-        let polled = relay.poll_frame(context);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) && !relay.is_at_end() {
+        let frame = if state.rest.is_empty() {
+            match ready!(relay.poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            }
+        } else {
+            Frame::data(std::mem::take(&mut state.rest))
+        };
+        let frame = match frame.into_data() {
+            Ok(mut data) => {
+                state.rest = data.split_off(data.len().min(PIECE_BYTES_MAX));
+                Frame::data(data)
+            }
+            Err(trailers) => trailers,
+        };
+        if !state.is_at_end() {
             state.given = Some(Instant::now());
             state.place.get_or_insert_with(|| {
                 let mut known = self.core.answers.0.borrow_mut();
                 known.insert(Rc::downgrade(&self.state))
             });
         }
-        polled
+        Poll::Ready(Some(Ok(frame)))
     }
 
     pub(super) fn is_at_end(&self) -> bool {
-        let state = self.state.borrow();
-        state.relay.as_ref().is_some_and(Relay::is_at_end)
+        self.state.borrow().is_at_end()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

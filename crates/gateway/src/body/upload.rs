@@ -51,8 +51,9 @@ pub(crate) enum Upload {
     Sending(Instant),
     /// The client sends, and what comes next is waited for.
     Awaited,
-    /// The client sends, and the endpoint answers already: it may be a talk, in which who sends waits for what it hears.
-    Answered,
+    /// The client sends, and the endpoint answers already: it may be a talk, in which who sends waits for what it hears. The client sent
+    /// something then, or the answer began.
+    Answered(Instant),
     /// The endpoint has all of it since then.
     Sent(Instant),
     /// The client broke off.
@@ -152,9 +153,10 @@ impl Streamed {
             Some(Err(_)) => self.upload.set(Upload::Broken),
             Some(Ok(frame)) if !self.body.is_end_stream() => {
                 self.received_bytes += frame.data_ref().map_or(0, Bytes::len);
-                if self.upload.get().is_on() {
-                    self.upload.set(Upload::Sending(now));
-                }
+                self.upload.set(match self.upload.get() {
+                    Upload::Answered(_) => Upload::Answered(now),
+                    _ => Upload::Sending(now),
+                });
             }
             Some(Ok(_)) | None => self.upload.set(Upload::Sent(now)),
         }

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serin_gateway::{Keyring, Loads};
 use serin_model::{
     name::EndpointId,
-    observe::{Outcome, Rejection},
+    observe::{Outcome, Rejection, Sealed},
     route::Live as _,
     service::{Protocol, VersionStage},
     snapshot::{EndpointRoute, ServiceRoute},
@@ -781,10 +781,48 @@ async fn a_call_that_is_answered_has_no_place_though_its_stream_stays_open() {
         assert_eq!(loads.standing(EndpointId(10)).in_flight, 0);
         open.push(answer);
     }
+    // What is said to be open agrees with that.
+    let has_none = |sealed: &Sealed| sealed.open.iter().all(|(.., open)| open.calls == 0);
+    let was_open = |sealed: &Sealed| !sealed.open.is_empty();
+    (gateway.observed)
+        .until(|seen| {
+            seen.iter()
+                .rfind(|sealed| was_open(sealed))
+                .is_some_and(has_none)
+        })
+        .await;
     // A server ought to end its stream with the answer. One that does not is not waited for longer than for a byte.
     for answer in &mut open {
         assert!(soon(answer.body_mut().frame()).await.is_none());
     }
     gateway.observed.outcome("v1", "add", Outcome::Ok, 2).await;
     assert_eq!(held.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_notification_has_no_place_once_its_stream_is_open() {
+    let server = Server::answering(move |_| {
+        let (sender, answer) = pieces("text/event-stream");
+        sender.send(piece(": here\n\n")).unwrap();
+        std::mem::forget(sender);
+        answer
+    })
+    .await;
+    let mut tools = service(&[build("v1", &[&server])], None);
+    tools.versions[0].in_flight_max = Some(1);
+    let (gateway, loads) = start(tools);
+    let headers = [
+        ("content-type", "application/json"),
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "notifications/progress"),
+    ];
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = gateway.client().await;
+        let answer = client.begin("POST", "/mcp", &headers, note).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(loads.standing(EndpointId(10)).in_flight, 0);
+        held.push((client, answer));
+    }
 }
