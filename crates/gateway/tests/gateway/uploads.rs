@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 /// A plain HTTP service at `/mcp` with one endpoint, of number 10.
@@ -218,4 +218,34 @@ async fn an_upload_that_goes_on_behind_an_early_answer_is_a_sign_of_life() {
     send_steadily(&mut stream, 15, Duration::from_millis(100)).await;
     let said = said_to(stream).await;
     assert!(said.contains("done"), "{said}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_reads_an_upload_steadily_is_waited_for() {
+    const BODY_BYTES: usize = 4 * 1024 * 1024;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // A megabyte and a half a second.
+        let (mut buffer, mut read) = (vec![0; 45_000], 0);
+        let mut timer = tokio::time::interval(Duration::from_millis(30));
+        while read < BODY_BYTES {
+            timer.tick().await;
+            read += stream.read(&mut buffer).await.unwrap();
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+        stream.write_all(answer).await.unwrap();
+    });
+    let mut service = plain(address);
+    service.settings.response_timeout = Duration::from_millis(1200);
+    let (gateway, _) = start(service, |_| {});
+    let mut stream = upload(&gateway, &format!("content-length: {BODY_BYTES}")).await;
+    // It may break: then what was said tells why.
+    let _ = soon(stream.write_all(&vec![b'x'; BODY_BYTES])).await;
+    let said = said_to(stream).await;
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
 }
