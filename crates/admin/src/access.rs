@@ -44,7 +44,8 @@ const OPEN: [&str; 3] = ["/health", "/ready", "/metrics"];
 pub struct Access {
     /// The token; none on a Unix socket, whose permissions say who may connect.
     pub token: Option<Token>,
-    /// Names under which the API may be called, beside `localhost` and addresses; lower case, without a port.
+    /// Hosts that the gateway takes requests for. Under those that are names the API may be called too, beside `localhost` and addresses;
+    /// lower case.
     pub hosts: Vec<String>,
     /// The token that opens the asking of flags, and nothing else.
     pub flags_token: Option<Token>,

@@ -26,7 +26,7 @@ pub(crate) struct ExplainArgs {
     /// The path from the root, with its query.
     #[arg(long)]
     path: Option<String>,
-    /// The host; `localhost` unless given.
+    /// The host; unless given, the first of the service's own, else `localhost`.
     #[arg(long)]
     host: Option<String>,
     /// The method; POST to an MCP service unless given, else GET.

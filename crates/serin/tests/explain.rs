@@ -349,6 +349,100 @@ async fn rules_fallbacks_and_open_breakers_are_explained_as_they_happen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_named_is_explained_as_the_gateway_finds_it() {
+    let urls = [namesake().await, namesake().await, namesake().await];
+    let [outer, inner, hosted] = &urls;
+    let service = |name: &str, place: &str, url: &str| {
+        format!(
+            "  {name}: {{ protocol: http, {place}, stable: v1, versions: {{ v1: {{ endpoints: [\"{url}\"] }} }} }}\n"
+        )
+    };
+    let all = [
+        service("outer", "path: /a", outer),
+        service("inner", "path: /a/b", inner),
+        service("hosted", "path: /a, hosts: [hosted.example]", hosted),
+    ];
+    let world = World::begin(&format!("services:\n{}", all.concat())).await;
+    let address = world.serin.url("");
+    let address = address.trim_start_matches("http://");
+    let here = format!("outer --host {address}");
+    // What is asked, and which service takes the request; none if its host is refused.
+    for (asked, by) in [
+        ("outer", "outer"),
+        ("outer --path /a/x", "outer"),
+        ("outer --path /a/b/x", "inner"),
+        ("inner --path /a/b/x", "inner"),
+        ("outer --host hosted.example", "hosted"),
+        ("hosted", "hosted"),
+        ("hosted --path /a/x", "hosted"),
+        ("hosted --host HOSTED.example:80", "hosted"),
+        ("hosted --host 127.0.0.1", "outer"),
+        (&here, "outer"),
+        ("outer --host foo.example", "-"),
+        ("inner --host hosted.example", "-"),
+        ("--path /a --host foo.example", "-"),
+    ] {
+        let words: Vec<_> = asked.split(' ').collect();
+        let given = |name: &str| {
+            let at = words.iter().position(|word| *word == name)?;
+            words.get(at + 1).copied()
+        };
+        let (own_path, own_host) = match words[0] {
+            "inner" => ("/a/b", "localhost"),
+            "hosted" => ("/a", "hosted.example"),
+            _ => ("/a", "localhost"),
+        };
+        let headers = [("host", given("--host").unwrap_or(own_host))];
+        let ask = Ask {
+            path: given("--path").unwrap_or(own_path),
+            headers: &headers,
+            ..Ask::default()
+        };
+        let url = ["outer", "inner", "hosted"].iter().position(|of| *of == by);
+        let url = url.map(|at| urls[at].as_str());
+        let (status, _, text) = world.send(ask).await;
+        match url {
+            Some(url) => assert_eq!((status, text.as_str()), (200, url), "{asked}"),
+            None => assert_eq!(status, 403, "{asked}: {text}"),
+        }
+        let arguments: Vec<_> = ["route", "explain", "--json"]
+            .into_iter()
+            .chain(words.iter().copied())
+            .collect();
+        if url.is_some() && words[0] != by {
+            let refused = world.serin.refused(&arguments).await;
+            let says = format!("to service `{by}`, not to `{}`", words[0]);
+            assert!(refused.contains(&says), "{refused}");
+            continue;
+        }
+        let said = world.serin.cli(&arguments).await;
+        let said: Value = serde_json::from_str(&said).unwrap();
+        let refusal = if url.is_some() {
+            Value::Null
+        } else {
+            json!(403)
+        };
+        assert_eq!(
+            (&said["endpoint"], &said["refusal"]["status"]),
+            (&json!(url), &refusal),
+            "{asked}: {said:#}"
+        );
+    }
+    let nowhere = ["route", "explain", "inner", "--path", "/a/c"];
+    let nowhere = world.serin.refused(&nowhere).await;
+    assert!(
+        nowhere.contains("is not below that of service `inner`"),
+        "{nowhere}"
+    );
+    let table = ["route", "explain", "outer", "--host", "foo.example"];
+    let table = world.serin.cli(&table).await;
+    assert!(
+        table.contains("403 before anything is routed: host `foo.example`"),
+        "{table}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_understands_the_table() {
     let (v1, v2) = (
         sample("v1", ToolSet::V1).await,

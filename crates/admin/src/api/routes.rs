@@ -17,6 +17,7 @@ use serin_model::{
         explain::{Explanation, Question, explain},
         served_by,
     },
+    rule::Refuse,
     service::Protocol,
     snapshot::{ServiceRoute, Snapshot},
 };
@@ -32,7 +33,7 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Most headers, cookies and tools of a request that is asked about: the gateway takes no more headers either.
 const PARTS_MAX: usize = 100;
-/// The host unless one is given.
+/// The host unless one is given, or the service that is named has hosts of its own.
 const HOST: &str = "localhost";
 
 /// A request that is asked about. Its parts are called as in a query and on the command line; `headers`, `cookies`, `tools` and `version`
@@ -46,7 +47,7 @@ pub struct Asked {
     pub service: Option<ServiceName>,
     /// The method: `POST` to an MCP service, else `GET`.
     pub method: Option<String>,
-    /// The host, `localhost` unless given.
+    /// The host; unless given, the first of the service's own, else `localhost`.
     pub host: Option<String>,
     /// The path, from the root; that of the service unless given. What stands behind a `?` is its query.
     pub path: Option<String>,
@@ -86,7 +87,7 @@ pub(super) struct Parameters {
     service: Option<String>,
     /// The method: `POST` to an MCP service unless given, else `GET`.
     method: Option<String>,
-    /// The host, `localhost` unless given.
+    /// The host; unless given, the first of the service's own, else `localhost`.
     host: Option<String>,
     /// The path, from the root; that of the service unless given.
     path: Option<String>,
@@ -243,6 +244,13 @@ impl Asked {
         Ok(headers)
     }
 
+    /// The host, with its port.
+    fn host<'a>(&'a self, service: Option<&'a ServiceRoute>) -> &'a str {
+        let own = service.and_then(|service| service.hosts.first());
+        let unless_given = own.map_or(HOST, String::as_str);
+        self.host.as_deref().unwrap_or(unless_given)
+    }
+
     /// The path and the query.
     fn target<'a>(&'a self, service: Option<&'a ServiceRoute>) -> (&'a str, Option<&'a str>) {
         let own = service.map_or("/", |service| service.path.as_str());
@@ -277,33 +285,72 @@ fn answer(app: &App, caller: &Caller, asked: &Asked) -> Result<Response, Problem
     Ok(fresh(&explained))
 }
 
-/// The service by its name, else by host and path, as the gateway finds it.
+/// The service by host and path, as the gateway finds it; the one that is named, if it is that, or if neither is given.
 fn find(app: &App, snapshot: &Snapshot, asked: &Asked) -> Result<Arc<ServiceRoute>, Problem> {
-    if let Some(name) = &asked.service {
-        let found = snapshot.service(name);
-        return found.cloned().ok_or_else(|| no_service(app, name));
+    let named = match &asked.service {
+        Some(name) => Some(
+            snapshot
+                .service(name)
+                .ok_or_else(|| no_service(app, name))?,
+        ),
+        None => None,
+    };
+    let service = named.map(|service| &**service);
+    let (host, (path, _)) = (asked.host(service), asked.target(service));
+    if let Some(named) = named {
+        below(named, path)?;
+        if asked.host.is_none() && asked.path.is_none() {
+            return Ok(Arc::clone(named));
+        }
     }
-    let host = asked.host.as_deref().unwrap_or(HOST);
-    let (path, _) = asked.target(None);
-    let found = snapshot.find(Some(host), path);
-    found.cloned().ok_or_else(|| {
-        let what = format!("no service is at `{}` on host `{}`", cut(path), cut(host));
-        Problem::not_found(what).help("name a service, or a path below that of one; `serin service list` shows them. The paths of the public API (`/v1/...`) stand for calls of tools: name their service and tool")
+    let found = snapshot.find(Some(condition::without_port(host)), path);
+    let at = || format!("`{}` on host `{}`", cut(path), cut(host));
+    let found = found.ok_or_else(|| {
+        Problem::not_found(format!("no service is at {}", at())).help("name a service, or a path below that of one; `serin service list` shows them. The paths of the public API (`/v1/...`) stand for calls of tools: name their service and tool")
+    })?;
+    if let Some(named) = service.filter(|named| named.name != found.name) {
+        let what = format!(
+            "the gateway sends {} to service `{}`, not to `{}`",
+            at(),
+            found.name,
+            named.name
+        );
+        return Err(Problem::bad_request(what).help(
+            "leave the service out to see where it goes there, or give another host or path",
+        ));
+    }
+    Ok(Arc::clone(found))
+}
+
+/// The part of a path that lies below that of a service.
+fn below<'a>(service: &ServiceRoute, path: &'a str) -> Result<&'a str, Problem> {
+    let rest = path.strip_prefix(service.path.as_str());
+    let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    rest.ok_or_else(|| {
+        wrong(format!(
+            "path `{}` is not below that of service `{}`, `{}`",
+            cut(path),
+            service.name,
+            service.path
+        ))
     })
+}
+
+/// Whether the gateway takes requests for a host: it asks that before it routes them.
+fn is_served(app: &App, service: &ServiceRoute, host: &str) -> bool {
+    let name = condition::without_port(host);
+    let mut of_service = service.hosts.iter();
+    let mut of_gateway = app.access.hosts.iter();
+    of_service.any(|known| known.eq_ignore_ascii_case(name))
+        || of_gateway.any(|known| {
+            known == "*" || known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host)
+        })
 }
 
 fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explained, Problem> {
     let sent = asked.headers()?;
     let (path, query) = asked.target(Some(service));
-    let rest = path.strip_prefix(service.path.as_str());
-    let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
-        return Err(wrong(format!(
-            "path `{}` is not below that of service `{}`, `{}`",
-            cut(path),
-            service.name,
-            service.path
-        )));
-    };
+    let rest = below(service, path)?;
     if let Some(role) = &asked.role
         && !Role::ALL.iter().any(|known| known.label() == role)
     {
@@ -314,8 +361,7 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
     let mut notes = Vec::new();
     let seen = seen(&sent, &mut notes);
     let tenant = tenant(service, asked, &sent);
-    let host = asked.host.as_deref().unwrap_or(HOST);
-    let host = condition::without_port(host).to_ascii_lowercase();
+    let host = condition::without_port(asked.host(Some(service))).to_ascii_lowercase();
     let tools: Vec<&str> = asked.tools.iter().map(String::as_str).collect();
     let method = asked.method.as_deref().unwrap_or(match service.protocol {
         Protocol::Mcp => "POST",
@@ -369,10 +415,21 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
             version.is_some_and(|v| now.latch.stops_version(name, v.name.as_str()).is_some())
         })
     };
-    Ok(Explained {
-        explanation: explain(service, &question, &is_killed, &*app.control.live()),
-        notes,
-    })
+    let mut explanation = explain(service, &question, &is_killed, &*app.control.live());
+    if let Some(host) = &asked.host
+        && !is_served(app, service, host)
+    {
+        let text = format!("host `{}` is not served here", cut(host));
+        let why = format!(
+            "403 before anything is routed: {text}; add it to `gateway.hosts`, or to the `hosts` of a service"
+        );
+        let refusal = Refuse {
+            status: 403,
+            text: Some(text),
+        };
+        explanation.refuse(refusal, why);
+    }
+    Ok(Explained { explanation, notes })
 }
 
 /// What is drained: the data plane does not know it any more, so it is in no table of endpoints.

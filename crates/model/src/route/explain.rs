@@ -66,7 +66,7 @@ pub struct Explanation {
     /// The rules that fit the request as a server may read it otherwise than it is written: what they refuse and limit holds too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules_otherwise: Vec<String>,
-    /// How it is answered without a version: by a rule that fits, or because of its path.
+    /// How it is answered without a version: by a rule that fits, or because of its path or host.
     pub refusal: Option<Refuse>,
     /// The limits of the rules that fit.
     pub limit: Option<String>,
@@ -240,8 +240,7 @@ pub fn explain(
         endpoint_why: String::new(),
     };
     if let Some((refusal, why)) = refusal(&question.request, has_too_many, all()) {
-        explanation.refusal = Some(refusal);
-        explanation.version_why = why;
+        explanation.refuse(refusal, why);
         return explanation;
     }
     let asked = Asked {
@@ -260,6 +259,18 @@ pub fn explain(
         None => asked.explain_draws(&mut explanation),
     }
     explanation
+}
+
+impl Explanation {
+    /// Makes it that of a request that is answered without a version.
+    pub fn refuse(&mut self, refusal: Refuse, why: String) {
+        self.refusal = Some(refusal);
+        self.version_why = why;
+        (self.bucket, self.version, self.endpoint) = (None, None, None);
+        self.chances.clear();
+        self.endpoints.clear();
+        self.endpoint_why.clear();
+    }
 }
 
 /// A question with what is known of it.

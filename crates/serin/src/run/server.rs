@@ -134,6 +134,7 @@ impl Server {
         let signer = Signer::new(Arc::clone(&files.signing)).since(jiff::Timestamp::now());
         gateway_options.signer = Some(Arc::new(signer));
         gateway_options.key_fetcher = Some(control.key_fetcher());
+        let hosts = gateway_options.hosts.clone();
         let gateway = Gateway::start(
             bound.gateway,
             gateway_options,
@@ -158,7 +159,7 @@ impl Server {
         })?;
         let access = Access {
             token: Some(files.token),
-            hosts: config.gateway.hosts.clone(),
+            hosts,
             flags_token: Some(flags_token),
             flag_origins: config.flags.origins.clone(),
         };
