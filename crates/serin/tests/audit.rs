@@ -307,11 +307,12 @@ async fn load(url: String, seconds: f64) -> load::LoadReport {
     let options = LoadOptions {
         url,
         connections: 8,
+        callers: None,
         era: Era::Modern,
         warm_up: Duration::ZERO,
         duration: Duration::from_secs_f64(seconds),
     };
-    load::run(&options).await.unwrap()
+    load::run(&options, || ()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
