@@ -147,6 +147,11 @@ pub(crate) fn proxies() -> Result<()> {
     debian(&["nginx", "haproxy"])
 }
 
+/// nginx alone.
+pub(crate) fn nginx() -> Result<()> {
+    debian(&["nginx"])
+}
+
 /// The `envoy` program.
 pub(crate) fn envoy() -> Result<PathBuf> {
     Ok(python(ENVOY.0)?.with_file_name("envoy"))

@@ -1,6 +1,7 @@
 //! What is measured: the upstream itself, plain proxies, MCP gateways and Serin, each set up as its makers advise for speed.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -124,7 +125,7 @@ impl Peer {
                 });
             }
             Kind::Serin => return Self::serin(folder, upstreams),
-            Kind::Nginx => nginx(folder, listen, upstream)?,
+            Kind::Nginx => nginx(folder, listen, upstream, &Locations::one())?,
             Kind::Haproxy => haproxy(folder, listen, upstream)?,
             Kind::Envoy => envoy(folder, listen, upstream)?,
             Kind::McpProxy => mcp_proxy(folder, listen, upstream)?,
@@ -134,6 +135,21 @@ impl Peer {
         Ok(Self {
             kind,
             url,
+            program,
+            running: Running::Server(server),
+        })
+    }
+
+    /// nginx with these locations; its URL ends before the path.
+    pub(crate) fn nginx(folder: &Path, upstream: &Upstream, locations: &Locations) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let listen = free_address()?;
+        let (mut command, program) = nginx(folder, listen, upstream.address, locations)?;
+        let server = Server::start(&mut command, &folder.join("log"))?;
+        wait_for(listen, folder)?;
+        Ok(Self {
+            kind: Kind::Nginx,
+            url: format!("http://{listen}"),
             program,
             running: Running::Server(server),
         })
@@ -226,14 +242,60 @@ pub(crate) fn release(name: &str) -> Result<PathBuf> {
 /// A command and the name and version of its program.
 type Prepared = (Command, String);
 
+/// What nginx passes on, and how.
+pub(crate) struct Locations {
+    /// Beginnings of paths: each has an upstream of its own, all at the same server.
+    pub(crate) paths: Vec<String>,
+    /// Idle connections that a worker keeps to each upstream.
+    pub(crate) kept: u16,
+    /// Whether each worker has a socket of its own to listen at. Else who is woken takes the connection, which may be one worker for all.
+    pub(crate) is_shared_out: bool,
+}
+
+impl Locations {
+    /// All at one upstream.
+    fn one() -> Self {
+        Self {
+            paths: vec!["/".to_owned()],
+            kept: 256,
+            is_shared_out: false,
+        }
+    }
+}
+
 /// One worker a core, kept connections on both sides, nothing buffered, nothing logged.
-fn nginx(folder: &Path, listen: SocketAddr, upstream: SocketAddr) -> Result<Prepared> {
+fn nginx(
+    folder: &Path,
+    listen: SocketAddr,
+    upstream: SocketAddr,
+    to: &Locations,
+) -> Result<Prepared> {
+    let (mut upstreams, mut locations) = (String::new(), String::new());
+    let kept = to.kept;
+    for (n, path) in to.paths.iter().enumerate() {
+        let _ = write!(
+            upstreams,
+            "    upstream mcp{n} {{
+        server {upstream};
+        keepalive {kept};
+        keepalive_requests 1000000000;
+    }}
+"
+        );
+        let _ = writeln!(
+            locations,
+            "        location {path} {{ proxy_pass http://mcp{n}; }}"
+        );
+    }
+    // An upstream of many has seldom more than one connection a worker.
+    let connections = 4096 + 4 * to.paths.len();
+    let shared_out = if to.is_shared_out { " reuseport" } else { "" };
     let config = format!(
         "daemon off;
 worker_processes auto;
 pid nginx.pid;
 error_log stderr warn;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path body;
@@ -241,23 +303,15 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    upstream mcp {{
-        server {upstream};
-        keepalive 256;
+{upstreams}    server {{
+        listen {listen}{shared_out};
         keepalive_requests 1000000000;
-    }}
-    server {{
-        listen {listen};
-        keepalive_requests 1000000000;
-        location / {{
-            proxy_pass http://mcp;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-            proxy_set_header Host $http_host;
-            proxy_buffering off;
-            proxy_request_buffering off;
-        }}
-    }}
+        proxy_http_version 1.1;
+        proxy_set_header Connection \"\";
+        proxy_set_header Host $http_host;
+        proxy_buffering off;
+        proxy_request_buffering off;
+{locations}    }}
 }}
 "
     );
