@@ -255,7 +255,7 @@ fn proxies(args: &Args) -> Result<Vec<String>> {
 fn build(kinds: &[Kind]) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--package", "serin-testbed"]);
-    if kinds.contains(&Kind::Serin) {
+    if kinds.contains(&Kind::Serin) || kinds.contains(&Kind::Audited) {
         cargo.args(["--package", "serin"]);
     }
     process::run(cargo.current_dir(root()))

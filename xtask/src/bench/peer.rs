@@ -30,6 +30,9 @@ const RELEASE: &str = "../release";
 /// Half of the traffic to each version, for longer than any run.
 const PLAN: &str = "phases:\n  - { share: 50 %, hold: 24h }\n  - { share: 100 % }\n";
 
+/// Nothing is written down of a request.
+const NO_AUDIT: &str = "audit: { mode: off }\n";
+
 /// What can be measured, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -38,17 +41,21 @@ pub(crate) enum Kind {
     Haproxy,
     Envoy,
     McpProxy,
+    /// It writes nothing down, as the plain proxies do.
     Serin,
+    /// With a row of each request in its audit trail, as it runs unless told otherwise.
+    Audited,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Direct,
         Self::Nginx,
         Self::Haproxy,
         Self::Envoy,
         Self::McpProxy,
         Self::Serin,
+        Self::Audited,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -59,6 +66,7 @@ impl Kind {
             Self::Envoy => "Envoy mcp_router",
             Self::McpProxy => "mcp-proxy",
             Self::Serin => "Serin, at 50 %",
+            Self::Audited => "Serin, audited",
         }
     }
 
@@ -71,6 +79,7 @@ impl Kind {
             Self::Envoy => "envoy",
             Self::McpProxy => "mcp-proxy",
             Self::Serin => "serin",
+            Self::Audited => "audited",
         }
     }
 
@@ -124,7 +133,7 @@ impl Peer {
                     running: Running::Upstream,
                 });
             }
-            Kind::Serin => return Self::serin(folder, upstreams),
+            Kind::Serin | Kind::Audited => return Self::serin(kind, folder, upstreams),
             Kind::Nginx => nginx(folder, listen, upstream, &Locations::one())?,
             Kind::Haproxy => haproxy(folder, listen, upstream)?,
             Kind::Envoy => envoy(folder, listen, upstream)?,
@@ -155,17 +164,18 @@ impl Peer {
         })
     }
 
-    fn serin(folder: &Path, upstreams: &[Upstream; 2]) -> Result<Self> {
+    fn serin(kind: Kind, folder: &Path, upstreams: &[Upstream; 2]) -> Result<Self> {
         // A log of an earlier run has an earlier rollout.
         fs::remove_dir_all(folder)?;
         let [stable, candidate] = upstreams.each_ref().map(|upstream| [upstream.url.as_str()]);
         let versions = [Version::new("v1", &stable), Version::new("v2", &candidate)];
-        let gateway = Gateway::start_program(release("serin")?, folder, &versions)?;
+        let settings = if kind == Kind::Audited { "" } else { NO_AUDIT };
+        let gateway = Gateway::start_with(release("serin")?, folder, &versions, settings)?;
         let plan = folder.join("plan.yaml");
         fs::write(&plan, PLAN)?;
         gateway.start_rollout("v2", &plan)?;
         Ok(Self {
-            kind: Kind::Serin,
+            kind,
             url: gateway.mcp_url.clone(),
             program: "serin run, release build, a rollout at 50 %".to_owned(),
             running: Running::Serin(Box::new(gateway)),
