@@ -55,7 +55,7 @@ fn check_weight(weight: u32, at: &Path, report: &mut Report) {
         report.error(
             at,
             "an endpoint of weight 0 gets nothing",
-            "write 1 or more, remove the endpoint, or drain it: `serin service drain`",
+            "write 1 or more, remove the endpoint, or drain it: `serin drain`",
         );
         return;
     }

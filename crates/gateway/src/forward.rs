@@ -364,11 +364,11 @@ pub(crate) async fn send(core: &Rc<Core>, mut outbound: Outbound<'_>) -> Result<
                 // With the body on it, it was the client that went away.
                 if upload.is_none_or(|upload| upload.get() != Upload::Broken) {
                     passage.tell(End::Failed);
+                    core.warnings.warn(|left_out| {
+                        tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
+                            left_out, "an endpoint broke the connection before it answered");
+                    });
                 }
-                core.warnings.warn(|left_out| {
-                    tracing::warn!(service = %service.name, version = %version.name, endpoint = %endpoint.id, %error,
-                        left_out, "an endpoint broke the connection before it answered");
-                });
                 leg.observation.failed(Outcome::Transport);
                 let text = format!(
                     "an endpoint of {names} broke the connection before it answered; it may have seen the call"

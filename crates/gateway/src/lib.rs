@@ -95,8 +95,9 @@ pub const BODY_GRACE: Duration = Duration::from_secs(10);
 /// Least rate of a collected body: a tenth of the slowest line that people still have.
 pub const BODY_BYTES_PER_SECOND_MIN: usize = 1024;
 
-/// Time for which a client may ask for no more of an answer, unless set: as nginx's `send_timeout`.
-pub const UNTAKEN_MAX: Duration = Duration::from_mins(1);
+/// Time for which a client may ask for no more of an answer, unless set. Its system may have buffers of 32 MB and take the answer of one who
+/// reads slowly by the megabyte, with minutes in between.
+pub const UNTAKEN_MAX: Duration = Duration::from_mins(5);
 
 /// Time without a call after which a session ends that REST keeps for a caller, unless set. Servers hold each in memory, and a new one
 /// costs two short messages.

@@ -87,13 +87,16 @@ impl<'a> Admitted<'a> {
         }
         let tools = tools_of(envelope);
         self.ruling = self.find_rule(&tools)?;
-        if let Some(route) = self.ruling.rule {
+        let message = envelope.and_then(Envelope::single);
+        let mut rules = self.ruling.all();
+        let refusing = rules.find_map(|route| Some((route, route.rule.refuse.as_ref()?)));
+        // Of the ways in which a request can be read it may be another one that a rule is for.
+        let was_for = refusing.map(|(route, _)| route).or(self.ruling.rule);
+        if let Some(route) = was_for {
             let counters = &self.core.counters;
             counters.ruled(&self.service.name, &route.rule.name);
         }
-        let message = envelope.and_then(Envelope::single);
-        let mut rules = self.ruling.all();
-        match rules.find_map(|route| Some((route, route.rule.refuse.as_ref()?))) {
+        match refusing {
             Some((route, refuse)) => {
                 let refusal = self.refused_by(route, refuse, message);
                 Err(

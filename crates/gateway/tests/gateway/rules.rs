@@ -3,7 +3,11 @@
 use crate::support::*;
 use serde_json::{Value, json};
 use serin_model::{
-    api::ApiSpec, observe::Rejection, route::Rules, rule::Rule, service::Protocol,
+    api::ApiSpec,
+    observe::{Rejection, Sealed},
+    route::Rules,
+    rule::Rule,
+    service::Protocol,
     snapshot::ServiceRoute,
 };
 use serin_route::weigh::Balance;
@@ -430,7 +434,7 @@ async fn what_a_server_may_read_otherwise_in_several_ways_at_once_is_refused_too
         { "name": "slash", "priority": 2, "refuse": {}, "when": { "path": { "prefix": "/private/" } } },
         { "name": "debug", "priority": 1, "refuse": {}, "when": { "header": { "name": "x-debug", "present": true } } },
     ]);
-    let gateway = Running::start(vec![plain(&one, &two, &of)]);
+    let mut gateway = Running::start(vec![plain(&one, &two, &of)]);
     let mut client = gateway.client().await;
     let hidden = [("x-http-method-override", "delete")];
     let many: Vec<String> = (0..80).map(|number| format!("m{number}")).collect();
@@ -454,6 +458,16 @@ async fn what_a_server_may_read_otherwise_in_several_ways_at_once_is_refused_too
         let answer = client.ask(method, path, headers, "").await;
         assert_eq!(answer.status, status, "{method} {path}");
     }
+    // What was refused counts for the rule that refused it.
+    let of = |seen: &[Sealed], name: &str| -> u64 {
+        let all = seen.iter().flat_map(|sealed| &sealed.rules);
+        all.filter(|(_, rule, _)| **rule == *name)
+            .map(|(.., n)| n)
+            .sum()
+    };
+    (gateway.observed)
+        .until(|seen| of(seen, "capital") >= 2 && of(seen, "slash") >= 2 && of(seen, "debug") >= 2)
+        .await;
 }
 
 #[tokio::test]
