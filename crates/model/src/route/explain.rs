@@ -25,6 +25,7 @@ use serin_route::{
 };
 use serin_tenancy::Per;
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -195,6 +196,30 @@ impl<L: Live + ?Sized> Live for Glance<'_, L> {
     }
 }
 
+/// The same for many callers one after the other: each has the turn after that of the one before.
+struct Glances<'a, L: ?Sized> {
+    live: &'a L,
+    /// Turns that were had, by cycle.
+    had: RefCell<BTreeMap<u64, u64>>,
+}
+
+impl<L: Live + ?Sized> Live for Glances<'_, L> {
+    fn standing(&self, endpoint: EndpointId) -> Standing {
+        self.live.standing(endpoint)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.live.now_ms()
+    }
+
+    fn turn(&self, cycle: u64) -> u64 {
+        let mut had = self.had.borrow_mut();
+        let had = had.entry(cycle).or_default();
+        *had += 1;
+        self.live.next_turn(cycle).wrapping_add(*had - 1)
+    }
+}
+
 /// What a caller is known by.
 enum Caught<'a> {
     /// The same in each of its requests.
@@ -295,7 +320,11 @@ impl<L: Live + ?Sized> Asked<'_, L> {
     }
 
     fn route(&self, key: &[u8]) -> Result<Destination, Stopped> {
-        let to = route_past(self.service, self.caller(key), self.is_killed, self.live)?;
+        self.route_by(key, self.live)
+    }
+
+    fn route_by(&self, key: &[u8], live: &impl Live) -> Result<Destination, Stopped> {
+        let to = route_past(self.service, self.caller(key), self.is_killed, live)?;
         to.usable().map_err(Stopped::Nowhere)
     }
 
@@ -356,11 +385,15 @@ impl<L: Live + ?Sized> Asked<'_, L> {
     fn explain_draws(&self, explanation: &mut Explanation) {
         let mut counts: BTreeMap<(usize, Option<usize>), u32> = BTreeMap::new();
         let mut last = Vec::new();
+        let live = Glances {
+            live: self.live,
+            had: RefCell::default(),
+        };
         for draw in 0..DRAWS {
             last = format!("\0nobody {draw}").into_bytes();
-            let place = match self.route(&last) {
+            let place = match self.route_by(&last, &live) {
                 Ok(to) => (to.version, Some(to.endpoint)),
-                Err(_) => (assign(self.service, self.caller(&last), self.live).0, None),
+                Err(_) => (assign(self.service, self.caller(&last), &live).0, None),
             };
             *counts.entry(place).or_default() += 1;
         }

@@ -10,6 +10,7 @@ use crate::{
 use http::HeaderMap;
 use proptest::prelude::*;
 use serde_json::json;
+use serin_route::weigh::Balance;
 use uuid::Uuid;
 
 /// Endpoints that do as they are told.
@@ -218,6 +219,35 @@ fn who_is_new_each_time_is_drawn() {
     let said = told(&service, &asked);
     assert_eq!(said.version.as_ref().map(VersionName::as_str), Some("v2"));
     assert_eq!(said.version_why, "`v2` was chosen by hand");
+}
+
+#[test]
+fn callers_who_take_turns_are_drawn_by_their_weights() {
+    for balance in [Balance::RoundRobin, Balance::LeastRequests] {
+        let mut service = service(json!([]), Some(25.0));
+        service.versions[0].balance = balance;
+        service.versions[0].endpoints[0].weight = 3;
+        let sent = headers(&[]);
+        let mut asked = question(&sent);
+        asked.begins_session = true;
+        let said = told(&service, &asked);
+        let of = |id: u32| {
+            let url = format!("http://127.0.0.1:{id}/mcp");
+            let to = said
+                .chances
+                .iter()
+                .find(|to| to.endpoint.as_ref() == Some(&url));
+            to.map_or(0.0, |to| to.percent)
+        };
+        // Three quarters of all, three of five of them at the heaviest.
+        for (id, percent) in [(1, 45.0), (2, 15.0), (3, 15.0)] {
+            assert!(
+                (of(id) - percent).abs() < 5.0,
+                "{balance:?}: {:?}",
+                said.chances
+            );
+        }
+    }
 }
 
 #[test]
