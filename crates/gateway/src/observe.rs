@@ -1099,6 +1099,9 @@ impl Observation {
     /// What it has open is so no longer.
     fn close(&mut self) {
         let was_open = std::mem::take(&mut self.open);
+        if was_open == Open::default() {
+            return;
+        }
         self.version.open_changed(|open| {
             open.calls = open.calls.saturating_sub(was_open.calls);
             open.streams = open.streams.saturating_sub(was_open.streams);
