@@ -19,7 +19,7 @@ pub use self::{
     matcher::Matcher,
     problems::{Problem, problems},
     values::cookies,
-    visible::{is_said_by_proxies, visible, without_port},
+    visible::{is_host_known, is_said_by_proxies, visible, without_port},
 };
 
 use http::{HeaderMap, HeaderName};

@@ -336,17 +336,6 @@ fn below<'a>(service: &ServiceRoute, path: &'a str) -> Result<&'a str, Problem> 
     })
 }
 
-/// Whether the gateway takes requests for a host: it asks that before it routes them.
-fn is_served(app: &App, service: &ServiceRoute, host: &str) -> bool {
-    let name = condition::without_port(host);
-    let mut of_service = service.hosts.iter();
-    let mut of_gateway = app.access.hosts.iter();
-    of_service.any(|known| known.eq_ignore_ascii_case(name))
-        || of_gateway.any(|known| {
-            known == "*" || known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host)
-        })
-}
-
 fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explained, Problem> {
     let sent = asked.headers()?;
     let (path, query) = asked.target(Some(service));
@@ -417,7 +406,7 @@ fn explained(app: &App, service: &ServiceRoute, asked: &Asked) -> Result<Explain
     };
     let mut explanation = explain(service, &question, &is_killed, &*app.control.live());
     if let Some(host) = &asked.host
-        && !is_served(app, service, host)
+        && !condition::is_host_known(host, &service.hosts, &app.access.hosts)
     {
         let text = format!("host `{}` is not served here", cut(host));
         let why = format!(

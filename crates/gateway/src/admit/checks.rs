@@ -17,6 +17,7 @@ use serin_model::{
     route::{self, Misfit},
     snapshot::ServiceRoute,
 };
+use serin_route::condition;
 use serin_tenancy::{Principal, Role};
 
 /// Most names that a refusal lists.
@@ -171,15 +172,8 @@ pub(super) fn host(parts: &Parts) -> Result<Authority, Refusal> {
 }
 
 pub(crate) fn admits_host(core: &Core, service: Option<&ServiceRoute>, host: &Authority) -> bool {
-    let name = host.host();
-    let is_of_service =
-        service.is_some_and(|service| service.hosts.iter().any(|h| h.eq_ignore_ascii_case(name)));
-    is_of_service
-        || core.options().hosts.iter().any(|admitted| {
-            admitted == "*"
-                || admitted.eq_ignore_ascii_case(name)
-                || admitted.eq_ignore_ascii_case(host.as_str())
-        })
+    let of_service = service.map_or(&[][..], |service| &service.hosts);
+    condition::is_host_known(host.as_str(), of_service, &core.options().hosts)
 }
 
 /// MCP, "Security Warning" of the transports: a server must check `Origin`, and refuse with 403.

@@ -30,6 +30,16 @@ pub fn without_port(host: &str) -> &str {
     }
 }
 
+/// Whether a host, which may have a port, is one of those of a service or of a gateway: against DNS rebinding, that is asked before anything
+/// is routed. A service's are names; a gateway's may have a port, and `*` is any.
+pub fn is_host_known(host: &str, of_service: &[String], of_gateway: &[String]) -> bool {
+    let name = without_port(host);
+    let is_name = |known: &String| known.eq_ignore_ascii_case(name);
+    let is_any =
+        |known: &String| known == "*" || is_name(known) || known.eq_ignore_ascii_case(host);
+    of_service.iter().any(is_name) || of_gateway.iter().any(is_any)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +56,24 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(without_port(host), want);
+        }
+    }
+
+    #[test]
+    fn hosts_are_known_by_name_and_a_gateways_by_port_too() {
+        let [service, gateway, any] =
+            ["a.example", "b.example:81", "*"].map(|host| vec![host.to_owned()]);
+        for (host, want) in [
+            ("A.example", true),
+            ("a.example:8080", true),
+            ("b.example:81", true),
+            ("b.example", false),
+            ("b.example:82", false),
+            ("c.example", false),
+            ("x@a.example", false),
+        ] {
+            assert_eq!(is_host_known(host, &service, &gateway), want, "{host}");
+            assert!(is_host_known(host, &[], &any), "{host}");
         }
     }
 
